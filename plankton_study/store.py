@@ -1,0 +1,121 @@
+"""The cache: each costly thing lies in a folder named by the hash of what made it.
+
+A folder appears whole or not at all; what a killed run leaves behind is never read as finished.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from plankton_study.study import PACKAGE, Study, StudyError
+
+
+def digest(*parts: Any) -> str:
+    """Return 20 hex digits that name JSON values, bytes or NumPy arrays."""
+    total = hashlib.sha256()
+    for part in parts:
+        if hasattr(part, "tobytes"):
+            part = f"{part.dtype}{part.shape}".encode() + part.tobytes()
+        elif not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True, default=str).encode()
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()[:20]
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Return the hash of package modules' syntax trees without docstrings and comments.
+
+    A reworded comment never retrains a model; a changed statement always does.
+    """
+    return digest([_syntax((PACKAGE / f"{name}.py").read_text(encoding="utf-8")) for name in sorted(modules)])
+
+
+def _syntax(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                node.body = body[1:]
+    return ast.dump(tree)
+
+
+def keep(
+    study: Study,
+    stage: str,
+    what: dict[str, Any],
+    code: Iterable[str],
+    make: Callable[[Path], None],
+    resume: bool = False,
+) -> Path:
+    """Return the finished folder of a stage, making it first if the cache does not hold it.
+
+    Args:
+        study: gives the cache folder; device and threads are recorded, not part of the name.
+        stage: folder name, such as "denoiser".
+        what: the parts of the profile and the digests of inputs that determine the result (JSON values).
+        code: names of the package modules whose code determines it.
+        make: called with an empty folder to fill; with `resume` the folder holds what a killed call left.
+        resume: whether `make` can go on from such remains.
+
+    Returns:
+        `<cache>/<stage>/<key>`, complete, with `origin.json` that says what made it.
+
+    Raises:
+        StudyError: the disk is full or the folder cannot be written.
+    """
+    folder = study.cache / stage / digest(stage, what, code_digest(code))
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(folder) + ".lock"):  # two notebooks may want the same thing: one makes it
+            if folder.is_dir():
+                return folder
+            if partial.exists() and not resume:
+                shutil.rmtree(partial)
+            partial.mkdir(exist_ok=True)
+            started = time.monotonic()
+            make(partial)
+            origin = {"stage": stage, "what": what, "seconds": round(time.monotonic() - started, 2)}
+            origin |= {"device": os.environ.get("PLANKTON_DEVICE", ""), "threads": study.threads}
+            write_json(partial / "origin.json", origin)
+            partial.rename(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    return folder
+
+
+def disk_error(error: OSError, path: Path) -> Exception:
+    """Translate a full or read-only disk into a StudyError; return any other error as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StudyError(f"no space left on the disk of {path}: free some, or set PLANKTON_CACHE to a larger disk")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return StudyError(f"{path} cannot be written: set PLANKTON_CACHE to a folder of yours")
+    return error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is whole or absent, with sorted keys."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file that is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

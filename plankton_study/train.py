@@ -1,0 +1,219 @@
+"""One training loop for the denoiser and every other trained encoder, under Accelerate.
+
+Everything random in a step (order, augmentation, noise) is drawn from a generator seeded by (seed, step). A checkpoint
+therefore needs weights, moving average, optimiser and step to continue exactly where it was written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from plankton_study.progress import progress
+from plankton_study.study import Study, StudyError, Training
+
+StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, torch.Generator], torch.Tensor]
+
+
+def to_model(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Return uint8 images (N, R, R) as the float32 tensor (N, 1, R, R) in [-1, 1] that every network reads."""
+    x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return (x.float() / 127.5 - 1).unsqueeze(1).contiguous(memory_format=torch.channels_last)
+
+
+def flips_and_turns(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Give each image of (N, C, R, R) one of the 8 flips and quarter turns: plankton has no upright."""
+    which = torch.randint(8, (len(x),), generator=generator)
+    for kind in range(1, 8):
+        chosen = which == kind
+        turned = torch.rot90(x[chosen], kind % 4, (2, 3))
+        x[chosen] = turned.flip(3) if kind >= 4 else turned
+    return x
+
+
+def bfloat16(wanted: str, device: str) -> bool:
+    """Say whether to compute in bfloat16: "auto" does where the hardware has it; emulated, it is several times slower."""
+    if wanted != "auto":
+        return wanted == "bfloat16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(wanted: str, device: str) -> Any:
+    """Return the autocast context of a precision key of the profile."""
+    return torch.autocast(device, torch.bfloat16) if bfloat16(wanted, device) else nullcontext()
+
+
+def learning_rate(step: int, steps: int, config: Training) -> float:
+    """Return the rate of a step: linear warm-up, then half a cosine down to zero."""
+    warm = max(round(config.warmup * steps), 1)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+
+
+def batch_rows(rows: np.ndarray, step: int, batch: int, seed: int) -> np.ndarray:
+    """Return the rows of a step: the pool is shuffled anew each pass, and no image waits longer than that."""
+    first, last = step * batch, (step + 1) * batch
+    epochs = range(first // len(rows), (last - 1) // len(rows) + 1)
+    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(rows) for epoch in epochs])
+    start = first - epochs.start * len(rows)
+    return order[start : start + batch]
+
+
+def fit(
+    study: Study,
+    folder: Path,
+    model: torch.nn.Module,
+    step_loss: StepLoss,
+    images: np.ndarray,
+    rows: np.ndarray,
+    images_seen: int,
+    what: str,
+    held_out: Callable[[torch.nn.Module], float] | None = None,
+) -> list[dict[str, float]]:
+    """Train a model in place and leave its moving average in it; continue if the folder holds a checkpoint.
+
+    Args:
+        study: gives `profile.training`, the seed and the device.
+        folder: where the checkpoint is kept while training.
+        model: any module; ends in evaluation mode.
+        step_loss: (model, x (B, 1, R, R) in [-1, 1], rows (B,), generator) → scalar loss.
+        images: (N, R, R) uint8.
+        rows: int64 rows of `images` to train on.
+        images_seen: the budget; steps = images_seen / batch size.
+        what: shown with the progress.
+        held_out: model → loss on images not trained on, taken ten times on the way.
+
+    Returns:
+        The learning curve: images_seen, loss (mean since the last entry), held_out.
+
+    Raises:
+        StudyError: the loss is no longer finite, or the checkpoint does not fit the model.
+    """
+    config = study.profile.training
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier fit may have had another precision
+    mixed = "bf16" if bfloat16(config.precision, study.device) else "no"
+    accelerator = Accelerator(cpu=study.device == "cpu", mixed_precision=mixed)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    model.to(accelerator.device, memory_format=torch.channels_last).train()
+    average = EMAModel(model.parameters(), decay=config.ema)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    checkpoint = folder / "checkpoint.safetensors"
+    step, curve, losses = _restore(checkpoint, model, average, optimiser) if checkpoint.exists() else (0, [], [])
+    wrapped, optimiser = accelerator.prepare(model, optimiser)
+    steps = max(images_seen // config.batch_size, 1)
+    marks = {round(steps * part / 10) for part in range(1, 11)}
+    saved = time.monotonic()
+    with progress(what, steps, step) as bar:
+        while step < steps:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, steps, config)
+            chosen = batch_rows(rows, step, config.batch_size, study.seed)[rank::world]
+            generator = torch.Generator().manual_seed(
+                int(np.random.SeedSequence([study.seed, step, rank]).generate_state(1)[0])
+            )
+            torch.manual_seed(generator.initial_seed())  # dropout, if a model has any
+            x = flips_and_turns(to_model(images[chosen]), generator).to(accelerator.device)
+            loss = step_loss(wrapped, x, chosen, generator)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            average.step(model.parameters())
+            losses.append(loss.detach())
+            step += 1
+            bar.update()
+            if step in marks:
+                curve.append(_entry(step * config.batch_size, losses, model, average, held_out, what))
+                losses.clear()
+            if accelerator.is_main_process and time.monotonic() - saved > config.checkpoint_seconds:
+                _save(checkpoint, model, average, optimiser, step, curve, losses)
+                saved = time.monotonic()
+    average.copy_to(model.parameters())
+    accelerator.free_memory()
+    checkpoint.unlink(missing_ok=True)
+    model.eval()
+    return curve
+
+
+def _entry(
+    seen: int,
+    losses: list[torch.Tensor],
+    model: torch.nn.Module,
+    average: EMAModel,
+    held_out: Callable[[torch.nn.Module], float] | None,
+    what: str,
+) -> dict[str, float]:
+    mean = torch.stack(losses).mean().item()
+    if not math.isfinite(mean):
+        raise StudyError(f"{what}: the loss is no longer finite after {seen} images; lower training.learning_rate")
+    entry = {"images_seen": seen, "loss": mean}
+    if held_out is not None:
+        average.store(model.parameters())
+        average.copy_to(model.parameters())
+        model.eval()
+        with torch.no_grad():
+            entry["held_out"] = held_out(model)
+        model.train()
+        average.restore(model.parameters())
+    return entry
+
+
+def _save(
+    path: Path,
+    model: torch.nn.Module,
+    average: EMAModel,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    curve: list[dict[str, float]],
+    losses: list[torch.Tensor],
+) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{i}": v for i, v in enumerate(average.shadow_params)}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
+    tensors["losses"] = torch.stack(losses) if losses else torch.zeros(0)
+    beside = path.with_suffix(".writing")
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(tensors, beside, {"step": str(step), "curve": json.dumps(curve)})
+    beside.replace(path)  # whole or absent, also when killed here
+
+
+def _restore(
+    path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]], list[torch.Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        device = next(model.parameters()).device
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        average.shadow_params = [tensors[f"average.{i}"].to(device) for i in range(len(average.shadow_params))]
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(
+            f"the checkpoint {path} is damaged or of another model ({reason}): delete it to start anew"
+        ) from None
+    average.optimization_step = step = int(about["step"])
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, number, name = key.split(".")
+            state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return step, json.loads(about["curve"]), list(tensors["losses"].to(device))

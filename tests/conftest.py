@@ -1,0 +1,113 @@
+"""A study in a temporary folder, on real image files and with tiny models."""
+
+import os
+
+os.environ.setdefault("PLANKTON_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plankton_study import study as study_module
+from plankton_study.study import load
+
+PROFILE = """
+title = "test"
+[images]
+size = 16
+[sets.shapes]
+source = "{folder}"
+entry = {{ name_pattern = '^(?P<time>\\d{{8}}T\\d{{6}})_(?P<site>[a-z]+)_', group_by = "day" }}
+[sets.shapes.split]
+home = {{ until = 2021-06-30 }}
+shifts = {{ later = {{ since = 2021-07-01 }} }}
+novel = ["ring"]
+min_images = 3
+balanced = {{ min_images = 10, train = 5 }}
+[unet]
+channels = [8, 16]
+attention = [8]
+head_channels = 8
+[training]
+images_seen = 320
+batch_size = 16
+precision = "float32"
+[features]
+timesteps = [20, 300]
+random_timesteps = [20]
+precision = "float32"
+pca = [8]
+[probes]
+ridge = [0.01, 1.0]
+logistic = [0.01, 0.1]
+finalists = 2
+neighbours = [1, 3]
+draws = 100
+width = 8
+"""
+
+
+def draw(taxon: str, rng: np.random.Generator) -> Image.Image:
+    """A dark shape on light, noisy ground, of varying size."""
+    height, width = rng.integers(20, 40, 2)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    radius = np.hypot(x, y)
+    inside = {
+        "disc": radius < 0.6,
+        "bar": abs(x) < 0.25,
+        "cross": np.minimum(abs(x), abs(y)) < 0.2,
+        "ring": abs(radius - 0.6) < 0.15,
+    }
+    grey = 220 - 150 * inside[taxon] + rng.normal(0, 8, (height, width))
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def write_shapes(folder, images: int = 160, seed: int = 0) -> None:
+    """Four taxa, twenty days before and ten after the end of June; the commonest has half of the images."""
+    rng = np.random.default_rng(seed)
+    for number in range(images):
+        taxon = rng.choice(["disc", "bar", "cross", "ring"], p=[0.5, 0.25, 0.15, 0.1])
+        month, day = (6, 1 + number % 20) if number % 3 else (7, 1 + number % 10)
+        name = f"2021{month:02d}{day:02d}T{number % 24:02d}0000_bay_{number:04d}.png"
+        (folder / taxon).mkdir(parents=True, exist_ok=True)
+        draw(str(taxon), rng).save(folder / taxon / name)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(folder)
+    return folder
+
+
+@pytest.fixture
+def make_study(tmp_path, shapes, monkeypatch):
+    """A function (changes in TOML, cache folder) → study; keys of `changes` are appended or replaced line by line."""
+
+    def make(replace: dict[str, str] | None = None, cache=None, folder=shapes):
+        text = PROFILE.format(folder=folder)
+        for old, new in (replace or {}).items():
+            assert old in text
+            text = text.replace(old, new)
+        file = tmp_path / "test.toml"
+        file.write_text(text)
+        monkeypatch.setenv("PLANKTON_CACHE", str(cache or tmp_path / "cache"))
+        monkeypatch.setenv("PLANKTON_DEVICE", "cpu")
+        monkeypatch.delenv("PLANKTON_DATA", raising=False)
+        return load(str(file), 0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, shapes):
+    """One study with a trained denoiser, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "test.toml").write_text(PROFILE.format(folder=shapes))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PLANKTON_CACHE", str(folder / "cache"))
+    patch.setenv("PLANKTON_DEVICE", "cpu")
+    patch.setattr(study_module, "ROOT", folder)
+    yield load(str(folder / "test.toml"), 0)
+    patch.undo()

@@ -1,0 +1,209 @@
+"""Readers and decoding on real files, good and broken."""
+
+import io
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import draw, write_shapes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from plankton_study import data, readers, sources
+from plankton_study.study import StudyError
+
+
+def png(image: np.ndarray, form: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, form)
+    return stream.getvalue()
+
+
+# --- decoding
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([8, 16, 32]), st.booleans())
+def test_prepare_keeps_an_even_image_even_whatever_its_shape(height, width, size, invert):
+    square, *original = data.prepare(png(np.full((height, width), 200, np.uint8)), size, invert)
+    assert square.shape == (size, size) and square.dtype == np.uint8
+    assert (square == (55 if invert else 200)).all() and original == [width, height]
+
+
+def test_prepare_pads_with_the_border_and_keeps_proportions():
+    image = np.full((10, 40), 240, np.uint8)
+    image[3:7, 10:30] = 20
+    square, _, _ = data.prepare(png(image), 40, False)
+    dark = np.argwhere(square < 128)
+    assert dark.min(axis=0).tolist() == [18, 10] and dark.max(axis=0).tolist() == [21, 29]
+    assert (square[:15] == 240).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16"])
+def test_prepare_reads_every_common_mode(mode):
+    grey = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1)))
+    image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    square, _, _ = data.prepare(stream.getvalue(), 16, False)
+    assert square[:, 0].mean() < 60 < 190 < square[:, -1].mean()
+
+
+# --- the collection
+
+
+def test_a_folder_becomes_a_collection(make_study):
+    images = data.collection(make_study(), "shapes")
+    assert images.images.shape == (160, 16, 16) and images.images.dtype == np.uint8
+    assert isinstance(images.images, np.memmap)
+    assert set(images.records["taxon"]) == {"disc", "bar", "cross", "ring"}
+    assert images.records["time"].between("2021-06-01", "2021-07-31").all()
+    assert (images.records["site"] == "bay").all() and images.records["id"].is_unique
+    assert images.records["width"].between(20, 40).all()
+
+
+def test_the_digest_follows_the_content_not_the_place(make_study, tmp_path):
+    for name in ("a", "b"):
+        write_shapes(tmp_path / name, 40)
+    one = data.collection(make_study(folder=tmp_path / "a", cache=tmp_path / "c1"), "shapes")
+    two = data.collection(make_study(folder=tmp_path / "b", cache=tmp_path / "c2"), "shapes")
+    assert one.digest == two.digest
+    next((tmp_path / "b" / "disc").iterdir()).unlink()
+    assert data.collection(make_study(folder=tmp_path / "b", cache=tmp_path / "c2"), "shapes").digest != one.digest
+
+
+def test_a_broken_file_is_named_and_counted(make_study, tmp_path, capsys):
+    write_shapes(tmp_path / "set", 120)
+    (tmp_path / "set" / "disc" / "20210601T000000_bay_broken.png").write_bytes(b"\x89PNG not really")
+    images = data.collection(make_study(folder=tmp_path / "set"), "shapes")
+    assert images.refused == ("disc/20210601T000000_bay_broken.png",) and len(images) == 120
+    assert "disc/20210601T000000_bay_broken.png" in capsys.readouterr().out
+
+
+def test_truncated_and_empty_files_are_refused_too(make_study, tmp_path):
+    write_shapes(tmp_path / "set", 300)
+    files = sorted((tmp_path / "set" / "disc").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].write_bytes(b"")
+    assert len(data.collection(make_study(folder=tmp_path / "set"), "shapes").refused) == 2
+
+
+def test_too_many_broken_files_stop_the_study(make_study, tmp_path):
+    write_shapes(tmp_path / "set", 40)
+    for file in list((tmp_path / "set" / "disc").iterdir())[:5]:
+        file.write_bytes(b"")
+    with pytest.raises(StudyError, match="5 of 40 images .* cannot be read.*broken_share"):
+        data.collection(make_study(folder=tmp_path / "set"), "shapes")
+
+
+def test_an_empty_class_folder_is_named_and_left_out(make_study, tmp_path, capsys):
+    write_shapes(tmp_path / "set", 40)
+    (tmp_path / "set" / "nothing").mkdir()
+    images = data.collection(make_study(folder=tmp_path / "set"), "shapes")
+    assert "nothing" not in set(images.records["taxon"]) and "nothing" in capsys.readouterr().out
+
+
+def test_a_folder_without_images_is_refused(make_study, tmp_path):
+    (tmp_path / "set" / "disc").mkdir(parents=True)
+    with pytest.raises(StudyError, match="holds no images"):
+        data.collection(make_study(folder=tmp_path / "set"), "shapes")
+
+
+def test_a_zip_of_a_folder_is_read_like_the_folder(make_study, tmp_path):
+    write_shapes(tmp_path / "set", 40)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted((tmp_path / "set").rglob("*.png")):
+            archive.write(file, file.relative_to(tmp_path / "set"))
+    unpacked = data.collection(make_study(folder=tmp_path / "set"), "shapes")
+    zipped = data.collection(make_study(folder=tmp_path / "set.zip"), "shapes")
+    assert np.array_equal(unpacked.images, zipped.images)
+
+
+def test_an_unknown_set_is_refused(make_study):
+    with pytest.raises(StudyError, match="no set 'fish'"):
+        data.collection(make_study(), "fish")
+
+
+def test_times_outside_the_deployment_are_unknown(tmp_path):
+    for name in ("SPC-PWSSC-1460042915-1.png", "SPC-PWSSC-0-1.png", "SPC-PWSSC-2744042915-1.png"):
+        (tmp_path / "Beroe").mkdir(exist_ok=True)
+        draw("disc", np.random.default_rng(0)).save(tmp_path / "Beroe" / name)
+    records, _ = readers.read_folder(tmp_path, sources.entry("pwssc"))
+    assert records["time"].notna().sum() == 1
+    assert records["time"].dropna().iloc[0] == pd.Timestamp("2016-04-07 15:28:35")
+
+
+# --- tables and Hub data sets
+
+
+@pytest.fixture
+def ecotaxa(tmp_path):
+    """A small export as EcoTaxa writes it: tab-separated, a second row of types, dates and times as digits."""
+    rng = np.random.default_rng(0)
+    rows = [["object_id", "img_file_name", "object_annotation_category", "object_date", "object_time", "sample_id"]]
+    rows.append(["[t]", "[t]", "[t]", "[t]", "[t]", "[t]"])
+    for i in range(12):
+        draw("disc" if i % 2 else "bar", rng).save(tmp_path / f"{i}.png")
+        rows.append([f"o{i}", f"{i}.png", "Disc<round" if i % 2 else "Bar", "20210601", f"{i}0507", f"net{i // 6}"])
+    (tmp_path / "ecotaxa_export.tsv").write_text("\n".join("\t".join(row) for row in rows))
+    return tmp_path
+
+
+ECOTAXA = {"columns": {"date": "object_date", "time": "object_time", "sample": "sample_id"}, "reader": "table"}
+
+
+def test_an_ecotaxa_export_is_read(ecotaxa):
+    records, read = readers.read_table(ecotaxa, sources.entry("mine", ECOTAXA))
+    assert len(records) == 12 and set(records["taxon"]) == {"Disc<round", "Bar"}
+    assert records["time"][3] == pd.Timestamp("2021-06-01 03:05:07") and set(records["sample"]) == {"net0", "net1"}
+    assert data.prepare(read(3), 16, False)[0].shape == (16, 16)
+
+
+def test_a_missing_column_is_named(ecotaxa):
+    with pytest.raises(StudyError, match="no column 'depth'.*object_id"):
+        readers.read_table(ecotaxa, sources.entry("mine", {**ECOTAXA, "columns": {"sample": "depth"}}))
+
+
+def test_one_image_with_two_taxa_is_refused(ecotaxa):
+    file = ecotaxa / "ecotaxa_export.tsv"
+    file.write_text(file.read_text() + "\no12\t3.png\tBar\t20210601\t100507\tnet0")
+    with pytest.raises(StudyError, match=r"3\.png.*more than once"):
+        readers.read_table(ecotaxa, sources.entry("mine", ECOTAXA))
+
+
+def test_an_image_that_the_table_names_but_nobody_has_is_refused(ecotaxa, make_study):
+    (ecotaxa / "3.png").unlink()
+    entry = "entry = {{ name_pattern = '^(?P<time>\\\\d{{8}}T\\\\d{{6}})_(?P<site>[a-z]+)_', group_by = \"day\" }}"
+    changed = "entry = { reader = 'table', group_by = 'sample' }\nimages_seen = 32"
+    study = make_study({entry.replace("{{", "{").replace("}}", "}").replace("\\\\", "\\"): changed}, folder=ecotaxa)
+    with pytest.raises(StudyError, match=r"1 of 12 images.*3\.png"):
+        data.collection(study, "shapes")
+
+
+@pytest.mark.parametrize("labels", ["names", "strings"])
+def test_parquet_of_the_hubs_schema_is_read(tmp_path, labels):
+    import datasets
+
+    rng = np.random.default_rng(0)
+    label = datasets.ClassLabel(names=["bar", "disc"]) if labels == "names" else datasets.Value("string")
+    taxa = [i % 2 if labels == "names" else ["bar", "disc"][i % 2] for i in range(10)]
+    names = [f"IFCB1_2009_216_0{i}5913_0415{i}.png" for i in range(10)]
+    images = [{"bytes": png(np.asarray(draw(["bar", "disc"][i % 2], rng))), "path": names[i]} for i in range(10)]
+    features = datasets.Features({"image": datasets.Image(), "label": label})
+    table = datasets.Dataset.from_dict({"image": images, "label": taxa}, features=features)
+    (tmp_path / "hub").mkdir()
+    table.to_parquet(tmp_path / "hub" / "train-00000-of-00001.parquet")
+    records, read = readers.read_hub(tmp_path / "hub", sources.entry("whoi"))
+    assert records["taxon"].tolist() == ["bar", "disc"] * 5
+    assert records["time"][2] == pd.Timestamp("2009-08-04 02:59:13")
+    assert data.prepare(read(1), 16, False)[0].shape == (16, 16)
+
+
+def test_a_damaged_parquet_is_one_sentence(tmp_path):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(StudyError, match="could not be loaded") as error:
+        readers.read_hub(tmp_path / "hub", sources.entry("whoi"))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,216 @@
+"""Training and the denoiser: what it learns, that it continues after a kill, and what others can do with it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from plankton_study import diffusion, splits, train
+from plankton_study.study import Noise, StudyError, UNet
+
+TINY = UNet(channels=(8, 16), attention=(8,), head_channels=8)
+
+
+def weights(folder):
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+# --- the loop
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 16), st.integers(0, 5))
+def test_every_image_is_seen_once_before_any_is_seen_twice(images, batch, seed):
+    rows = np.arange(images) * 3
+    seen = np.concatenate([train.batch_rows(rows, step, batch, seed) for step in range(4 * images // batch + 1)])
+    for epoch in range(len(seen) // images):
+        assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(rows)
+
+
+def test_flips_and_turns_keep_every_pixel_and_reach_all_eight():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    turned = train.flips_and_turns(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(0))
+    assert len({tuple(x.flatten().tolist()) for x in turned}) == 8
+    assert all(sorted(x.flatten().tolist()) == list(range(16)) for x in turned)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(shared):
+    config = shared.profile.training
+    rates = [train.learning_rate(step, 1000, config) for step in range(1000)]
+    assert rates[0] < rates[49] == max(rates) == config.learning_rate and rates[-1] < 1e-5
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(make_study, tmp_path):
+    made = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        study = make_study(cache=tmp_path / name)
+        object.__setattr__(study, "seed", seed)
+        made[name] = weights(diffusion.denoiser(study, splits.make(study, "shapes")))
+    assert all(torch.equal(made["a"][k], made["b"][k]) for k in made["a"])
+    assert not all(torch.equal(made["a"][k], made["c"][k]) for k in made["a"])
+
+
+RUN = """
+import sys
+from plankton_study import diffusion, splits, study
+s = study.load(sys.argv[1], 0)
+print("ready", flush=True)
+diffusion.denoiser(s, splits.make(s, "shapes"))
+"""
+
+
+def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_study, tmp_path):
+    longer = {"images_seen = 320": "images_seen = 3200\ncheckpoint_seconds = 0.05"}
+    whole = make_study(longer, cache=tmp_path / "whole")
+    undisturbed = weights(diffusion.denoiser(whole, splits.make(whole, "shapes")))
+
+    study = make_study(longer, cache=tmp_path / "killed")
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.toml")], env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    found = []
+    while not found and time.monotonic() < deadline and process.poll() is None:
+        found = list(study.cache.glob("denoiser/*.partial/checkpoint.safetensors"))
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert found and process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    killed_at = int(json.loads(_metadata(found[0]))["step"])
+    assert 0 < killed_at < 200
+    resumed = weights(diffusion.denoiser(study, splits.make(study, "shapes")))
+    assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
+
+
+def _metadata(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return json.dumps(file.metadata())
+
+
+@pytest.mark.parametrize("harm", ["truncated", "another architecture"])
+def test_a_harmed_checkpoint_is_refused_in_one_sentence(make_study, tmp_path, harm):
+    study = make_study()
+    parts = splits.make(study, "shapes")
+    file = tmp_path / "checkpoint.safetensors"
+    other = UNet(channels=(8, 24) if harm == "another architecture" else (8, 16), head_channels=8)
+    model = diffusion.build_unet(other, 16, 0)
+    optimiser = torch.optim.AdamW(model.parameters())
+    train._save(file, model, train.EMAModel(model.parameters()), optimiser, 1, [], [])
+    if harm == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(StudyError, match="delete it to start anew") as error:
+        images = parts.collection.images
+        train.fit(study, tmp_path, diffusion.build_unet(TINY, 16, 0), None, images, parts["pool"], 320, "test")
+    assert "\n" not in str(error.value)
+
+
+def test_a_diverging_loss_stops_the_training(make_study, tmp_path):
+    study = make_study()
+    parts = splits.make(study, "shapes")
+    model = diffusion.build_unet(TINY, 16, 0)
+
+    def explode(model, x, rows, generator):
+        return model(x, 0).sample.mean() * float("nan")
+
+    with pytest.raises(StudyError, match="no longer finite.*learning_rate"):
+        train.fit(study, tmp_path, model, explode, parts.collection.images, parts["pool"], 320, "test")
+
+
+# --- the denoiser
+
+
+def test_the_denoiser_learns_and_its_curves_are_kept(make_study):
+    study = make_study({"images_seen = 320": "images_seen = 3200"})
+    folder = diffusion.denoiser(study, splits.make(study, "shapes"))
+    curve = pd.read_csv(folder / "curve.csv")
+    assert curve["images_seen"].iloc[-1] == 3200 and curve["held_out"].iloc[-1] < 0.6 * curve["held_out"].iloc[0]
+    levels = pd.read_csv(folder / "levels.csv")
+    assert levels["loss"].iloc[0] > levels["loss"].iloc[-1] and levels["signal_to_noise"].is_monotonic_decreasing
+
+
+def test_the_folder_is_an_ordinary_diffusers_pipeline(shared):
+    folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    assert image.shape[:3] == (1, 16, 16) and np.isfinite(image).all()
+    assert not list(folder.rglob("*.bin")) and not list(folder.rglob("*.pt"))
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_noise():
+    scheduler = diffusion.build_scheduler(Noise())
+    x, noise = torch.rand(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
+
+    class Silent(torch.nn.Module):
+        def forward(self, x, t):
+            return type("Output", (), {"sample": torch.zeros_like(x)})
+
+    loss = diffusion.denoising_loss(Silent(), scheduler, x, noise, torch.tensor([0, 500, 999]))
+    assert torch.allclose(loss, noise.pow(2).mean(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("key", ["residual_blocks", "resampling", "time_conditioning", "attention", "layers_per_block"])
+def test_every_key_of_the_network_changes_it(key):
+    value = {"residual_blocks": "scale_shift", "resampling": "resnet", "time_conditioning": False}.get(key)
+    value = value if value is not None else {"attention": (), "layers_per_block": 2}[key]
+    changed = diffusion.build_unet(TINY.model_copy(update={key: value}), 16, 0).eval()
+    x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert changed(x, 10).sample.shape == x.shape
+    if key == "time_conditioning":
+        assert torch.equal(changed(x, 10).sample, changed(x, 900).sample)
+    else:
+        assert changed.config != diffusion.build_unet(TINY, 16, 0).config
+
+
+def test_a_model_made_elsewhere_takes_the_denoisers_place(make_study, shared):
+    folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
+    study = make_study({"[unet]": f'[unet]\npretrained = "{folder}"'})
+    assert diffusion.denoiser(study, splits.make(study, "shapes")) == folder
+
+
+@pytest.mark.parametrize("harm", ["missing", "empty", "truncated", "other class"])
+def test_a_model_that_cannot_be_read_is_one_sentence(shared, tmp_path, harm):
+    folder = tmp_path / "model"
+    if harm in ("truncated", "other class"):
+        diffusion_folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
+        DDPMPipeline.from_pretrained(diffusion_folder).save_pretrained(folder)
+        file = folder / "unet" / ("diffusion_pytorch_model.safetensors" if harm == "truncated" else "config.json")
+        file.write_bytes(file.read_bytes()[:200])
+    elif harm == "empty":
+        folder.mkdir()
+    with pytest.raises(StudyError, match="not a readable folder") as error:
+        diffusion.load(folder, 16)
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_id_without_the_hub_is_one_sentence_and_at_once(make_study):
+    study = make_study({"[unet]": '[unet]\npretrained = "google/ddpm-cifar10-32"'})
+    start = time.monotonic()
+    with pytest.raises(StudyError, match="hub = true"):
+        diffusion.denoiser(study, splits.make(study, "shapes"))
+    assert time.monotonic() - start < 10
+
+
+def test_samples_are_images_and_repeat(shared):
+    folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
+    one, two = (diffusion.samples(shared, folder, 3, steps=4) for _ in range(2))
+    assert one.shape == (3, 16, 16) and one.dtype == np.uint8 and np.array_equal(one, two)
+
+
+def test_nearest_finds_a_turned_copy():
+    rng = np.random.default_rng(0)
+    others = rng.integers(0, 256, (20, 16, 16), dtype=np.uint8)
+    asked = np.stack([np.rot90(others[7]), others[3][:, ::-1], others[11]])
+    rows, distance = diffusion.nearest(asked, others)
+    assert rows.tolist() == [7, 3, 11] and distance.max() < 0.5

@@ -1,0 +1,238 @@
+"""Reading features: the same numbers as a plain full pass, whatever the batch, and hooks that vanish."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from plankton_study import diffusion, encoders, features, splits, train
+from plankton_study.features import Cell
+from plankton_study.study import Noise, StudyError, UNet
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return diffusion.build_unet(UNet(channels=(8, 16), attention=(8,), head_channels=8), 16, 0).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (10, 16, 16), dtype=np.uint8)
+
+
+def hooks(unet) -> int:
+    return sum(len(module._forward_hooks) for module in unet.modules())
+
+
+# --- taps
+
+
+def test_taps_are_named_by_stage_resolution_and_index_in_order(unet):
+    taps = features.find_taps(unet, 16)
+    names = [tap.name for tap in taps]
+    assert names[0] == "down16.resnet0" and names[-1] == "up16.resnet1" and "mid8.attention0" in names
+    assert len(set(names)) == len(names) and [tap.order for tap in taps] == list(range(len(taps)))
+    assert [tap.resolution for tap in taps if tap.stage == "mid"] == [8, 8, 8] and hooks(unet) == 0
+
+
+def test_patterns_choose_taps_and_an_empty_choice_is_refused(unet):
+    assert {tap.stage for tap in features.find_taps(unet, 16, ("up*",))} == {"up"}
+    with pytest.raises(StudyError, match="down16.resnet0"):
+        features.find_taps(unet, 16, ("decoder*",))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "grid"])
+def test_features_equal_those_of_a_full_pass_with_full_maps(unet, images, pooling):
+    x = train.to_model(images)
+    taps, maps = features.find_taps(unet, 16), {}
+    handles = [
+        unet.get_submodule(tap.path).register_forward_hook(lambda m, i, out, name=tap.name: maps.update({name: out}))
+        for tap in taps
+    ]
+    with torch.no_grad():
+        unet(x, 50)
+    for handle in handles:
+        handle.remove()
+    with features.Tapped(unet, taps, pooling) as read:
+        found = read(x, 50)
+    assert set(found) == set(maps)
+    for name, full in maps.items():
+        expected = [full.mean((2, 3))]
+        if pooling == "mean_std":
+            expected.append(full.std((2, 3), correction=0))
+        if pooling == "grid":
+            expected = [full.reshape(*full.shape[:2], 2, full.shape[2] // 2, 2, -1).mean((3, 5)).flatten(1)]
+        assert torch.allclose(found[name], torch.cat(expected, 1), atol=1e-5)
+
+
+def test_the_pass_ends_at_the_deepest_tap(unet, images):
+    ran = []
+    last = unet.up_blocks[-1].resnets[-1].register_forward_hook(lambda *_: ran.append(1))
+    with features.Tapped(unet, features.find_taps(unet, 16, ("mid*",))) as read:
+        read(train.to_model(images), 5)
+    last.remove()
+    assert not ran
+
+
+def test_hooks_vanish_also_after_an_error(unet, images):
+    with pytest.raises(RuntimeError), features.Tapped(unet, features.find_taps(unet, 16)) as read:
+        assert hooks(unet) > 0
+        read(torch.zeros(1, 3, 16, 16), 5)
+    assert hooks(unet) == 0
+    with torch.no_grad():
+        assert unet(train.to_model(images), 5).sample.shape == (10, 1, 16, 16)
+
+
+# --- noise
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(6)), st.integers(1, 5), st.integers(0, 999))
+def test_noise_by_image_depends_on_the_id_alone(order, batch, timestep):
+    scheduler = diffusion.build_scheduler(Noise())
+    x = torch.linspace(-1, 1, 6 * 64).reshape(6, 1, 8, 8)
+    ids = [f"image {i}" for i in range(6)]
+    whole = features.noised(x, scheduler, timestep, "by_image", ids, 0)
+    for start in range(0, 6, batch):
+        part = order[start : start + batch]
+        some = features.noised(x[part], scheduler, timestep, "by_image", [ids[i] for i in part], 0)
+        assert torch.equal(some, whole[part])
+    assert not torch.equal(whole, features.noised(x, scheduler, timestep, "by_image", ids, 1))
+
+
+def test_noise_is_added_as_the_scheduler_does():
+    scheduler = diffusion.build_scheduler(Noise())
+    x = torch.zeros(2, 1, 8, 8)
+    noise = features.noised(x, scheduler, 999, "shared", ["a", "b"], 0) / (1 - scheduler.alphas_cumprod[999]) ** 0.5
+    assert torch.equal(noise[0], noise[1])
+    x = torch.rand(2, 1, 8, 8)
+    found = features.noised(x, scheduler, 300, "shared", ["a", "b"], 0)
+    assert torch.allclose(found, scheduler.add_noise(x, noise, torch.tensor([300, 300])), atol=1e-5)
+    assert torch.equal(features.noised(x, scheduler, 300, "clean", ["a", "b"], 0), x)
+
+
+def encoder(unet, **changes):
+    from plankton_study.study import Features
+
+    config = Features(precision="float32", **changes)
+    return encoders.DiffusionEncoder("test", unet, diffusion.build_scheduler(Noise()), 16, config, [20, 300], 0)
+
+
+@pytest.mark.parametrize("noise", ["shared", "clean", "by_image", "mean"])
+def test_features_do_not_depend_on_the_batch(unet, images, noise):
+    reader = encoder(unet, noise=noise)
+    ids = [str(i) for i in range(10)]
+    whole = reader.encode(images, ids, reader.cells)
+    for cell in reader.cells:
+        parts = [reader.encode(images[i : i + 3], ids[i : i + 3], reader.cells)[cell] for i in range(0, 10, 3)]
+        np.testing.assert_allclose(np.concatenate(parts), whole[cell], atol=2e-5)
+
+
+def test_the_mean_over_draws_is_the_mean_of_the_draws(unet, images):
+    one = encoder(unet, noise="mean", noise_draws=2, taps=("mid8.resnet1",))
+    ids, cell = [str(i) for i in range(10)], one.cells[0]
+    scheduler, x = one.scheduler, train.to_model(images)
+    taps = features.find_taps(unet, 16, ("mid8.resnet1",))
+    with features.Tapped(unet, taps) as read:
+        draws = [read(features.noised(x, scheduler, 20, "shared", ids, 0, d), 20)["mid8.resnet1"] for d in (0, 1)]
+    np.testing.assert_allclose(one.encode(images, ids, [cell])[cell], (draws[0] + draws[1]) / 2, atol=1e-6)
+
+
+def test_bfloat16_stays_close_to_float32(unet, images):
+    exact, fast = encoder(unet), encoder(unet)
+    fast.settings = fast.settings.model_copy(update={"precision": "bfloat16"})
+    ids = [str(i) for i in range(10)]
+    for cell, value in exact.encode(images, ids, exact.cells).items():
+        error = np.abs(fast.encode(images, ids, fast.cells)[cell] - value).mean() / np.abs(value).mean()
+        assert error < 0.03
+
+
+# --- the bank
+
+
+def test_the_bank_holds_what_the_encoder_gives(shared):
+    parts = splits.make(shared, "shapes")
+    reader = encoders.trained_unet(shared, parts)
+    bank = features.extract(shared, reader, parts, parts.evaluated)
+    rows = parts["test"]
+    cell = reader.cells[3]
+    expected = reader.encode(parts.collection.images[rows], list(parts.collection.records["id"].iloc[rows]), [cell])
+    np.testing.assert_allclose(bank.take(cell, rows), expected[cell], atol=2e-5)
+    assert isinstance(bank[cell], np.memmap) and bank[cell].shape[0] == len(parts.evaluated)
+    with pytest.raises(KeyError):
+        bank.take(cell, np.array([int(parts["novel"][0])]))
+
+
+def test_other_weights_or_settings_never_share_a_bank(shared):
+    parts = splits.make(shared, "shapes")
+    trained, random = encoders.trained_unet(shared, parts), encoders.random_unet(shared, parts)
+    clean = encoders.trained_unet(shared, parts, shared.profile.features.model_copy(update={"noise": "clean"}))
+    folders = {features.extract(shared, e, parts, parts["test"]).folder for e in (trained, random, clean)}
+    assert len(folders) == 3
+
+
+RUN = """
+import sys
+from plankton_study import encoders, features, splits, study
+s = study.load(sys.argv[1], 0)
+parts = splits.make(s, "shapes")
+features.extract(s, encoders.trained_unet(s, parts), parts, parts.evaluated, batch_size=1)
+"""
+
+
+def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, tmp_path):
+    many = {"timesteps = [20, 300]": f"timesteps = {list(range(20, 420, 10))}"}
+    study = make_study(many)
+    parts = splits.make(study, "shapes")
+    reader = encoders.trained_unet(study, parts)
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.toml")], env=dict(os.environ))
+    deadline, found = time.monotonic() + 120, []
+    while not found and time.monotonic() < deadline and process.poll() is None:
+        found = list(study.cache.glob("bank/*.partial/done.json"))
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert found and process.returncode == -signal.SIGKILL
+    resumed = features.extract(study, reader, parts, parts.evaluated, batch_size=1)
+    whole = features.extract(make_study(many, cache=tmp_path / "other"), reader, parts, parts.evaluated, batch_size=1)
+    assert resumed.folder != whole.folder
+    assert all(np.array_equal(resumed[cell], whole[cell]) for cell in reader.cells)
+
+
+# --- scikit-learn
+
+
+def test_diffusion_features_follow_scikit_learns_conventions(shared):
+    parts = splits.make(shared, "shapes")
+    folder = diffusion.denoiser(shared, parts)
+    reader = encoders.DiffusionFeatures(str(folder), layer="up16.resnet0", timestep=20)
+    assert clone(reader).get_params() == reader.get_params()
+    x, y = parts.collection.images[parts["train"]], parts.taxa(parts["train"]).astype(str)
+    pipeline = make_pipeline(reader, StandardScaler(), LogisticRegression(max_iter=200)).fit(x, y)
+    assert pipeline.score(x, y) > 0.6
+    fitted = pipeline[0]
+    stored = pickle.dumps(fitted)
+    assert len(stored) < 2000
+    again = pickle.loads(stored)
+    np.testing.assert_array_equal(again.transform(x[:5]), fitted.transform(x[:5]))
+    cell = Cell("up16.resnet0", 20)
+    bank = features.extract(shared, encoders.trained_unet(shared, parts), parts, parts.evaluated)
+    np.testing.assert_allclose(fitted.transform(x), bank.take(cell, parts["train"]), atol=2e-5)
+
+
+def test_diffusion_features_refuse_what_is_no_image(shared):
+    folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
+    with pytest.raises(StudyError, match="uint8"):
+        encoders.DiffusionFeatures(str(folder), "mid8.resnet0").fit(np.zeros((3, 16, 16)))

@@ -1,0 +1,135 @@
+"""Results: where they go, what they carry, and that the same input gives the same bytes."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from plankton_study import report, study
+from plankton_study.metrics import Estimate
+from plankton_study.study import StudyError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def draw():
+    report.style()
+    figure, ax = plt.subplots(figsize=(2, 2))
+    ax.plot([0, 1], [1, 0])
+    ax.set(xlabel="x (px)", ylabel="y (%)")
+    return figure
+
+
+def test_a_figure_is_the_same_bytes_on_every_save(shared):
+    saved = []
+    for _ in range(2):
+        report.figure(shared, "line", draw(), "A line.", ["abc"])
+        saved.append([(shared.results / "figures" / f"line.{kind}").read_bytes() for kind in ("svg", "png")])
+    assert saved[0] == saved[1]
+    entry = json.loads((shared.results / "provenance" / "figure_line.json").read_text())
+    assert entry["caption"] == "A line." and entry["provenance"]["inputs"] == ["abc"]
+
+
+def test_synthetic_figures_and_tables_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.delenv("PLANKTON_DATA", raising=False)
+    demo = study.load("demo", 0)
+    figure = draw()
+    report.figure(demo, "line", figure, "A line.")
+    assert report.SYNTHETIC in [text.get_text() for text in figure.texts]
+    report.table(demo, "numbers", pd.DataFrame({"a": [1]}), "One.")
+    caption = json.loads((demo.results / "provenance" / "table_numbers.json").read_text())["caption"]
+    assert report.SYNTHETIC in caption
+
+
+def test_a_table_is_written_for_typst_and_for_latex(shared):
+    table = pd.DataFrame({"taxon": ["a_b", "c&d"], "accuracy (%)": ["50.0 [40.0, 60.0]", ""]})
+    assert report.table(shared, "some", table, "Some.") is table
+    again = pd.read_csv(shared.results / "tables" / "some.csv", dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(again, table)
+    latex = (shared.results / "tables" / "some.tex").read_text()
+    assert r"a\_b" in latex and r"c\&d" in latex and r"\toprule" in latex
+
+
+def test_a_number_keeps_its_interval(shared):
+    text = report.number(shared, "share", Estimate(0.5, 0.4, 0.6, 30), "%")
+    entry = json.loads((shared.results / "numbers" / "share.json").read_text())
+    assert text == entry["text"] == "50.0 [40.0, 60.0]"
+    assert (entry["low"], entry["high"], entry["n"], entry["unit"]) == (0.4, 0.6, 30, "%")
+    assert report.number(shared, "many", 12345, "images") == "12,345"
+
+
+def test_provenance_says_what_made_it(shared, monkeypatch):
+    monkeypatch.setenv("PLANKTON_REVISION", "abc123")
+    monkeypatch.setenv("PLANKTON_DIRTY", "1")
+    fresh = study.Study(shared.profile, 0, shared.cache, None, 1)
+    facts = report.provenance(fresh)
+    assert facts["revision"] == "abc123" and facts["dirty"] is True and facts["threads"] == 1
+    assert {"profile", "config", "seed", "device", "versions", "seconds"} <= set(facts)
+
+
+def test_a_bad_name_is_refused(shared):
+    with pytest.raises(StudyError, match="lower-case"):
+        report.number(shared, "Best Accuracy", 1)
+
+
+def test_montage_tiles_row_by_row():
+    sheet = report.montage(np.stack([np.full((2, 2), i, np.uint8) for i in range(3)]), 2)
+    assert sheet.shape == (5, 5) and sheet[0, 0] == 0 and sheet[0, 3] == 1 and sheet[3, 0] == 2 and sheet[4, 4] == 255
+
+
+def test_completeness_tells_missing_and_foreign_results(shared, monkeypatch):
+    monkeypatch.setattr(report, "cited", lambda: [("number", "here"), ("number", "gone"), ("number", "foreign")])
+    report.number(shared, "here", 1)
+    report.number(shared, "foreign", 1)
+    file = shared.results / "provenance" / "number_foreign.json"
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 5'))
+    states = report.completeness(shared).set_index("name")["state"]
+    assert states.to_dict() == {"here": "ok", "gone": "missing", "foreign": "of another seed"}
+
+
+# --- the manuscript
+
+
+def prose() -> str:
+    """The manuscript without markup that may hold digits: comments, calls, labels, references, sizes of figures."""
+    text = (ROOT / "paper" / "paper.typ").read_text(encoding="utf-8")
+    text = re.sub(r"//.*", "", text)
+    text = re.sub(r"\$[^$]*\$", "", text)
+    text = re.sub(r"#?\w+-of\([^)]*\)|<\w+>|@\w+|#import[^\n]*", "", text)
+    return text
+
+
+def test_the_manuscript_holds_no_typed_result():
+    allowed = {"92.13", "16", "95", "1.0"}  # the paper's best probe and resolution; the interval; PlanktonSet 1.0
+    typed = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?", prose())) - allowed
+    assert not typed, f"numbers typed into the manuscript: {sorted(typed)}"
+
+
+def test_a_typed_result_would_be_found(monkeypatch):
+    text = prose() + " The probe reaches 61.4 % accuracy."
+    monkeypatch.setitem(globals(), "prose", lambda: text)
+    with pytest.raises(AssertionError, match=r"61\.4"):
+        test_the_manuscript_holds_no_typed_result()
+
+
+def test_every_cited_result_is_made_by_a_notebook():
+    code = "\n".join(file.read_text() for file in (ROOT / "notebooks").glob("*.ipynb"))
+    for kind, name in report.cited():
+        plain = f'report.{kind}(s, \\"{name}\\"' in code
+        assert plain or name in {"random_accuracy", "pixels_accuracy", "gain_over_random", "gain_over_pixels"}, name
+
+
+def test_the_pdf_needs_results_and_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "paper"))
+    sys.modules.pop("build", None)
+    import build
+
+    assert build.main(["pdf", "no_such_profile"]) == 1
+    assert "make paper PROFILE=no_such_profile" in capsys.readouterr().err
+    assert build.main(["publish", "no_such_profile"]) == 1

@@ -1,0 +1,137 @@
+"""The protocol of the splits: who may see what."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plankton_study import data, sources, splits
+from plankton_study.study import Split, StudyError
+
+
+def collection(days: int, per_day: int, seed: int = 0, group_by: str = "day", taxa: int = 4) -> data.Collection:
+    """Random images: `taxa` taxa of falling abundance, some days of June and as many of July."""
+    rng = np.random.default_rng(seed)
+    n = 2 * days * per_day
+    weights = 0.5 ** np.arange(taxa)
+    records = pd.DataFrame({"id": [f"{i}" for i in range(n)]})
+    records["taxon"] = [f"taxon{t}" for t in rng.choice(taxa, n, p=weights / weights.sum())]
+    day = np.arange(n) // per_day
+    records["time"] = pd.to_datetime(np.where(day < days, "2021-06-01", "2021-07-01")) + pd.to_timedelta(
+        day % days, "D"
+    )
+    records["sample"], records["site"], records["instrument"] = "", "bay", "camera"
+    records["digest"] = records["id"]
+    images = rng.integers(0, 256, (n, 16, 16), dtype=np.uint8)
+    return data.Collection("test", images, records, f"digest{seed}", sources.entry("test", {"group_by": group_by}), ())
+
+
+CONFIG = Split(
+    home={"until": "2021-06-30"}, shifts={"later": {"since": "2021-07-01"}}, min_images=3, novel=("taxon3",),
+    balanced={"min_images": 10, "train": 5},
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(8, 25), st.integers(3, 15), st.integers(0, 1000), st.sampled_from(["day", "image"]))
+def test_nothing_leaks(days, per_day, seed, group_by):
+    images = collection(days, per_day, seed, group_by)
+    try:
+        parts, classes, balanced, _ = splits.split(images, CONFIG)
+    except StudyError:
+        return  # too few images for a part: said, not guessed
+    taxa, groups = images.records["taxon"].to_numpy(), splits.group_codes(images)
+    training = np.concatenate([parts[p] for p in ("pool", "train", "balanced")])
+    held_out = np.concatenate([parts[p] for p in ("validation", "test", "later", "novel")])
+    assert not np.intersect1d(training, held_out).size
+    assert not np.intersect1d(parts["validation"], parts["test"]).size
+    assert "taxon3" not in taxa[np.concatenate([training, parts["test"], parts["validation"], parts["later"]])]
+    assert set(taxa[parts["novel"]]) <= {"taxon3"}
+    if group_by == "day":
+        for one, two in (("pool", "test"), ("pool", "validation"), ("validation", "test")):
+            assert not np.intersect1d(groups[parts[one]], groups[parts[two]]).size
+    assert (images.records["time"].iloc[parts["later"]] >= "2021-07-01").all()
+    assert set(taxa[parts["train"]]) == set(classes) and set(balanced) <= set(classes)
+    counts = pd.Series(taxa[parts["balanced"]]).value_counts()
+    assert counts.empty or counts.max() <= 5
+    assert all((np.diff(rows) > 0).all() for rows in parts.values())
+
+
+def test_the_same_seed_gives_the_same_split_and_another_one_another():
+    images = collection(20, 10)
+    one, two = splits.split(images, CONFIG)[0], splits.split(images, CONFIG)[0]
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+    other = splits.split(images, CONFIG.model_copy(update={"seed": 1}))[0]
+    assert not np.array_equal(one["test"], other["test"])
+
+
+def test_a_file_under_two_taxa_leaves_and_a_copy_stays_once():
+    images = collection(20, 10)
+    images.records.loc[[3, 5], "digest"] = "conflict"
+    images.records.loc[[3, 5], "taxon"] = ["taxon0", "taxon1"]
+    images.records.loc[[10, 11], "digest"] = "copy"
+    images.records.loc[[10, 11], "taxon"] = "taxon0"
+    parts, _, _, removed = splits.split(images, CONFIG)
+    everything = np.concatenate(list(parts.values()))
+    assert not {3, 5, 11} & set(everything) and 10 in everything
+    assert removed["same file under two taxa"] == 2 and removed["exact copies"] == 1
+
+
+def test_a_near_copy_of_a_held_out_image_leaves_training():
+    images = collection(20, 10)
+    parts, *_ = splits.split(images, CONFIG)
+    test, train = parts["test"][0], parts["pool"][:2]
+    noise = np.random.default_rng(1).integers(-3, 4, (16, 16))
+    images.images[train[0]] = (images.images[test].astype(int) + noise).clip(0, 255)
+    again, _, _, removed = splits.split(images, CONFIG)
+    assert train[0] not in again["pool"] and train[1] in again["pool"]
+    assert removed["near duplicates of held-out images"] == 1
+
+
+def test_caps_keep_every_taxon():
+    images = collection(25, 15)
+    parts, classes, *_ = splits.split(images, CONFIG.model_copy(update={"train_images": 20, "test_images": 10}))
+    assert len(parts["train"]) == 20 and len(parts["test"]) == 10
+    assert set(images.records["taxon"].iloc[parts["train"]]) == set(classes)
+
+
+def test_images_of_unknown_time_belong_to_no_period():
+    images = collection(20, 10)
+    images.records.loc[:9, "time"] = pd.NaT
+    parts, *_, removed = splits.split(images, CONFIG)
+    assert not set(range(10)) & set(np.concatenate([v for k, v in parts.items() if k != "novel"]))
+    assert removed["neither home nor shifted"] >= 9
+
+
+def test_images_of_unknown_day_are_groups_of_their_own():
+    images = collection(5, 4)
+    images.records["time"] = pd.NaT
+    assert len(set(splits.group_codes(images))) == len(images)
+
+
+def test_an_empty_part_is_named():
+    images = collection(20, 10)
+    with pytest.raises(StudyError, match="'later'.*empty"):
+        splits.split(images, CONFIG.model_copy(update={"shifts": {"later": {"since": "2022-01-01"}}}).model_validate(
+            {**CONFIG.model_dump(), "shifts": {"later": {"since": "2022-01-01"}}}
+        ))  # fmt: skip
+
+
+def test_novel_taxa_must_exist():
+    with pytest.raises(StudyError, match="kraken"):
+        splits.split(collection(20, 10), CONFIG.model_copy(update={"novel": ("kraken",)}))
+
+
+def test_label_fractions_are_nested_and_capped(shared):
+    parts = splits.make(shared, "shapes")
+    draws = [splits.label_fraction(parts, n, 0) for n in (1, 2, 5)]
+    assert set(draws[0]) <= set(draws[1]) <= set(draws[2]) <= set(parts["train"])
+    assert pd.Series(parts.taxa(draws[0])).value_counts().eq(1).all()
+
+
+def test_splits_are_stored_and_shown(shared):
+    one, two = splits.make(shared, "shapes"), splits.make(shared, "shapes")
+    assert one.digest == two.digest and one.shifts == ("later",)
+    table = one.table()
+    assert table["part"].tolist() == list(one.parts) and table["images"].sum() > len(one.collection) / 2

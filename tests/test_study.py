@@ -1,0 +1,80 @@
+"""Profiles: what is accepted, what is refused, and how it is said."""
+
+import pytest
+
+from plankton_study.study import PROFILES, StudyError, load, read_profile
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in PROFILES.glob("*.toml")))
+def test_every_profile_of_the_package_is_valid(name):
+    profile = read_profile(name)
+    assert profile.name == name and profile.sets
+
+
+def test_extends_changes_a_few_keys_and_keeps_the_rest(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "demo"\n[training]\nimages_seen = 99\n')
+    mine, demo = read_profile(str(tmp_path / "mine.toml")), read_profile("demo")
+    assert mine.name == "mine" and mine.training.images_seen == 99
+    assert mine.unet == demo.unet and mine.training.learning_rate == demo.training.learning_rate
+
+
+def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "demo"\n[sets.birds]\nsource = "/somewhere"\n')
+    assert list(read_profile(str(tmp_path / "mine.toml")).sets) == ["birds"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[training]\nimage_seen = 5", ["training.image_seen", "images_seen"]),
+        ("[images]\nsize = 'big'", ["images.size", "'big'"]),
+        ("[features]\npooling = 'max'", ["features.pooling", "mean_std"]),
+        ("[features]\ntimesteps = [2000]", ["features.timesteps", "999"]),
+        ("[unet]\nchannels = [30]", ["unet.channels", "groups"]),
+        ("[sets.x.split]\ntests = 0.2", ["sets.x.split.tests", "test"]),
+        ("title = 'x'\nsets = {}", ["sets"]),
+        ("nonsense = 1", ["nonsense", "training"]),
+        ("[training", ["TOML"]),
+        ("extends = 'nowhere'", ["nowhere"]),
+    ],
+)
+def test_a_wrong_profile_is_refused_in_one_sentence(tmp_path, text, words):
+    file = tmp_path / "bad.toml"
+    file.write_text(text if "extends" in text or "sets = {}" in text else 'extends = "demo"\n' + text)
+    with pytest.raises(StudyError) as error:
+        read_profile(str(file))
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in words)
+    assert "bad.toml" in message or "nowhere" in message
+
+
+def test_a_circle_of_profiles_is_refused(tmp_path):
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"')
+    with pytest.raises(StudyError, match="itself"):
+        read_profile(str(tmp_path / "a.toml"))
+
+
+def test_none_means_the_environment_then_demo(monkeypatch):
+    monkeypatch.delenv("PLANKTON_PROFILE", raising=False)
+    monkeypatch.delenv("PLANKTON_SEED", raising=False)
+    monkeypatch.delenv("PLANKTON_DATA", raising=False)
+    assert (load().profile.name, load().seed) == ("demo", 0)
+    monkeypatch.setenv("PLANKTON_PROFILE", "smoke")
+    monkeypatch.setenv("PLANKTON_SEED", "3")
+    assert (load().profile.name, load().seed) == ("smoke", 3)
+
+
+def test_a_missing_data_folder_is_named(monkeypatch):
+    monkeypatch.setenv("PLANKTON_DATA", "/no/such/folder")
+    with pytest.raises(StudyError, match="/no/such/folder"):
+        load("demo")
+
+
+def test_the_hub_is_off_unless_the_profile_asks(monkeypatch):
+    import os
+
+    monkeypatch.delenv("PLANKTON_DATA", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    load("demo")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
