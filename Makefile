@@ -80,14 +80,14 @@ PLANKTON_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval lab pdf publish strip pins \
+.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval lab pdf publish strip outputs pins \
         clean clean-cache clean-env clean-all FORCE
 
 EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
 modules   = $(patsubst %,plankton_study/%.py,$(1))
 
 # One line a notebook: the executed notebooks it needs, then the modules (beyond theirs) that it uses.
-$(DONE)/01_data.ipynb: $(call modules,study store progress sources synthetic data splits metrics report) \
+$(DONE)/01_data.ipynb: $(call modules,profile study store progress sources synthetic data splits metrics report) \
                        plankton_study/catalogue.toml
 $(DONE)/02_diffusion.ipynb: $(DONE)/01_data.ipynb $(call modules,diffusion train)
 $(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb $(call modules,features encoders probes)
@@ -168,6 +168,10 @@ nbval: $(ENV) ## rerun the notebooks with the smoke profile and compare their ch
 STRIP = --keep-count --keep-id --extra-keys metadata.language_info.version $(wildcard notebooks/*.ipynb)
 
 strip: $(ENV) ## clear outputs of the notebooks, but for cells tagged keep_output
+	"$(PY)" -m nbstripout $(STRIP)
+
+outputs: $(ENV) ## run the notebooks in place with the smoke profile, to renew the outputs of their checked cells
+	PLANKTON_PROFILE=smoke PLANKTON_SEED=0 "$(PY)" -m nbconvert --to notebook --execute --inplace $(NOTEBOOKS:%=notebooks/%.ipynb)
 	"$(PY)" -m nbstripout $(STRIP)
 
 pins: ## resolve pyproject.toml anew and write the exact pins of environment.yml

@@ -16,16 +16,7 @@ ENVIRONMENT = ROOT / "environment.yml"
 HEAD, INDENT, THIS = "  - pip:\n", "      - ", "-e ."
 
 # One resolution for every platform and Python, with a single version of each package wherever one exists.
-RESOLVE = [
-    "uv",
-    "pip",
-    "compile",
-    "pyproject.toml",
-    "--all-extras",
-    "--universal",
-    "--fork-strategy",
-    "fewest",
-]
+RESOLVE = ["uv", "pip", "compile", "pyproject.toml", "--all-extras", "--universal", "--fork-strategy", "fewest"]
 RESOLVE += ["--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
 # torch's own build pins these exactly; listed here, a machine without a GPU would download gigabytes in vain.
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
@@ -83,10 +74,7 @@ def main(command: str = "") -> int:
         try:
             refresh()
         except (OSError, subprocess.CalledProcessError) as error:
-            print(
-                f"error: the pins could not be refreshed, environment.yml is unchanged: {error}",
-                file=sys.stderr,
-            )
+            print(f"error: the pins could not be refreshed, environment.yml is unchanged: {error}", file=sys.stderr)
             return 1
         print(f"{len(read()) - 1} pins in {ENVIRONMENT.name}")
     elif command == "check":

@@ -10,7 +10,7 @@ from pathlib import Path
 import typst
 
 from plankton_study import report
-from plankton_study.study import ROOT, StudyError
+from plankton_study.profile import ROOT, StudyError
 
 
 def stored(name: str) -> Path:

@@ -1,7 +1,5 @@
 """From image files to a Collection: one memory-mapped array beside one table of records."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -17,9 +15,10 @@ import pandas as pd
 from PIL import Image
 
 from plankton_study import readers, sources
+from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.store import digest, keep, write_json
-from plankton_study.study import Study, StudyError
+from plankton_study.study import Study
 
 
 @dataclass(frozen=True)

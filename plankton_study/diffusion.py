@@ -1,7 +1,5 @@
 """The denoiser: a diffusers UNet2DModel and DDPMScheduler, trained without labels, kept as a diffusers folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from plankton_study import train
+from plankton_study.profile import Noise, StudyError, UNet, reason
 from plankton_study.splits import Splits
 from plankton_study.store import keep
-from plankton_study.study import Noise, Study, StudyError, UNet
+from plankton_study.study import Study
 
 HELD_OUT = 256  # validation images of the learning curve and of the loss per noise level
 
@@ -174,7 +173,7 @@ def _given(study: Study) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # a dozen kinds of network and access errors
         raise StudyError(
-            f"{name} could not be had from the Hub ({str(error).splitlines()[0]}): check the id and the network"
+            f"{name} could not be had from the Hub ({reason(error)}): check the id and the network"
         ) from None
 
 
@@ -189,8 +188,8 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
         unet = UNet2DModel.from_pretrained(folder, subfolder="unet", **options)
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
     except Exception as error:  # diffusers, safetensors and json each fail in their own way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"{folder} is not a readable folder of an unconditional diffusers model ({reason})") from None
+        why = f"{folder} is not a readable folder of an unconditional diffusers model ({reason(error)})"
+        raise StudyError(f"{why}: correct unet.pretrained, or empty the cache") from None
     if size % 2 ** (len(unet.config.block_out_channels) - 1):
         raise StudyError(f"images of {size} px cannot pass the model in {folder}: choose another images.size")
     unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -1,13 +1,12 @@
 """Everything that turns images into cells of features, behind one interface (`features.Encoder`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
@@ -15,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from plankton_study import diffusion, features, train
 from plankton_study.features import Cell, Tap
+from plankton_study.profile import Features, StudyError
 from plankton_study.splits import Splits
 from plankton_study.store import digest
-from plankton_study.study import Features, Study, StudyError
+from plankton_study.study import Study
 
 
 class DiffusionEncoder:
@@ -110,8 +110,6 @@ def random_unet(study: Study, splits: Splits) -> DiffusionEncoder:
     """Return the same U-Net with its initial weights: what the architecture alone gives."""
     size, settings = study.profile.images.size, study.profile.features
     trained, scheduler = diffusion.load(diffusion.denoiser(study, splits), size)
-    import torch
-
     torch.manual_seed(study.seed)
     unet = UNet2DModel.from_config(trained.config)
     unet.to(study.device, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -156,34 +154,23 @@ class DiffusionFeatures(TransformerMixin, BaseEstimator):
         self.folder, self.layer, self.timestep, self.pooling = folder, layer, timestep, pooling
         self.noise, self.seed, self.batch_size, self.device = noise, seed, batch_size, device
 
-    def fit(self, X: np.ndarray, y: Any = None) -> DiffusionFeatures:
+    def fit(self, X: np.ndarray, y: Any = None) -> "DiffusionFeatures":
         """Check images (N, R, R) uint8 and the folder; nothing is learnt."""
         self.size_ = self._checked(X).shape[1]
-        self._encoder = self._open()
+        self.n_features_out_ = self._encode(X[:1]).shape[1]
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Return (N, C) float32 for images (N, R, R) uint8."""
         check_is_fitted(self, "size_")
-        images = self._checked(X)
-        if getattr(self, "_encoder", None) is None:  # unpickled
-            self._encoder = self._open()
-        encoder, cells = self._encoder, self._encoder.cells[-1:]
-        parts = [
-            encoder.encode(images[i : i + self.batch_size], [str(n) for n in range(i, i + self.batch_size)], cells)[
-                cells[0]
-            ]
-            for i in range(0, len(images), self.batch_size)
-        ]
-        return np.concatenate(parts)
+        return self._encode(self._checked(X))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_encoder"}
-
-    def _open(self) -> DiffusionEncoder:
+    def _encode(self, images: np.ndarray) -> np.ndarray:
         unet, scheduler = diffusion.load(Path(self.folder), self.size_, self.device)
         settings = Features(taps=(self.layer,), pooling=self.pooling, noise=self.noise, precision="float32")
-        return DiffusionEncoder("diffusion", unet, scheduler, self.size_, settings, [self.timestep], self.seed)
+        encoder = DiffusionEncoder("diffusion", unet, scheduler, self.size_, settings, [self.timestep], self.seed)
+        batches = [images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size)]
+        return np.concatenate([encoder.encode(b, [""] * len(b), encoder.cells)[encoder.cells[-1]] for b in batches])
 
     @staticmethod
     def _checked(images: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
 """Reading a frozen U-Net: taps, early exit, noise, and extraction into a bank of features."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,10 +17,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
+from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
 from plankton_study.store import digest, keep, write_json
-from plankton_study.study import Study, StudyError
+from plankton_study.study import Study
 
 
 class Tap(NamedTuple):
@@ -117,7 +117,7 @@ class Tapped:
         self._handles: list[Any] = []
         self._found: dict[str, torch.Tensor] = {}
 
-    def __enter__(self) -> Tapped:
+    def __enter__(self) -> "Tapped":
         for tap in self.taps:
             hook = self._hook(tap.name, last=tap is self.taps[-1])
             self._handles.append(self.unet.get_submodule(tap.path).register_forward_hook(hook))
@@ -140,10 +140,8 @@ class Tapped:
     def __call__(self, x: torch.Tensor, timestep: int) -> dict[str, torch.Tensor]:
         """Return tap name → features (B, C'), float32 on the model's device, for noised images x (B, 1, R, R)."""
         self._found = {}
-        try:
+        with suppress(_DeepEnough):
             self.unet(x, timestep)
-        except _DeepEnough:
-            pass
         return self._found
 
 

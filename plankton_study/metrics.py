@@ -1,7 +1,5 @@
 """Accuracy, macro-F1 and balanced accuracy with bootstrap intervals, and paired differences."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

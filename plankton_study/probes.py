@@ -1,7 +1,5 @@
 """The grid of linear probes: ridge ranks every cell, logistic regression decides among the best, validation selects."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from dataclasses import dataclass
@@ -17,10 +15,11 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study import encoders, features, metrics
 from plankton_study.features import Cell, FeatureBank
 from plankton_study.metrics import Estimate
+from plankton_study.profile import Probes, StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
 from plankton_study.store import keep, write_json
-from plankton_study.study import Probes, Study, StudyError
+from plankton_study.study import Study
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def probe(study: Study, splits: Splits, encoder: str = "diffusion", setting: str
 
 
 def parts_of(splits: Splits, setting: str) -> dict[str, np.ndarray]:
-    """Return the rows a setting trains, selects and tests on; shifted sets keep the taxa seen often enough at both ends."""
+    """Return the rows a setting trains, selects and tests on; shifted sets keep taxa with at least 10 images there."""
     classes = splits.classes if setting == "natural" else splits.balanced_classes
     parts = {"train": splits["train" if setting == "natural" else "balanced"]}
     parts |= {part: splits.restrict(part, classes) for part in ("validation", "test")}
@@ -125,7 +124,7 @@ def ridge_grid(
         config: penalties and the common width.
 
     Returns:
-        One row a cell (see `ProbeResult.grid`, without the layers' columns), and (cells, n validation) bool: right or not.
+        One row a cell (`ProbeResult.grid` without the layers' columns), and (cells, n validation) bool: right or not.
     """
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     targets = np.eye(len(classes), dtype=np.float32)[codes]
@@ -164,7 +163,7 @@ def selection_frequencies(right: np.ndarray, groups: np.ndarray, draws: int) -> 
         draws: number of bootstrap draws.
 
     Returns:
-        Standard error of the best cell's accuracy, (cells,) bool within one standard error, (cells,) share of draws won.
+        Standard error of the best cell's accuracy; (cells,) bool, within one of the best; (cells,) share of draws won.
     """
     weights = metrics.resample(groups, draws, seed=1)
     drawn = weights @ right.T.astype(float) / weights.sum(axis=1, keepdims=True)

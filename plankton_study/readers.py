@@ -4,8 +4,6 @@ Every reader returns a table with the columns of `RECORD`, and a function from a
 attribute `fingerprint` changes when the files do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from plankton_study import sources
+from plankton_study.profile import StudyError, reason
 from plankton_study.store import digest
-from plankton_study.study import StudyError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"}
 RECORD = ("id", "taxon", "time", "sample", "site", "instrument")  # what is known before decoding
@@ -97,9 +95,8 @@ def read_hub(place: Path | str, entry: sources.CatalogueEntry) -> tuple[pd.DataF
         else:
             parts = datasets.load_dataset(str(place))
     except Exception as error:  # a dozen kinds: network, schema, access, disk
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StudyError(
-            f"the data set {place} could not be loaded ({reason}): check the id or folder and the network"
+            f"the data set {place} could not be loaded ({reason(error)}): check the id or folder and the network"
         ) from None
     table = datasets.concatenate_datasets(list(parts.values()))
     for column in columns.values():

@@ -1,22 +1,20 @@
 """The only exit of results: figures, tables and numbers, each with its provenance."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from plankton_study.metrics import Estimate
+from plankton_study.profile import ROOT, StudyError
 from plankton_study.store import digest, write_json, write_text
-from plankton_study.study import ROOT, Study, StudyError
+from plankton_study.study import Study
 
 SYNTHETIC = "synthetic demonstration data"
 PACKAGES = ("torch", "diffusers", "numpy", "scikit-learn", "pillow", "matplotlib")
@@ -105,7 +103,7 @@ def table(study: Study, name: str, table: pd.DataFrame, caption: str, inputs: It
     """
     folder = study.results / "tables"
     write_text(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / f"{name}.tex", _booktabs(table))
+    write_text(folder / f"{name}.tex", table.to_latex(index=False, escape=True))
     caption = f"{caption} ({SYNTHETIC})" if study.profile.synthetic else caption
     _exit(study, "table", name, inputs, caption=caption)
     return table
@@ -131,15 +129,6 @@ def number(
     write_json(study.results / "numbers" / f"{name}.json", {**entry, "text": text})
     _exit(study, "number", name, inputs)
     return text
-
-
-def _booktabs(table: pd.DataFrame) -> str:
-    def escape(cell: Any) -> str:
-        return re.sub(r"([&%$#_{}])", r"\\\1", "" if pd.isna(cell) else str(cell))
-
-    rows = [" & ".join(map(escape, row)) + r" \\" for row in [table.columns, *table.itertuples(index=False)]]
-    body = "\n".join([rows[0], r"\midrule", *rows[1:]])
-    return f"\\begin{{tabular}}{{{'l' * len(table.columns)}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def cited() -> list[tuple[str, str]]:

@@ -17,8 +17,8 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError
 
+from plankton_study.profile import PACKAGE, Strict, StudyError, explain
 from plankton_study.progress import progress
-from plankton_study.study import PACKAGE, Strict, StudyError, explain
 
 
 class CatalogueEntry(Strict):

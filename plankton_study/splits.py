@@ -1,7 +1,5 @@
 """Which image serves for what: decided once, by groups, before any model is trained."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,9 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from plankton_study import data
+from plankton_study.profile import Split, StudyError, Where
 from plankton_study.store import digest, keep, write_json
-from plankton_study.study import Split, Study, StudyError, Where
+from plankton_study.study import Study
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def split(images: data.Collection, config: Split) -> tuple[dict[str, np.ndarray]
 
 
 def group_codes(images: data.Collection) -> np.ndarray:
-    """Return (N,) integers: equal where images were taken together, by the entry's `group_by` (day, sample or image)."""
+    """Return (N,) integers, equal where images belong together by the entry's `group_by` (day, sample or image)."""
     records = images.records
     if images.entry.group_by == "image":
         return np.arange(len(records))

@@ -3,10 +3,9 @@
 A folder appears whole or not at all; what a killed run leaves behind is never read as finished.
 """
 
-from __future__ import annotations
-
 import ast
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +17,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from plankton_study.study import PACKAGE, Study, StudyError
+from plankton_study.profile import PACKAGE, StudyError
+from plankton_study.study import Study
 
 
 def digest(*parts: Any) -> str:
@@ -38,7 +38,12 @@ def code_digest(modules: Iterable[str]) -> str:
 
     A reworded comment never retrains a model; a changed statement always does.
     """
-    return digest([_syntax((PACKAGE / f"{name}.py").read_text(encoding="utf-8")) for name in sorted(modules)])
+    return digest([_module_syntax(name) for name in sorted(modules)])
+
+
+@functools.cache  # of the code that runs, not of what an editor makes of the file meanwhile
+def _module_syntax(name: str) -> str:
+    return _syntax((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def _syntax(source: str) -> str:

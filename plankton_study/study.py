@@ -3,238 +3,15 @@
 A notebook starts with `s = study.load(profile, seed)` and passes `s` to whatever it calls.
 """
 
-from __future__ import annotations
-
-import datetime as dt
 import os
 import subprocess
-import tomllib
-import warnings
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-PACKAGE = Path(__file__).resolve().parent
-PROFILES = PACKAGE / "profiles"
-ROOT = PACKAGE.parent if (PACKAGE.parent / "paper").is_dir() else Path.cwd()  # of the repository
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class StudyError(Exception):
-    """A mistake the user can mend, told in one sentence: what, where, what to do."""
-
-    def _render_traceback_(self) -> list[str]:  # IPython prints this instead of a traceback
-        return [f"{type(self).__name__}: {self}"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Images(Strict):
-    size: Annotated[int, Field(ge=8, multiple_of=4)] = 32  # side of the square images, px
-    broken_share: Share = 0.01  # more unreadable files than this stop the study
-
-
-class Where(Strict):
-    """Which images belong to a part of a data set; what is not said is not asked."""
-
-    since: dt.date | None = None
-    until: dt.date | None = None  # the last day that belongs to the part
-    site: str | None = None
-    instrument: str | None = None
-
-
-class Balanced(Strict):
-    min_images: Count = 100  # a taxon takes part if the whole home set has at least so many
-    train: Count = 60  # training images of each taxon
-
-
-class Split(Strict):
-    home: Where = Where()
-    shifts: dict[str, Where] = {}  # name → images never seen in training, tested apart
-    novel: tuple[str, ...] = ()  # taxa removed from everything before any training
-    validation: Share = 0.15
-    test: Share = 0.2
-    min_images: Count = 10  # a taxon of the natural setting has at least so many images at home
-    balanced: Balanced = Balanced()
-    train_images: Count | None = None  # at most so many labelled images (natural proportions)
-    validation_images: Count | None = None
-    test_images: Count | None = None
-    duplicate_correlation: Annotated[float, Field(gt=0.5, le=1)] = 0.99
-    seed: int = 0  # the split does not move with the training seed
-
-
-class DataSet(Strict):
-    source: str = ""  # a name of the catalogue or a path; empty: the set's own name
-    entry: dict[str, Any] = {}  # keys that replace those of the catalogue's entry
-    images: Count | None = None  # synthetic sets: how many to draw
-    images_seen: Count | None = None  # replaces training.images_seen for this set
-    split: Split = Split()
-
-
-class UNet(Strict):
-    pretrained: str = ""  # folder or Hub id of an unconditional diffusers model, used instead of training
-    channels: tuple[Count, ...] = (32, 64, 64)  # of each resolution level
-    layers_per_block: Count = 1  # residual blocks of a level
-    residual_blocks: Literal["default", "scale_shift"] = "default"  # how the time embedding enters them
-    resampling: Literal["conv", "resnet"] = "conv"
-    groups: Count = 8  # of the group normalisation
-    attention: tuple[int, ...] = (8,)  # resolutions (px) with self-attention
-    head_channels: Count = 8
-    time_conditioning: bool = True
-
-
-class Noise(Strict):
-    steps: Count = 1000
-    schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
-
-
-class Training(Strict):
-    images_seen: Count = 16_000
-    batch_size: Count = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    warmup: Share = 0.05  # share of the steps
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    ema: Share = 0.999
-    precision: Literal["float32", "bfloat16", "auto"] = "auto"
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
-    seeds: Count = 1
-
-
-class Features(Strict):
-    taps: tuple[str, ...] = ("*",)  # patterns of tap names, such as "up16.*"
-    timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (10, 50, 100, 200, 400, 700)
-    random_timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (50, 200)
-    pooling: Literal["mean", "mean_std", "grid"] = "mean_std"
-    noise: Literal["clean", "shared", "by_image", "mean"] = "shared"
-    noise_draws: Count = 4  # for noise = "mean"
-    batch_size: Count = 32
-    precision: Literal["float32", "bfloat16", "auto"] = "auto"
-    pca: tuple[Count, ...] = (32, 64, 128)  # components of the pixel baseline
-
-
-class Probes(Strict):
-    ridge: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # penalty over the mean eigenvalue
-    logistic: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)  # C of scikit-learn
-    finalists: Count = 3
-    neighbours: tuple[Count, ...] = (1, 5, 15)
-    draws: Count = 1000  # bootstrap draws of every interval
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"  # the finalists' criterion on validation data
-    width: Count = 64  # common number of dimensions of the resolution curve
-
-
-class Profile(Strict):
-    """Everything a run depends on but seed, data and machine; one TOML file."""
-
-    name: str
-    title: str
-    extends: str = ""
-    hub: bool = False  # may the run use the Hugging Face Hub?
-    images: Images = Images()
-    sets: Annotated[dict[str, DataSet], Field(min_length=1)]
-    unet: UNet = UNet()
-    noise: Noise = Noise()
-    training: Training = Training()
-    features: Features = Features()
-    probes: Probes = Probes()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Profile:
-        for key, steps in (
-            ("timesteps", self.features.timesteps),
-            ("random_timesteps", self.features.random_timesteps),
-        ):
-            if not steps or max(steps) >= self.noise.steps:
-                raise ValueError(
-                    f"features.{key} must name timesteps from 0 to noise.steps - 1 = {self.noise.steps - 1}"
-                )
-        if bad := [c for c in self.unet.channels if c % self.unet.groups]:
-            raise ValueError(f"unet.channels {bad} must be multiples of unet.groups = {self.unet.groups}")
-        if not self.unet.pretrained and self.images.size % 2 ** (len(self.unet.channels) - 1):
-            raise ValueError("images.size must be divisible by 2 for every level of unet.channels but the first")
-        return self
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether any image of the profile is drawn rather than photographed."""
-        return any((d.source or name) == "synthetic" for name, d in self.sets.items())
-
-
-def profile_file(profile: str) -> Path:
-    """Return the file of a profile given by name or path; raise StudyError if there is none."""
-    path = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.toml")))
-        raise StudyError(f"there is no profile {profile!r}: give one of {known}, or the path of a .toml file")
-    return path
-
-
-def read_profile(profile: str) -> Profile:
-    """Read and check a profile.
-
-    Args:
-        profile: a name such as "demo", or the path of a TOML file, which may say `extends = "demo"`.
-
-    Raises:
-        StudyError: one sentence that names the file, the key and what it may be.
-    """
-    path = profile_file(profile)
-    values = _merged(path, ())
-    if "name" in values:
-        raise StudyError(f"profile {path}: name is not a known key, since a profile is called like its file")
-    try:
-        return Profile(**{"name": path.stem, **values})
-    except ValidationError as error:
-        raise StudyError(f"profile {path}: {explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """Say the first problem of a pydantic error in one sentence: key, what is wrong, what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the profile"
-    if first["type"] == "extra_forbidden":
-        model: Any = {"Profile": Profile}.get(error.title)
-        for part in first["loc"][:-1]:
-            fields = getattr(model, "model_fields", {})
-            inner = fields[part].annotation if part in fields else model
-            model = DataSet if part == "sets" else inner
-        allowed = ", ".join(getattr(model, "model_fields", {}))
-        return f"{key} is not a known key" + (f"; allowed here: {allowed}" if allowed else "")
-    given = f", not {first['input']!r}" if not isinstance(first["input"], dict) else ""
-    return f"{key}: {first['msg'].removeprefix('Value error, ')}{given}"
-
-
-def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"profile {path} is not valid TOML: {error}") from None
-    parent = values.get("extends")
-    if not isinstance(parent, str) or not parent:
-        return values
-    inherited = path.parent / parent if parent.endswith(".toml") else profile_file(parent)
-    if inherited in seen or inherited == path:
-        raise StudyError(f"profile {path}: extends = {parent!r} leads back to itself")
-    if not inherited.is_file():
-        raise StudyError(f"profile {path}: extends = {parent!r} names no file; give a profile's name or a path")
-    return _update(_merged(inherited, (*seen, path)), values)
-
-
-def _update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    if "sets" in changes:  # a profile with sets of its own does not keep its parent's other sets
-        base = {**base, "sets": {k: v for k, v in base.get("sets", {}).items() if k in changes["sets"]}}
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _update(base[key], value) if both else value
-    return merged
+from plankton_study.profile import ROOT, Profile, StudyError, read_profile
 
 
 @dataclass(frozen=True)
@@ -290,10 +67,7 @@ def load(profile: str | None = None, seed: int | None = None) -> Study:
         StudyError: the profile is missing or wrong, or $PLANKTON_DATA is not a folder.
     """
     checked = read_profile(profile or os.environ.get("PLANKTON_PROFILE") or "demo")
-    if not checked.hub:  # set before any import: offline, a Hub id otherwise hangs and then blames a file
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
-    warnings.filterwarnings("ignore", "IProgress not found")  # we draw no widgets
+    _switch_hub(checked.hub)
     threads = int(os.environ.get("PLANKTON_THREADS") or os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     data = Path(os.environ["PLANKTON_DATA"]) if os.environ.get("PLANKTON_DATA") else None
@@ -303,3 +77,10 @@ def load(profile: str | None = None, seed: int | None = None) -> Study:
         seed = int(os.environ.get("PLANKTON_SEED") or 0)
     cache = Path(os.environ.get("PLANKTON_CACHE") or ROOT / ".cache")
     return Study(checked, seed, cache.resolve(), data, threads)
+
+
+def _switch_hub(on: bool) -> None:
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = str(int(not on))
+    for name in ("huggingface_hub.constants", "datasets.config"):  # read the variable when they were imported
+        if name in sys.modules:
+            sys.modules[name].HF_HUB_OFFLINE = not on

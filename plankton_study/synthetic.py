@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from plankton_study.study import StudyError
+from plankton_study.profile import StudyError
 
 Rng = np.random.Generator
 Points = np.ndarray  # (n,) complex128 in body lengths: real along the body, its front positive, imaginary across

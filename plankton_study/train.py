@@ -4,9 +4,6 @@ Everything random in a step (order, augmentation, noise) is drawn from a generat
 therefore needs weights, moving average, optimiser and step to continue exactly where it was written.
 """
 
-from __future__ import annotations
-
-import json
 import math
 import time
 from collections.abc import Callable
@@ -19,11 +16,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from plankton_study.profile import StudyError, Training, reason
 from plankton_study.progress import progress
-from plankton_study.study import Study, StudyError, Training
+from plankton_study.study import Study
 
 StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, torch.Generator], torch.Tensor]
 
@@ -45,7 +41,7 @@ def flips_and_turns(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor
 
 
 def bfloat16(wanted: str, device: str) -> bool:
-    """Say whether to compute in bfloat16: "auto" does where the hardware has it; emulated, it is several times slower."""
+    """Say whether to compute in bfloat16: "auto" does where the hardware has it, since emulated it is far slower."""
     if wanted != "auto":
         return wanted == "bfloat16"
     if device == "cuda":
@@ -113,7 +109,7 @@ def fit(
     model.to(accelerator.device, memory_format=torch.channels_last).train()
     average = EMAModel(model.parameters(), decay=config.ema)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = folder / "checkpoint.pt"
     step, curve, losses = _restore(checkpoint, model, average, optimiser) if checkpoint.exists() else (0, [], [])
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     steps = max(images_seen // config.batch_size, 1)
@@ -142,7 +138,9 @@ def fit(
                 curve.append(_entry(step * config.batch_size, losses, model, average, held_out, what))
                 losses.clear()
             if accelerator.is_main_process and time.monotonic() - saved > config.checkpoint_seconds:
-                _save(checkpoint, model, average, optimiser, step, curve, losses)
+                state = {"model": model.state_dict(), "average": average.state_dict()}
+                state |= {"optimiser": optimiser.state_dict(), "step": step, "curve": curve, "losses": losses}
+                _save(checkpoint, state)
                 saved = time.monotonic()
     average.copy_to(model.parameters())
     accelerator.free_memory()
@@ -174,23 +172,9 @@ def _entry(
     return entry
 
 
-def _save(
-    path: Path,
-    model: torch.nn.Module,
-    average: EMAModel,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    curve: list[dict[str, float]],
-    losses: list[torch.Tensor],
-) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{i}": v for i, v in enumerate(average.shadow_params)}
-    for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-    tensors["losses"] = torch.stack(losses) if losses else torch.zeros(0)
+def _save(path: Path, state: dict[str, Any]) -> None:
     beside = path.with_suffix(".writing")
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, beside, {"step": str(step), "curve": json.dumps(curve)})
+    torch.save(state, beside)
     beside.replace(path)  # whole or absent, also when killed here
 
 
@@ -198,22 +182,10 @@ def _restore(
     path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer
 ) -> tuple[int, list[dict[str, float]], list[torch.Tensor]]:
     try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        device = next(model.parameters()).device
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        average.shadow_params = [tensors[f"average.{i}"].to(device) for i in range(len(average.shadow_params))]
-    except (SafetensorError, RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise StudyError(
-            f"the checkpoint {path} is damaged or of another model ({reason}): delete it to start anew"
-        ) from None
-    average.optimization_step = step = int(about["step"])
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimiser."):
-            _, number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    return step, json.loads(about["curve"]), list(tensors["losses"].to(device))
+        state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)  # runs no code
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+    except Exception as error:  # of the archive, its content, or the shapes in it
+        raise StudyError(f"the checkpoint {path} is damaged or of another model ({reason(error)}): delete it") from None
+    return state["step"], state["curve"], state["losses"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plankton_study import data, readers, sources
-from plankton_study.study import StudyError
+from plankton_study.profile import StudyError
 
 
 def png(image: np.ndarray, form: str = "PNG") -> bytes:

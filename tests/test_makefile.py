@@ -137,11 +137,7 @@ def test_a_profile_of_the_user_follows_a_file_beside_it(built):
     assert (built.root / "paper/results/study/paper.pdf").exists()
     assert "--profile mine/study.toml --seed 0" in (built.root / "log").read_text()
     built.age()
-    for parent in (
-        "mine/base.toml",
-        "plankton_study/profiles/smoke.toml",
-        "plankton_study/profiles/demo.toml",
-    ):
+    for parent in ("mine/base.toml", "plankton_study/profiles/smoke.toml", "plankton_study/profiles/demo.toml"):
         assert built.ran("paper", "PROFILE=mine/study.toml") == []
         (built.root / parent).touch()
         assert built.ran("paper", "PROFILE=mine/study.toml") == ALL
@@ -287,10 +283,7 @@ def test_every_module_that_a_notebook_imports_is_a_prerequisite(tree, name):
     """Modules imported by modules count too: otherwise an edit would leave stale results."""
     cells = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    used, todo = (
-        set(),
-        imports("\n".join(line for line in "\n".join(code).splitlines() if line[:1] not in "%!")),
-    )
+    used, todo = (set(), imports("\n".join(line for line in "\n".join(code).splitlines() if line[:1] not in "%!")))
     while todo:
         module = todo.pop()
         used.add(module)

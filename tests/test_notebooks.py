@@ -40,16 +40,16 @@ def test_checked_cells_are_committed_with_their_output_and_others_without(path):
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
             tags = set(cell.metadata.get("tags", []))
-            assert not tags & CHECKED or CHECKED <= tags, "both tags or none"
-            assert bool(cell.outputs) == (CHECKED <= tags), cell.source
-            checked += CHECKED <= tags
+            assert not tags & CHECKED or tags >= CHECKED, "both tags or none"
+            assert bool(cell.outputs) == (tags >= CHECKED), cell.source
+            checked += tags >= CHECKED
     assert checked >= 1
 
 
 def test_a_planted_wrong_value_fails(tmp_path):
     """The committed output of 01's first checked cell is changed by one digit; nbval must notice."""
     book = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", 4)
-    cell = next(c for c in book.cells if CHECKED <= set(c.metadata.get("tags", [])))
+    cell = next(c for c in book.cells if set(c.metadata.get("tags", [])) >= CHECKED)
     planted = re.sub(r"(\d+) images", lambda m: f"{int(m[1]) + 1} images", cell.outputs[0].text, count=1)
     assert planted != cell.outputs[0].text
     cell.outputs[0].text = planted

@@ -123,9 +123,7 @@ def test_refresh_keeps_everything_above_the_pins(monkeypatch, tmp_path):
 @pytest.mark.parametrize("command", ["list", "nonsense"])
 def test_the_command_runs_by_path_without_any_package(command):
     done = subprocess.run(
-        [sys.executable, "-S", "-E", str(ROOT / ".ci/pins.py"), command],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-S", "-E", str(ROOT / ".ci/pins.py"), command], capture_output=True, text=True
     )
     if command == "list":
         assert (done.returncode, done.stdout.splitlines()) == (0, pins.read())

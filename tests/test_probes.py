@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from plankton_study import metrics, probes, splits
 from plankton_study.features import Cell, FeatureBank
-from plankton_study.study import Probes, StudyError
+from plankton_study.profile import Probes, StudyError
 
 TAXA = np.array(["a", "b", "c", "d"])
 
@@ -87,12 +87,12 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
 
 @pytest.fixture
 def bank(tmp_path):
-    """Three cells: one that holds the class, one half of it, one noise; 60 rows to train, 40 to validate, 30 to test."""
+    """Three cells: one holds the class, one half of it, one noise; 60 rows train, 40 validate, 30 test."""
     rng = np.random.default_rng(0)
     taxa = rng.choice(TAXA, 130)
     signal = np.eye(4)[np.searchsorted(TAXA, taxa)] @ rng.normal(0, 1, (4, 12))
     cells = [Cell("noise", 10), Cell("half", 10), Cell("good", 10)]
-    for cell, strength in zip(cells, (0, 0.5, 2), strict=True):
+    for cell, strength in zip(cells, (0, 0.3, 1.2), strict=True):
         scale = 10 ** rng.uniform(-2, 2, 12)
         values = (strength * signal + rng.normal(0, 1, signal.shape)) * scale + scale
         np.save(tmp_path / f"{cell}.npy", values.astype(np.float32))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from plankton_study import sources
-from plankton_study.study import StudyError
+from plankton_study.profile import StudyError
 
 NAMES = {  # a name as the set has it: what it tells
     "planktonset1": [("20140602073348.076.0131_000_crop_463.jpg", datetime(2014, 6, 2, 7, 33, 48), {})],

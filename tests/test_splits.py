@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plankton_study import data, sources, splits
-from plankton_study.study import Split, StudyError
+from plankton_study.profile import Split, StudyError
 
 
 def collection(days: int, per_day: int, seed: int = 0, group_by: str = "day", taxa: int = 4) -> data.Collection:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plankton_study import store
-from plankton_study.study import StudyError
+from plankton_study.profile import StudyError
 
 
 def test_made_once_then_found(make_study):

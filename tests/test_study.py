@@ -2,7 +2,8 @@
 
 import pytest
 
-from plankton_study.study import PROFILES, StudyError, load, read_profile
+from plankton_study.profile import PROFILES, StudyError, read_profile
+from plankton_study.study import load
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in PROFILES.glob("*.toml")))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from plankton_study import synthetic
-from plankton_study.study import StudyError
+from plankton_study.profile import StudyError
 
 NAME = re.compile(r"SYN-(bay|sound)-(camera[12])-(2021\d{4}T\d{6})-(\d{6})\.png")
 
