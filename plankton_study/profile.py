@@ -105,8 +105,8 @@ class Training(Strict):
 
 class Features(Strict):
     taps: tuple[str, ...] = ("*",)  # patterns of tap names, such as "up16.*"
-    timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (10, 50, 100, 200, 400, 700)
-    random_timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (50, 200)
+    timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (5, 15, 40, 100, 250, 600)
+    random_timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (15, 100)
     pooling: Literal["mean", "mean_std", "grid"] = "mean_std"
     noise: Literal["clean", "shared", "by_image", "mean"] = "shared"
     noise_draws: Count = 4  # for noise = "mean"
@@ -116,8 +116,8 @@ class Features(Strict):
 
 
 class Probes(Strict):
-    ridge: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # penalty over the mean eigenvalue
-    logistic: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3)  # C of scikit-learn
+    ridge: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalty over the mean eigenvalue
+    logistic: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)  # C of scikit-learn
     finalists: Count = 3
     neighbours: tuple[Count, ...] = (1, 5, 15)
     draws: Count = 1000  # bootstrap draws of every interval

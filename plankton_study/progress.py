@@ -10,6 +10,4 @@ def progress(what: str, total: int, done: int = 0) -> tqdm:
     if sys.stderr.isatty():
         return tqdm(total=total, initial=done, desc=what, leave=False)
     line = "{desc}: {n_fmt} of {total_fmt}, about {remaining} left\n"
-    return tqdm(
-        total=total, initial=done, desc=what, leave=False, file=sys.stdout, delay=30, mininterval=30, bar_format=line
-    )
+    return tqdm(total=total, initial=done, desc=what, file=sys.stdout, delay=30, mininterval=30, bar_format=line)
