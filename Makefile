@@ -87,7 +87,7 @@ EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
 modules   = $(patsubst %,plankton_study/%.py,$(1))
 
 # One line a notebook: the executed notebooks it needs, then the modules (beyond theirs) that it uses.
-$(DONE)/01_data.ipynb: $(call modules,profile study store progress sources synthetic data splits metrics report) \
+$(DONE)/01_data.ipynb: $(call modules,profile study store progress sources readers synthetic data splits metrics report) \
                        plankton_study/catalogue.toml
 $(DONE)/02_diffusion.ipynb: $(DONE)/01_data.ipynb $(call modules,diffusion train)
 $(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb $(call modules,features encoders probes)
@@ -98,7 +98,7 @@ $(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml
 	@PLANKTON_THREADS=$(PLANKTON_THREADS) "$(PY)" notebooks/execute.py $< $@ --profile "$(PROFILE)" --seed $(SEED)
 
 # Results of another seed or other data are out of date, although no file is newer. No DATA accepts any.
-SETTINGS := seed=$(SEED);$(if $(DATA),data=$(PLANKTON_DATA);)
+SETTINGS := profile=$(PLANKTON_PROFILE);seed=$(SEED);$(if $(DATA),data=$(PLANKTON_DATA);)
 ifeq ($(findstring $(SETTINGS),$(shell cat $(RESULTS)/.settings 2>/dev/null)),)
 $(RESULTS)/.settings: FORCE
 endif

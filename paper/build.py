@@ -28,17 +28,19 @@ def pdf(name: str) -> Path:
     Raises:
         StudyError: a result that the manuscript cites is missing.
     """
-    folder = stored(name)
+    return _typeset(stored(name), name)
+
+
+def _typeset(folder: Path, name: str) -> Path:
     where = "/" + folder.relative_to(ROOT).as_posix()
     facts = {"results": where, "state": folder.parent.name, "profile": name}
-    target = folder / "paper.pdf"
     try:
         content = typst.compile(ROOT / "paper" / "paper.typ", root=ROOT, sys_inputs=facts)
     except typst.TypstError as error:
         raise StudyError(f"the PDF cannot be typeset from {folder}: {str(error).splitlines()[0]}") from None
-    beside = target.with_name(".paper.pdf")
+    beside = folder / ".paper.pdf"
     beside.write_bytes(content)
-    return beside.replace(target)
+    return beside.replace(folder / "paper.pdf")
 
 
 def publish(name: str) -> Path:
@@ -48,23 +50,31 @@ def publish(name: str) -> Path:
         StudyError: a cited result is missing or belongs to another run, or a notebook has not been executed.
     """
     live = ROOT / "paper" / "results" / name
+    again = f"run `make paper PROFILE={name}` first"
     if not (live / "paper.pdf").is_file():
-        raise StudyError(f"{live} holds no finished run: run `make paper PROFILE={name}` first")
-    made = {json.loads(p.read_text())["provenance"]["config"] for p in (live / "provenance").glob("*.json")}
-    if missing := [
-        f"{kind} {n}" for kind, n in report.cited() if not (live / "provenance" / f"{kind}_{n}.json").is_file()
-    ]:
-        raise StudyError(f"the run in {live} lacks {', '.join(missing)}: run `make paper PROFILE={name}` again")
+        raise StudyError(f"{live} holds no finished run: {again}")
+    books = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    if unrun := sorted(books - {path.stem for path in (live / "notebooks").glob("*.ipynb")}):
+        raise StudyError(f"{live} lacks the executed notebooks {', '.join(unrun)}: {again}")
+    made = {}
+    for kind, result in report.cited():
+        path = live / "provenance" / f"{kind}_{result}.json"
+        if not path.is_file():
+            raise StudyError(f"{live} lacks the {kind} {result}: {again}")
+        facts = json.loads(path.read_text())["provenance"]
+        made[facts["config"], facts["seed"], facts["revision"]] = result
     if len(made) > 1:
         raise StudyError(
-            f"{live} mixes results of {len(made)} versions of the profile: `make clean PROFILE={name}`, run again"
+            f"{live} mixes results of {len(made)} runs ({', '.join(made.values())}): `make clean`, then {again}"
         )
     target = ROOT / "paper" / "published" / name
     beside = target.with_name(f".{name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "*.partial"))
+    shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf"))
     shutil.rmtree(target, ignore_errors=True)
-    return beside.replace(target)
+    beside.replace(target)
+    _typeset(target, name)  # anew: the live PDF says that it is not published
+    return target
 
 
 def main(arguments: list[str]) -> int:

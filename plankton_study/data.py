@@ -2,11 +2,11 @@
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 from plankton_study import readers, sources
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
-from plankton_study.store import digest, keep, write_json
+from plankton_study.store import digest, keep, need_room, write_json
 from plankton_study.study import Study
 
 
@@ -67,7 +67,6 @@ def collection(study: Study, name: str) -> Collection:
         "records": digest(records.to_csv(index=False).encode(), getattr(read, "fingerprint", "")),
         "size": study.profile.images.size,
         "polarity": entry.polarity,
-        "pillow": version("pillow"),
     }
     share = study.profile.images.broken_share
     folder = keep(
@@ -78,7 +77,7 @@ def collection(study: Study, name: str) -> Collection:
 
 def _open(folder: Path, name: str, entry: sources.CatalogueEntry) -> Collection:
     records = pd.read_parquet(folder / "records.parquet")
-    about = pd.read_json(folder / "about.json", typ="series")
+    about = json.loads((folder / "about.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
     return Collection(name, images, records, about["digest"], entry, tuple(about["refused"]))
 
@@ -86,7 +85,7 @@ def _open(folder: Path, name: str, entry: sources.CatalogueEntry) -> Collection:
 def _draw(study: Study, images: int) -> Path:
     from plankton_study import synthetic
 
-    what = {"images": images, "seed": 0, "pillow": version("pillow")}
+    what = {"images": images, "seed": 0}
     return (
         keep(study, "synthetic", what, ["synthetic"], lambda to: synthetic.write(to / "images", images, 0)) / "images"
     )
@@ -101,16 +100,10 @@ def prepare(content: bytes, size: int, invert: bool) -> tuple[np.ndarray, int, i
     The longer side decides: the border's median pads the shorter one, so that nothing is cropped or stretched,
     and Pillow's antialiased bilinear filter resizes.
 
-    Args:
-        content: the bytes of an image file.
-        size: side of the result, px.
-        invert: whether the file shows a light organism on dark ground.
+    `content` are the bytes of an image file, `invert` says that it shows a light organism on dark ground.
 
     Returns:
-        (size, size) uint8, dark on light; original width and height, px.
-
-    Raises:
-        OSError: the bytes are no image, or a truncated one.
+        (size, size) uint8, dark on light; original width and height, px. OSError if the bytes are no whole image.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -139,6 +132,7 @@ def _decode(
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's ways to fail
             return f"{type(error).__name__}: {error}".splitlines()[0]
 
+    need_room(folder, 2 * len(records) * size * size)
     images = np.lib.format.open_memmap(folder / "decoded.npy", "w+", np.uint8, (len(records), size, size))
     facts, broken = [], {}
     workers = os.cpu_count() or 1
@@ -152,7 +146,7 @@ def _decode(
                 else:
                     images[row] = result[0]
                     facts.append(result[1:])
-    if len(broken) > max(share * len(records), 0):
+    if len(broken) > share * len(records):
         name, reason = next(iter(broken.items()))
         raise StudyError(
             f"{len(broken)} of {len(records)} images of {place} cannot be read, the first is {name} ({reason}): "

@@ -1,30 +1,26 @@
 """The denoiser: a diffusers UNet2DModel and DDPMScheduler, trained without labels, kept as a diffusers folder."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from sklearn.metrics import pairwise_distances_argmin_min
 
 from plankton_study import train
 from plankton_study.profile import Noise, StudyError, UNet, reason
 from plankton_study.splits import Splits
-from plankton_study.store import keep
+from plankton_study.store import digest, keep
 from plankton_study.study import Study
 
 HELD_OUT = 256  # validation images of the learning curve and of the loss per noise level
 
 
 def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
-    """Return an untrained U-Net of the profile.
+    """Return an untrained U-Net for images of `size` px, with the initial weights of `seed`.
 
-    Args:
-        config: widths, blocks, attention; without `time_conditioning` the time embedding is zero and stays zero,
-            so that the saved folder needs no special handling.
-        size: side of the images, px.
-        seed: of the initial weights.
+    Without `time_conditioning` the time embedding is zero and stays so: the saved folder needs no special handling.
     """
     torch.manual_seed(seed)
     levels = len(config.channels)
@@ -59,15 +55,9 @@ def build_scheduler(config: Noise) -> DDPMScheduler:
 def denoising_loss(
     unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
 ) -> torch.Tensor:
-    """Return the squared error of the denoiser for each image (Ho et al. 2020, eq. 14).
+    """Return the denoiser's squared error for each image, (B,) float32, mean over pixels (Ho et al. 2020, eq. 14).
 
-    Args:
-        x: clean images (B, 1, R, R) in [-1, 1].
-        noise: standard normal, the same shape.
-        timesteps: (B,) int64.
-
-    Returns:
-        (B,) float32: mean over the pixels, in the units of what the network predicts.
+    `x` are clean images (B, 1, R, R) in [-1, 1], `noise` is standard normal of that shape, `timesteps` (B,) int64.
     """
     predicted = unet(scheduler.add_noise(x, noise, timesteps), timesteps).sample
     kind = scheduler.config.prediction_type
@@ -83,31 +73,29 @@ def denoiser(study: Study, splits: Splits) -> Path:
     profile = study.profile
     if profile.unet.pretrained:
         return _given(study)
+    held_out = np.sort(np.random.default_rng(0).permutation(splits["validation"])[:HELD_OUT])
     images_seen = profile.sets[splits.collection.name].images_seen or profile.training.images_seen
     what = {
         "images": splits.collection.digest,
-        "pool": splits["pool"],
-        "validation": splits["validation"][:HELD_OUT],
+        "pool": digest(splits["pool"]),
+        "held out": digest(held_out),
         "unet": profile.unet.model_dump(),
         "noise": profile.noise.model_dump(),
-        "training": profile.training.model_dump(exclude={"checkpoint_seconds", "seeds", "images_seen"}),
+        "training": profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"}),
         "images_seen": images_seen,
         "size": profile.images.size,
         "seed": study.seed,
     }
-    what |= {key: what[key].tolist() for key in ("pool", "validation")}
-    return keep(
-        study, "denoiser", what, ["train", "diffusion"], lambda to: _train(study, splits, images_seen, to), resume=True
-    )
+    code = ["train", "diffusion"]
+    return keep(study, "denoiser", what, code, lambda to: _train(study, splits, held_out, images_seen, to), resume=True)
 
 
-def _train(study: Study, splits: Splits, images_seen: int, folder: Path) -> None:
+def _train(study: Study, splits: Splits, held_out: np.ndarray, images_seen: int, folder: Path) -> None:
     profile = study.profile
     unet = build_unet(profile.unet, profile.images.size, study.seed)
     scheduler = build_scheduler(profile.noise)
     images = splits.collection.images
-    some = np.random.default_rng(0).permutation(splits["validation"])[:HELD_OUT]
-    held_out = train.to_model(images[np.sort(some)], study.device)
+    unseen = train.to_model(images[held_out], study.device)
 
     def step_loss(
         model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator
@@ -117,12 +105,12 @@ def _train(study: Study, splits: Splits, images_seen: int, folder: Path) -> None
         return denoising_loss(model, scheduler, x, noise, timesteps).mean()
 
     def check(model: torch.nn.Module) -> float:
-        return loss_per_level(model, scheduler, held_out, profile.training.precision, 10)["loss"].mean()
+        return loss_per_level(model, scheduler, unseen, profile.training.precision, 10)["loss"].mean()
 
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
     curve = train.fit(study, folder, unet, step_loss, images, splits["pool"], images_seen, name, check)
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
-    levels = loss_per_level(unet, scheduler, held_out, profile.training.precision, 20)
+    levels = loss_per_level(unet, scheduler, unseen, profile.training.precision, 20)
     levels.to_csv(folder / "levels.csv", index=False)
     DDPMPipeline(unet.cpu(), scheduler).save_pretrained(folder)
 
@@ -131,15 +119,10 @@ def _train(study: Study, splits: Splits, images_seen: int, folder: Path) -> None
 def loss_per_level(
     unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, precision: str, levels: int
 ) -> pd.DataFrame:
-    """Return the loss at evenly spread timesteps, with the same noise at each of them.
-
-    Args:
-        x: clean images (B, 1, R, R) in [-1, 1], never trained on.
-        precision: a precision key of the profile.
-        levels: number of timesteps, each in the middle of its part of the schedule.
+    """Return the loss of clean images x (B, 1, R, R) at evenly spread timesteps, with the same noise at each.
 
     Returns:
-        Columns timestep, loss, standard_error, signal_to_noise (power ratio).
+        `levels` rows: timestep (the middle of its part of the schedule), loss, standard_error, signal_to_noise (power).
     """
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
     steps = scheduler.config.num_train_timesteps
@@ -184,9 +167,10 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
         StudyError: no such folder, a truncated file, another architecture, or a size the model cannot read.
     """
     try:
-        options = {"use_safetensors": True, "low_cpu_mem_usage": False}
-        unet = UNet2DModel.from_pretrained(folder, subfolder="unet", **options)
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        parts = {part: part if (folder / part).is_dir() else None for part in ("unet", "scheduler")}  # or in the root
+        options = {"use_safetensors": True, "low_cpu_mem_usage": False, "subfolder": parts["unet"]}
+        unet = UNet2DModel.from_pretrained(folder, **options)
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder=parts["scheduler"])
     except Exception as error:  # diffusers, safetensors and json each fail in their own way
         why = f"{folder} is not a readable folder of an unconditional diffusers model ({reason(error)})"
         raise StudyError(f"{why}: correct unet.pretrained, or empty the cache") from None
@@ -196,48 +180,26 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
     return unet, scheduler
 
 
-@torch.no_grad()
 def samples(study: Study, folder: Path, number: int, steps: int = 50) -> np.ndarray:
-    """Draw images from the denoiser with DDIM (Song et al. 2021), seeded by the study.
-
-    Returns:
-        (number, R, R) uint8.
-    """
+    """Draw (number, R, R) uint8 images from the denoiser with DDIM (Song et al. 2021), seeded by the study."""
     unet, scheduler = load(folder, study.profile.images.size, study.device)
-    fast = DDIMScheduler.from_config(scheduler.config)
-    fast.set_timesteps(steps)
+    pipeline = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
+    pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(study.seed)
-    shape = (number, unet.config.in_channels, study.profile.images.size, study.profile.images.size)
-    done: list[Any] = []
-    for x in torch.randn(shape, generator=generator).to(study.device).split(32):
-        for t in fast.timesteps:
-            with train.autocast(study.profile.training.precision, study.device):
-                predicted = unet(x, t).sample
-            x = fast.step(predicted.float(), t, x).prev_sample
-        done.append(((x.mean(dim=1) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
-    return np.concatenate(done)
+    steps = min(steps, scheduler.config.num_train_timesteps)
+    drawn = pipeline(number, generator, num_inference_steps=steps, output_type="np").images
+    return (drawn.mean(axis=3) * 255).round().astype(np.uint8)
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each image the most similar one of `others`, in any of the 8 orientations trained on.
-
-    Args:
-        images: (N, R, R) uint8.
-        others: (M, R, R) uint8.
+    """Find for each image (N, R, R) uint8 the nearest of `others` (M, R, R), in any of the 8 orientations trained on.
 
     Returns:
         Row in `others` (N,) int64, and the root mean square difference of grey values (N,) float32.
     """
-    flat = torch.from_numpy(np.ascontiguousarray(others)).flatten(1).float()
-    squares = flat.pow(2).sum(1)
-    best = torch.full((len(images),), torch.inf)
-    where = torch.zeros(len(images), dtype=torch.int64)
-    for kind in range(8):
-        turned = np.rot90(images, kind % 4, (1, 2))
-        turned = turned[:, :, ::-1] if kind >= 4 else turned
-        x = torch.from_numpy(np.ascontiguousarray(turned)).flatten(1).float()
-        distance, row = (squares - 2 * x @ flat.T).min(dim=1)
-        distance += x.pow(2).sum(1)
-        where = torch.where(distance < best, row, where)
-        best = torch.minimum(best, distance)
-    return where.numpy(), (best.clamp_min(0) / flat.shape[1]).sqrt().numpy()
+    flat = others.reshape(len(others), -1).astype(np.float32)
+    turned = [np.rot90(images, turn, (1, 2))[:, :, ::flip] for turn in range(4) for flip in (1, -1)]
+    pairs = [pairwise_distances_argmin_min(x.reshape(len(x), -1).astype(np.float32), flat) for x in turned]
+    rows, distances = (np.array(x) for x in zip(*pairs))
+    best = distances.argmin(axis=0), np.arange(len(images))
+    return rows[best], distances[best] / flat.shape[1] ** 0.5

@@ -23,13 +23,7 @@ from plankton_study.study import Study
 class DiffusionEncoder:
     """A frozen U-Net read at taps and timesteps: all taps of a timestep in one pass, which ends at the deepest.
 
-    Args:
-        name: shown in tables.
-        unet, scheduler: the denoiser, on its device.
-        size: side of the images, px.
-        settings: taps, pooling, noise mode and precision.
-        timesteps: noise levels to read at.
-        seed: of the noise.
+    `settings` gives taps, pooling, noise mode and precision; `size` is the images' side (px), `seed` that of the noise.
     """
 
     def __init__(
@@ -48,7 +42,8 @@ class DiffusionEncoder:
         self.layers = pd.DataFrame(self.taps.values(), columns=Tap._fields).set_index("name").rename_axis("layer")
         keys = ("pooling", "noise", "noise_draws", "precision")
         weights = digest(*(v.detach().cpu().float().numpy() for v in unet.state_dict().values()))
-        self.identity = {"weights": weights, "schedule": dict(scheduler.config), "seed": seed, "size": size}
+        self.identity = {"weights": weights, "unet": dict(unet.config), "schedule": dict(scheduler.config)}
+        self.identity |= {"seed": seed, "size": size}
         self.identity |= {key: getattr(settings, key) for key in keys}
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
@@ -71,10 +66,8 @@ class DiffusionEncoder:
 class PixelEncoder:
     """Grey values, raw and as principal components: what is there before any network.
 
-    Args:
-        images: (N, R, R) uint8 unlabelled training images, of which at most 5,000 are used.
-        components: numbers of principal components, one cell each.
-        seed: of the choice of images and of the randomised solver.
+    Of the unlabelled training `images` (N, R, R) uint8 at most 5,000 are used; each number of `components` is a cell;
+    `seed` is that of the choice of images and of the randomised solver.
     """
 
     name = "pixels + PCA"
@@ -109,9 +102,10 @@ def trained_unet(study: Study, splits: Splits, settings: Features | None = None)
 def random_unet(study: Study, splits: Splits) -> DiffusionEncoder:
     """Return the same U-Net with its initial weights: what the architecture alone gives."""
     size, settings = study.profile.images.size, study.profile.features
-    trained, scheduler = diffusion.load(diffusion.denoiser(study, splits), size)
+    unet, scheduler = diffusion.load(diffusion.denoiser(study, splits), size)
     torch.manual_seed(study.seed)
-    unet = UNet2DModel.from_config(trained.config)
+    fresh = UNet2DModel.from_config(unet.config)
+    unet = fresh if study.profile.unet.pretrained else diffusion.build_unet(study.profile.unet, size, study.seed)
     unet.to(study.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return DiffusionEncoder("random U-Net", unet, scheduler, size, settings, settings.random_timesteps, study.seed)
 
@@ -131,13 +125,9 @@ class DiffusionFeatures(TransformerMixin, BaseEstimator):
 
     Args:
         folder: a diffusers folder of an unconditional model.
-        layer: a tap's name, such as "up16.resnet0".
-        timestep: noise level.
-        pooling: "mean", "mean_std" or "grid".
-        noise: "clean", "shared" or "mean".
-        seed: of the noise.
-        batch_size: images a pass.
-        device: a torch device.
+        layer, timestep: a tap's name, such as "up16.resnet0" (of a pattern the last match), and the noise level.
+        pooling, noise: "mean", "mean_std" or "grid"; "clean", "shared" or "mean", with `seed`.
+        batch_size, device: images a pass; a torch device.
     """
 
     def __init__(
@@ -156,6 +146,8 @@ class DiffusionFeatures(TransformerMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: Any = None) -> "DiffusionFeatures":
         """Check images (N, R, R) uint8 and the folder; nothing is learnt."""
+        if self.noise == "by_image":
+            raise StudyError('noise = "by_image" needs the images\' ids, which an array does not hold: use "shared"')
         self.size_ = self._checked(X).shape[1]
         self.n_features_out_ = self._encode(X[:1]).shape[1]
         return self

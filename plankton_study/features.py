@@ -20,7 +20,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
-from plankton_study.store import digest, keep, write_json
+from plankton_study.store import digest, keep, need_room, write_json
 from plankton_study.study import Study
 
 
@@ -53,15 +53,8 @@ def find_taps(unet: UNet2DModel, size: int, patterns: tuple[str, ...] = ("*",)) 
     """List the residual blocks and attentions of a U-Net in the order they run, before any resampling.
 
     The outputs of whole blocks are not used: they lie behind the resampling, so that a down and an up block of one
-    resolution would mean different things.
-
-    Args:
-        unet: an unconditional diffusers model.
-        size: side of the images, px.
-        patterns: keep taps whose name matches one of these, such as "up16.*".
-
-    Raises:
-        StudyError: no tap matches.
+    resolution would mean different things. `size` is the images' side (px); `patterns`, such as "up16.*", choose by
+    name, and StudyError says if none matches.
     """
     modules = {
         path: module
@@ -106,10 +99,7 @@ def pool(x: torch.Tensor, how: str) -> torch.Tensor:
 class Tapped:
     """Context in which calling the U-Net gives pooled features; its hooks vanish with the context, also after an error.
 
-    Args:
-        unet: left as it is.
-        taps: where to read; the pass ends at the deepest of them.
-        pooling: see `pool`.
+    The pass ends at the deepest of `taps`; `pooling` is that of `pool`.
     """
 
     def __init__(self, unet: UNet2DModel, taps: list[Tap], pooling: str = "mean_std") -> None:
@@ -150,12 +140,8 @@ def noised(
 ) -> torch.Tensor:
     """Bring clean images (B, C, R, R) to a noise level.
 
-    Args:
-        mode: "clean" adds nothing (the model is only told the timestep); "shared" and "mean" add one tensor to all
-            images; "by_image" draws from each image's id, whatever batch or order it comes in.
-        ids: B image ids.
-        seed: of the noise.
-        draw: number of the draw, for the mean over several.
+    The mode "clean" adds nothing (the model is only told the timestep); "shared" and "mean" add one tensor to all
+    images, another for each `draw`; "by_image" draws from each image's id, whatever batch or order it comes in.
     """
     if mode == "clean":
         return x
@@ -203,11 +189,7 @@ class FeatureBank:
         return np.load(self.folder / f"{cell}.npy", mmap_mode="r")
 
     def take(self, cell: Cell, rows: np.ndarray) -> np.ndarray:
-        """Return (len(rows), C) float32 of a cell, for rows of the collection.
-
-        Raises:
-            KeyError: the bank does not hold one of the rows.
-        """
+        """Return (len(rows), C) float32 of a cell for rows of the collection; KeyError if the bank lacks one."""
         at = np.searchsorted(self.rows, rows)
         if not np.array_equal(self.rows[np.minimum(at, len(self.rows) - 1)], rows):
             raise KeyError("the bank was extracted for other images")
@@ -220,10 +202,7 @@ def extract(
     """Return the features of every cell of an encoder for some rows, computing them on the first call.
 
     Memory does not grow with the number of images; a killed call continues with the first unfinished timestep.
-
-    Args:
-        rows: sorted int64 rows of the collection.
-        batch_size: images a pass; None means the profile's.
+    `rows` are sorted int64 rows of the collection; `batch_size` is images a pass, None the profile's.
     """
     images = splits.collection
     what = {
@@ -249,6 +228,7 @@ def extract(
 def _extract(
     folder: Path, encoder: Encoder, images: np.ndarray, ids: np.ndarray, rows: np.ndarray, batch: int, where: str
 ) -> None:
+    need_room(folder, 4 * len(rows) * sum(encoder.layers["channels"][cell.layer] for cell in encoder.cells))
     passes: dict[int | None, list[Cell]] = {}
     for cell in encoder.cells:
         passes.setdefault(cell.timestep, []).append(cell)

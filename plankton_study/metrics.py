@@ -25,9 +25,7 @@ def scores(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None 
     Macro-F1 and balanced accuracy average over the taxa present in `truth`, so that a taxon absent from a test set
     neither helps nor harms; predictions of such taxa still count as errors.
 
-    Args:
-        truth, predicted: (n,) taxon names.
-        weights: (D, n) how often each image counts; None means once each (D = 1).
+    `truth` and `predicted` are (n,) taxon names; `weights` (D, n) says how often each image counts, None once (D = 1).
 
     Returns:
         "accuracy", "macro_f1", "balanced_accuracy": (D,) float64 in [0, 1].
@@ -56,28 +54,17 @@ def resample(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
     return counts[:, codes].astype(float)
 
 
-def estimates(truth: np.ndarray, predicted: np.ndarray, groups: np.ndarray, draws: int) -> dict[str, Estimate]:
-    """Return every metric with its 95 % percentile interval over resampled groups."""
-    values = scores(truth, predicted)
-    spread = scores(truth, predicted, resample(groups, draws))
-    return {key: Estimate(float(values[key][0]), *_bounds(spread[key]), len(truth)) for key in values}
-
-
-def differences(
-    truth: np.ndarray, first: np.ndarray, second: np.ndarray, groups: np.ndarray, draws: int
+def estimates(
+    truth: np.ndarray, predicted: np.ndarray, groups: np.ndarray, draws: int, minus: np.ndarray | None = None
 ) -> dict[str, Estimate]:
-    """Return metric(first) − metric(second) on the same images, with intervals from the same bootstrap draws."""
-    weights = resample(groups, draws)
-    values = [scores(truth, p) for p in (first, second)]
-    spread = [scores(truth, p, weights) for p in (first, second)]
-    return {
-        key: Estimate(
-            float(values[0][key][0] - values[1][key][0]), *_bounds(spread[0][key] - spread[1][key]), len(truth)
-        )
-        for key in values[0]
-    }
+    """Return every metric with its 95 % percentile interval over resampled groups.
 
-
-def _bounds(draws: np.ndarray) -> tuple[float, float]:
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    With `minus`, other predictions of the same images, it is the paired difference: both see the same draws.
+    """
+    weights = np.vstack([np.ones(len(truth)), resample(groups, draws)])
+    values = scores(truth, predicted, weights)
+    if minus is not None:
+        others = scores(truth, minus, weights)
+        values = {key: values[key] - others[key] for key in values}
+    bounds = {key: np.nanpercentile(v[1:], [2.5, 97.5]) for key, v in values.items()}
+    return {key: Estimate(float(v[0]), *map(float, bounds[key]), len(truth)) for key, v in values.items()}

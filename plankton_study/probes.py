@@ -29,12 +29,12 @@ class ProbeResult:
     Attributes:
         encoder, setting: names.
         grid: a row a cell, in the encoder's order: layer, timestep, accuracy and macro_f1 of the best ridge on
-            validation data, its penalty, equal_width (accuracy after PCA to a common width), and what the encoder knows
-            of the layer (stage, resolution, channels, order).
+            validation data, its penalty, equal_width (accuracy after PCA to a common width), near_best_equal_width (one
+            standard error or less below the best of these), and stage, resolution, channels, order of the layer.
         finalists: a row a fitted logistic regression: cell, C, validation accuracy and macro_f1.
         selected: the chosen cell; `regularisation` its C.
         standard_error: of the best cell's validation accuracy under ridge.
-        near_best: cell → share of bootstrap draws that select it, for the cells within one standard error of the best.
+        near_best: cell → share of bootstrap draws won, for the cells within one standard error of the best.
         predicted: part → (rows (n,), taxa (n,)) of the logistic regression; the same in `neighbours` for k-NN.
         probabilities: part → (n, K) float32, columns in the order of `classes`.
         classes: (K,) taxa the probe knows.
@@ -64,6 +64,8 @@ def probe(study: Study, splits: Splits, encoder: str = "diffusion", setting: str
     Returns:
         The stored result; made on the first call. Test and shifted images are predicted once, by the selected probe.
     """
+    if not (splits.classes if setting == "natural" else splits.balanced_classes):
+        raise StudyError(f"no taxon of {splits.collection.name} has enough images for the {setting} setting")
     if encoder not in encoders.ENCODERS:
         raise StudyError(f"there is no encoder {encoder!r}, only {', '.join(encoders.ENCODERS)}")
     bank = features.extract(study, encoders.ENCODERS[encoder](study, splits), splits, splits.evaluated)
@@ -73,9 +75,14 @@ def probe(study: Study, splits: Splits, encoder: str = "diffusion", setting: str
         "setting": setting,
         "probes": study.profile.probes.model_dump(),
         "classes": [splits.classes, splits.balanced_classes],
+        "group_by": splits.collection.entry.group_by,
     }
     folder = keep(
-        study, "probe", what, ["probes", "metrics"], lambda to: _probe(to, study, splits, bank, encoder, setting)
+        study,
+        "probe",
+        what,
+        ["probes", "metrics", "splits"],
+        lambda to: _probe(to, study, splits, bank, encoder, setting),
     )
     return _read(folder, encoder, setting)
 
@@ -94,42 +101,44 @@ def parts_of(splits: Splits, setting: str) -> dict[str, np.ndarray]:
 
 
 def evaluate(
-    study: Study, splits: Splits, result: ProbeResult, part: str, neighbours: bool = False
+    study: Study,
+    splits: Splits,
+    result: ProbeResult,
+    part: str,
+    neighbours: bool = False,
+    minus: ProbeResult | None = None,
 ) -> dict[str, Estimate]:
-    """Return accuracy, macro_f1 and balanced_accuracy of a part with 95 % intervals over its groups."""
-    rows, predicted = (result.neighbours if neighbours else result.predicted)[part]
-    return metrics.estimates(splits.taxa(rows).astype(str), predicted, splits.groups(rows), study.profile.probes.draws)
+    """Return accuracy, macro_f1 and balanced_accuracy of a part with 95 % intervals over its groups.
 
-
-def gain(study: Study, splits: Splits, first: ProbeResult, second: ProbeResult, part: str) -> dict[str, Estimate]:
-    """Return first − second for every metric of a part, paired over the same images, with 95 % intervals."""
-    rows, predicted = first.predicted[part]
-    others = second.predicted[part][1]
+    With `neighbours` they are those of k-NN; with `minus` the paired differences to another encoder's probe.
+    """
+    kind = "neighbours" if neighbours else "predicted"
+    rows, predicted = getattr(result, kind)[part]
+    others = None
+    if minus is not None:
+        other_rows, others = getattr(minus, kind)[part]
+        assert np.array_equal(rows, other_rows), "paired differences need the same images"
     truth, groups = splits.taxa(rows).astype(str), splits.groups(rows)
-    return metrics.differences(truth, predicted, others, groups, study.profile.probes.draws)
+    return metrics.estimates(truth, predicted, groups, study.profile.probes.draws, others)
 
 
 def ridge_grid(
     bank: FeatureBank, rows: dict[str, np.ndarray], taxa: dict[str, np.ndarray], config: Probes
-) -> tuple[pd.DataFrame, np.ndarray]:
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Fit one-against-rest ridge for every cell and penalty from one eigendecomposition a cell.
 
     Features are standardised with training statistics, so their covariance S has mean eigenvalue 1 and a penalty is
     comparable between cells: W = (S + penalty I)^-1 X'Y / n. Leaving out all but the first `config.width`
     eigenvectors gives the same probe on that many principal components.
 
-    Args:
-        bank: features.
-        rows, taxa: of "train" and "validation".
-        config: penalties and the common width.
-
     Returns:
-        One row a cell (`ProbeResult.grid` without the layers' columns), and (cells, n validation) bool: right or not.
+        One row a cell (`ProbeResult.grid` without the layers' columns), and twice (cells, n validation) bool:
+        right or not, with all features and at equal width.
     """
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     targets = np.eye(len(classes), dtype=np.float32)[codes]
     offset = targets.mean(axis=0)
-    table, right = [], []
+    table, right, right_narrow = [], [], []
     with progress(f"ridge probes of {len(bank.cells)} cells", len(bank.cells)) as bar:
         for cell in bank.cells:
             scaler = StandardScaler().fit(bank.take(cell, rows["train"]))
@@ -145,22 +154,22 @@ def ridge_grid(
 
             wide = {penalty: predict(penalty) for penalty in config.ridge}
             penalty = max(wide, key=lambda p: np.mean(wide[p] == taxa["validation"]))
-            narrow = max(np.mean(predict(p, config.width) == taxa["validation"]) for p in config.ridge)
+            narrow = max((predict(p, config.width) == taxa["validation"] for p in config.ridge), key=np.mean)
             score = metrics.scores(taxa["validation"], wide[penalty])
-            table.append((cell.layer, cell.timestep, score["accuracy"][0], score["macro_f1"][0], penalty, narrow))
+            table.append(
+                (cell.layer, cell.timestep, score["accuracy"][0], score["macro_f1"][0], penalty, narrow.mean())
+            )
             right.append(wide[penalty] == taxa["validation"])
+            right_narrow.append(narrow)
             bar.update()
     columns = ["layer", "timestep", "accuracy", "macro_f1", "penalty", "equal_width"]
-    return pd.DataFrame(table, columns=columns).astype({"timestep": "Int64"}), np.array(right)
+    return pd.DataFrame(table, columns=columns).astype({"timestep": "Int64"}), np.array(right), np.array(right_narrow)
 
 
 def selection_frequencies(right: np.ndarray, groups: np.ndarray, draws: int) -> tuple[float, np.ndarray, np.ndarray]:
     """Say which cells the validation data cannot tell from the best.
 
-    Args:
-        right: (cells, n) bool, right or not on each validation image.
-        groups: (n,) what the bootstrap keeps together.
-        draws: number of bootstrap draws.
+    `right` is (cells, n) bool, right or not on each validation image; the bootstrap keeps `groups` (n,) together.
 
     Returns:
         Standard error of the best cell's accuracy; (cells,) bool, within one of the best; (cells,) share of draws won.
@@ -176,7 +185,7 @@ def selection_frequencies(right: np.ndarray, groups: np.ndarray, draws: int) -> 
 def logistic(x: np.ndarray, taxa: np.ndarray, strength: float) -> LogisticRegression:
     """Fit multinomial logistic regression on standardised features (n, C); `strength` is scikit-learn's C."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # a few more digits would change no prediction
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # stopping early is one more regularisation
         return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x, taxa)
 
 
@@ -184,8 +193,10 @@ def _probe(folder: Path, study: Study, splits: Splits, bank: FeatureBank, name: 
     config = study.profile.probes
     rows = parts_of(splits, setting)
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    grid, right = ridge_grid(bank, rows, taxa, config)
-    error, near, share = selection_frequencies(right, splits.groups(rows["validation"]), config.draws)
+    grid, right, narrow = ridge_grid(bank, rows, taxa, config)
+    groups = splits.groups(rows["validation"])
+    error, near, share = selection_frequencies(right, groups, config.draws)
+    grid["near_best_equal_width"] = selection_frequencies(narrow, groups, config.draws)[1]
     ranked = grid["accuracy"].sort_values(ascending=False, kind="stable").index[: config.finalists]
 
     fitted, best = [], None

@@ -12,6 +12,9 @@ PROFILES = PACKAGE / "profiles"
 ROOT = PACKAGE.parent if (PACKAGE.parent / "paper").is_dir() else Path.cwd()  # of the repository
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Timestep = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Some = Field(min_length=1)
 
 
 class StudyError(Exception):
@@ -49,6 +52,9 @@ class Balanced(Strict):
     train: Count = 60  # training images of each taxon
 
 
+PARTS = ("pool", "train", "balanced", "validation", "test", "novel")  # of every split; shifts have other names
+
+
 class Split(Strict):
     home: Where = Where()
     shifts: dict[str, Where] = {}  # name → images never seen in training, tested apart
@@ -74,7 +80,7 @@ class DataSet(Strict):
 
 class UNet(Strict):
     pretrained: str = ""  # folder or Hub id of an unconditional diffusers model, used instead of training
-    channels: tuple[Count, ...] = (32, 64, 64)  # of each resolution level
+    channels: Annotated[tuple[Count, ...], Some] = (32, 64, 64)  # of each resolution level
     layers_per_block: Count = 1  # residual blocks of a level
     residual_blocks: Literal["default", "scale_shift"] = "default"  # how the time embedding enters them
     resampling: Literal["conv", "resnet"] = "conv"
@@ -93,33 +99,32 @@ class Noise(Strict):
 class Training(Strict):
     images_seen: Count = 16_000
     batch_size: Count = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Positive = 1e-3
     warmup: Share = 0.05  # share of the steps
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Positive = 1.0
     ema: Share = 0.999
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 30
-    seeds: Count = 1
+    checkpoint_seconds: Positive = 30
 
 
 class Features(Strict):
     taps: tuple[str, ...] = ("*",)  # patterns of tap names, such as "up16.*"
-    timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (5, 15, 40, 100, 250, 600)
-    random_timesteps: tuple[Annotated[int, Field(ge=0)], ...] = (15, 100)
+    timesteps: Annotated[tuple[Timestep, ...], Some] = (5, 15, 40, 100, 250, 600)
+    random_timesteps: Annotated[tuple[Timestep, ...], Some] = (15, 100)
     pooling: Literal["mean", "mean_std", "grid"] = "mean_std"
     noise: Literal["clean", "shared", "by_image", "mean"] = "shared"
     noise_draws: Count = 4  # for noise = "mean"
     batch_size: Count = 32
     precision: Literal["float32", "bfloat16", "auto"] = "auto"
-    pca: tuple[Count, ...] = (32, 64, 128)  # components of the pixel baseline
+    pca: Annotated[tuple[Count, ...], Some] = (32, 64, 128)  # components of the pixel baseline
 
 
 class Probes(Strict):
-    ridge: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalty over the mean eigenvalue
-    logistic: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)  # C of scikit-learn
+    ridge: Annotated[tuple[Positive, ...], Some] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalty over the mean eigenvalue
+    logistic: Annotated[tuple[Positive, ...], Some] = (0.03, 0.1, 0.3, 1.0, 3.0)  # C of scikit-learn
     finalists: Count = 3
-    neighbours: tuple[Count, ...] = (1, 5, 15)
+    neighbours: Annotated[tuple[Count, ...], Some] = (1, 5, 15)
     draws: Count = 1000  # bootstrap draws of every interval
     metric: Literal["accuracy", "macro_f1"] = "accuracy"  # the finalists' criterion on validation data
     width: Count = 64  # common number of dimensions of the resolution curve
@@ -142,16 +147,16 @@ class Profile(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
-        for key, steps in (
-            ("timesteps", self.features.timesteps),
-            ("random_timesteps", self.features.random_timesteps),
-        ):
-            if not steps or max(steps) >= self.noise.steps:
-                raise ValueError(
-                    f"features.{key} must name timesteps from 0 to noise.steps - 1 = {self.noise.steps - 1}"
-                )
+        if max(*self.features.timesteps, *self.features.random_timesteps) >= self.noise.steps:
+            raise ValueError(f"features.timesteps must lie between 0 and noise.steps - 1 = {self.noise.steps - 1}")
+        for name, config in self.sets.items():
+            if taken := set(PARTS) & set(config.split.shifts):
+                raise ValueError(f"sets.{name}.split.shifts: {', '.join(taken)} is the name of another part")
         if bad := [c for c in self.unet.channels if c % self.unet.groups]:
             raise ValueError(f"unet.channels {bad} must be multiples of unet.groups = {self.unet.groups}")
+        sides = [self.images.size // 2**level for level in range(len(self.unet.channels))]
+        if not self.unet.pretrained and (bad := set(self.unet.attention) - set(sides)):
+            raise ValueError(f"unet.attention {sorted(bad)} is no resolution of this network, which has {sides} px")
         if not self.unet.pretrained and self.images.size % 2 ** (len(self.unet.channels) - 1):
             raise ValueError("images.size must be divisible by 2 for every level of unet.channels but the first")
         return self
@@ -182,6 +187,8 @@ def read_profile(profile: str) -> Profile:
     """
     path = profile_file(profile)
     values = _merged(path, ())
+    if path.resolve().parent != PROFILES and (PROFILES / path.name).exists():
+        raise StudyError(f"profile {path}: rename it, or its results mix with those of the package's profile")
     if "name" in values:
         raise StudyError(f"profile {path}: name is not a known key, since a profile is called like its file")
     try:
@@ -205,7 +212,7 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 
 def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = _absolute(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"profile {path} is not valid TOML: {error}") from None
     parent = values.get("extends")
@@ -219,8 +226,25 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _update(_merged(inherited, (*seen, path)), values)
 
 
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve the paths a profile names against its own folder, wherever the run starts."""
+    for table, key in [(values.get("unet"), "pretrained"), *((t, "source") for t in _tables(values.get("sets")))]:
+        if (
+            isinstance(table, dict)
+            and isinstance(table.get(key), str)
+            and table[key]
+            and (folder / table[key]).exists()
+        ):
+            table[key] = str((folder / table[key]).resolve())
+    return values
+
+
+def _tables(sets: Any) -> list[Any]:
+    return list(sets.values()) if isinstance(sets, dict) else []
+
+
 def _update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    if "sets" in changes:  # a profile with sets of its own does not keep its parent's other sets
+    if isinstance(changes.get("sets"), dict):  # a profile with sets of its own does not keep its parent's other sets
         base = {**base, "sets": {k: v for k, v in base.get("sets", {}).items() if k in changes["sets"]}}
     merged = dict(base)
     for key, value in changes.items():

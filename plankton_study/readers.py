@@ -4,6 +4,7 @@ Every reader returns a table with the columns of `RECORD`, and a function from a
 attribute `fingerprint` changes when the files do.
 """
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,18 @@ def read_folder(place: Path, entry: sources.CatalogueEntry) -> tuple[pd.DataFram
     Returns:
         The records, sorted by id, and the function that reads one of them.
     """
+    if place.is_file():
+        raise StudyError(
+            f'{place} is a file, not a folder of class folders: for a table say reader = "table" in the entry'
+        )
     files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     files = [p for p in files if len(p.relative_to(place).parts) > 1]
     empty = sorted({p.name for p in place.iterdir() if p.is_dir()} - {p.relative_to(place).parts[0] for p in files})
     if empty:
         print(f"{place}: class folders without any image are left out: {', '.join(empty)}")
-    records = _records(
-        {"id": p.relative_to(place).as_posix(), "taxon": p.relative_to(place).parts[0], **_from_name(p.name, entry)}
-        for p in files
-    )
-    return _finish(records, entry), _reader(files)
+    ids = [p.relative_to(place) for p in files]
+    records = _finish({"id": [i.as_posix() for i in ids], "taxon": [i.parts[0] for i in ids]}, entry)
+    return records, _reader(files)
 
 
 def read_table(place: Path, entry: sources.CatalogueEntry) -> tuple[pd.DataFrame, Read]:
@@ -55,7 +58,10 @@ def read_table(place: Path, entry: sources.CatalogueEntry) -> tuple[pd.DataFrame
     tables = [place] if place.is_file() else sorted([*place.glob("*.tsv"), *place.glob("*.csv")])
     if len(tables) != 1:
         raise StudyError(f"{place} must hold exactly one .tsv or .csv table, not {len(tables)}: move the others away")
-    table = pd.read_csv(tables[0], sep=None, engine="python", dtype=str, encoding="utf-8-sig")
+    try:
+        table = pd.read_csv(tables[0], sep=None, engine="python", dtype=str, encoding="utf-8-sig")
+    except (ValueError, csv.Error) as error:
+        raise StudyError(f"{tables[0]} is no readable table in UTF-8 ({reason(error)}): export it again") from None
     columns = {"image": "img_file_name", "taxon": "object_annotation_category", **entry.columns}
     missing = [c for c in columns.values() if c not in table]
     if missing:
@@ -72,7 +78,7 @@ def read_table(place: Path, entry: sources.CatalogueEntry) -> tuple[pd.DataFrame
         clock = table[columns["time"]].fillna("0").str.zfill(6) if "time" in columns else "000000"
         records["time"] = pd.to_datetime(records["date"] + clock, format="%Y%m%d%H%M%S", errors="coerce")
     files = [tables[0].parent / name for name in records["id"]]
-    return _finish(_records(records.to_dict("records")), entry), _reader(files)
+    return _finish(records, entry), _reader(files)
 
 
 def read_hub(place: Path | str, entry: sources.CatalogueEntry) -> tuple[pd.DataFrame, Read]:
@@ -109,16 +115,14 @@ def read_hub(place: Path | str, entry: sources.CatalogueEntry) -> tuple[pd.DataF
     taxa = [labels.int2str(v) if hasattr(labels, "int2str") else str(v) for v in table[columns["taxon"]]]
     paths = pyarrow.compute.struct_field(table.data.column(columns["image"]), "path").to_pylist()
     names = [Path(p).name if p else f"{i:08d}" for i, p in enumerate(paths)]
-    records = _records(
-        {"id": f"{i:08d}/{n}", "taxon": t, **_from_name(n, entry)} for i, (n, t) in enumerate(zip(names, taxa))
-    )
+    records = _finish({"id": [f"{i:08d}/{n}" for i, n in enumerate(names)], "taxon": taxa}, entry)
 
     def read(row: int) -> bytes:
         image = table[row][columns["image"]]
         return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
     read.fingerprint = table._fingerprint
-    return _finish(records, entry), read
+    return records, read
 
 
 READERS = {"folder": read_folder, "synthetic": read_folder, "table": read_table, "hub": read_hub}
@@ -139,32 +143,24 @@ def _reader(files: list[Path]) -> Read:
     return read
 
 
-def _from_name(name: str, entry: sources.CatalogueEntry) -> dict[str, Any]:
-    found = entry.name_pattern.match(name) if entry.name_pattern else None
-    parts = found.groupdict() if found else {}
-    if (seconds := parts.pop("time_unix", None)) is not None:
-        parts["time"] = pd.Timestamp(int(seconds), unit="s")
-    elif parts.get("time"):
-        parts["time"] = _time(parts["time"], entry.time_format)
-    return {key: value for key, value in parts.items() if value is not None}
-
-
-def _time(text: str, form: str | None) -> pd.Timestamp:
-    time = pd.to_datetime(text, format=form, errors="coerce") if form else pd.NaT
-    return pd.to_datetime(text, errors="coerce") if time is pd.NaT else time  # what does not fit is read as ISO 8601
-
-
-def _records(rows: Any) -> pd.DataFrame:
-    return pd.DataFrame(rows).reindex(columns=RECORD)
-
-
-def _finish(records: pd.DataFrame, entry: sources.CatalogueEntry) -> pd.DataFrame:
-    time = pd.to_datetime(records["time"], utc=True).dt.tz_localize(None).astype("datetime64[s]")
+def _finish(rows: Any, entry: sources.CatalogueEntry) -> pd.DataFrame:
+    """Add what file names and the entry tell; a time that is unreadable or outside the deployment is unknown."""
+    records = pd.DataFrame(rows).reindex(columns=RECORD).astype({key: object for key in RECORD if key != "time"})
+    if len(records) and entry.name_pattern and entry.name_pattern.groupindex:
+        names = records["id"].astype(str).str.rpartition("/")[2]
+        told = names.str.extract(f"^(?:{entry.name_pattern.pattern})")
+        if "time_unix" in told:
+            told["time"] = pd.to_datetime(pd.to_numeric(told["time_unix"]), unit="s", errors="coerce")
+        elif "time" in told:
+            exact = pd.to_datetime(told["time"], format=entry.time_format, errors="coerce")
+            told["time"] = exact.fillna(pd.to_datetime(told["time"], format="ISO8601", errors="coerce"))
+        for key in set(told) & set(RECORD):
+            records[key] = told[key].where(told[key].notna(), records[key])
+    time = pd.to_datetime(records["time"], utc=True, errors="coerce").dt.tz_localize(None).astype("datetime64[s]")
     if entry.deployed:  # a clock that was never set says 1970, or 2057
         first, last = pd.Timestamp(entry.deployed[0]), pd.Timestamp(entry.deployed[1]) + pd.Timedelta(days=1)
         time = time.where(time.between(first, last))
     records["time"] = time
-    for key, default in (("site", entry.site), ("instrument", entry.instrument), ("sample", "")):
-        records[key] = records[key].astype(object).fillna(default or "").astype(str)
-    records["taxon"] = records["taxon"].astype(object).fillna("").astype(str)
+    for key, default in (("site", entry.site), ("instrument", entry.instrument), ("sample", ""), ("taxon", "")):
+        records[key] = records[key].fillna(default or "").astype(str)
     return records

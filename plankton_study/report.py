@@ -78,11 +78,7 @@ def _exit(study: Study, kind: str, name: str, inputs: Iterable[str], **about: An
 def figure(study: Study, name: str, figure: Any, caption: str, inputs: Iterable[str] = ()) -> None:
     """Save a matplotlib figure as SVG and PNG under `figures/`, with a banner where the data is synthetic.
 
-    Args:
-        name: lower-case file stem.
-        figure: a matplotlib Figure (or anything with a `figure`, such as a seaborn grid).
-        caption: one or two sentences; the manuscript prints them.
-        inputs: digests of what the figure shows.
+    `name` is the file stem, `inputs` the digests of what is shown; the manuscript prints the caption.
     """
     figure = getattr(figure, "figure", figure)
     if study.profile.synthetic:
@@ -114,16 +110,12 @@ def number(
 ) -> str:
     """Save a number for the text under `numbers/`; return how it is shown.
 
-    Args:
-        name: lower-case file stem.
-        value: an estimate of a share is shown in percent with its interval; anything else as it is.
-        unit: "%", "images", "s" and the like.
-        inputs: digests of what it was computed from.
+    With the unit "%" or "points" an estimate of a share is shown in percent, with its interval.
     """
     entry: dict[str, Any] = {"value": value, "low": None, "high": None, "n": None, "unit": unit}
     if isinstance(value, Estimate):
         entry |= {"value": value.value, "low": value.low, "high": value.high, "n": value.n}
-        text = value.text() if unit == "%" else value.text(1, 3)
+        text = value.text() if unit in ("%", "points") else value.text(1, 3)
     else:
         text = f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else value
     write_json(study.results / "numbers" / f"{name}.json", {**entry, "text": text})

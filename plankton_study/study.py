@@ -36,6 +36,8 @@ class Study:
 
         torch.set_num_threads(self.threads)
         if wanted := os.environ.get("PLANKTON_DEVICE"):
+            if wanted not in ("cpu", "cuda", "mps"):
+                raise StudyError(f"PLANKTON_DEVICE={wanted} is no device: give cpu, cuda or mps")
             return wanted
         if torch.cuda.is_available():
             return "cuda"
@@ -68,15 +70,21 @@ def load(profile: str | None = None, seed: int | None = None) -> Study:
     """
     checked = read_profile(profile or os.environ.get("PLANKTON_PROFILE") or "demo")
     _switch_hub(checked.hub)
-    threads = int(os.environ.get("PLANKTON_THREADS") or os.cpu_count() or 1)
+    threads = _whole("PLANKTON_THREADS", os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     data = Path(os.environ["PLANKTON_DATA"]) if os.environ.get("PLANKTON_DATA") else None
     if data is not None and not data.is_dir():
         raise StudyError(f"the data folder {data} does not exist: pass an existing folder as DATA=… or $PLANKTON_DATA")
-    if seed is None:
-        seed = int(os.environ.get("PLANKTON_SEED") or 0)
+    seed = _whole("PLANKTON_SEED", 0) if seed is None else seed
     cache = Path(os.environ.get("PLANKTON_CACHE") or ROOT / ".cache")
     return Study(checked, seed, cache.resolve(), data, threads)
+
+
+def _whole(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal():
+        raise StudyError(f"{variable}={text} is not a whole number")
+    return int(text)
 
 
 def _switch_hub(on: bool) -> None:

@@ -4,6 +4,7 @@ Everything random in a step (order, augmentation, noise) is drawn from a generat
 therefore needs weights, moving average, optimiser and step to continue exactly where it was written.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable
@@ -85,14 +86,11 @@ def fit(
     """Train a model in place and leave its moving average in it; continue if the folder holds a checkpoint.
 
     Args:
-        study: gives `profile.training`, the seed and the device.
-        folder: where the checkpoint is kept while training.
+        study: gives `profile.training`, the seed and the device; `folder` keeps the checkpoint meanwhile.
         model: any module; ends in evaluation mode.
         step_loss: (model, x (B, 1, R, R) in [-1, 1], rows (B,), generator) → scalar loss.
-        images: (N, R, R) uint8.
-        rows: int64 rows of `images` to train on.
-        images_seen: the budget; steps = images_seen / batch size.
-        what: shown with the progress.
+        images, rows: (N, R, R) uint8, and the int64 rows to train on.
+        images_seen: the budget; steps = images_seen / batch size. `what` is shown with the progress.
         held_out: model → loss on images not trained on, taken ten times on the way.
 
     Returns:
@@ -105,7 +103,8 @@ def fit(
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier fit may have had another precision
     mixed = "bf16" if bfloat16(config.precision, study.device) else "no"
     accelerator = Accelerator(cpu=study.device == "cpu", mixed_precision=mixed)
-    rank, world = accelerator.process_index, accelerator.num_processes
+    if accelerator.num_processes > 1:
+        raise StudyError("training in several processes is not supported yet: start it without `accelerate launch`")
     model.to(accelerator.device, memory_format=torch.channels_last).train()
     average = EMAModel(model.parameters(), decay=config.ema)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -119,9 +118,9 @@ def fit(
         while step < steps:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
-            chosen = batch_rows(rows, step, config.batch_size, study.seed)[rank::world]
+            chosen = batch_rows(rows, step, config.batch_size, study.seed)
             generator = torch.Generator().manual_seed(
-                int(np.random.SeedSequence([study.seed, step, rank]).generate_state(1)[0])
+                int(np.random.SeedSequence([study.seed, step]).generate_state(1)[0])
             )
             torch.manual_seed(generator.initial_seed())  # dropout, if a model has any
             x = flips_and_turns(to_model(images[chosen]), generator).to(accelerator.device)
@@ -137,7 +136,7 @@ def fit(
             if step in marks:
                 curve.append(_entry(step * config.batch_size, losses, model, average, held_out, what))
                 losses.clear()
-            if accelerator.is_main_process and time.monotonic() - saved > config.checkpoint_seconds:
+            if time.monotonic() - saved > config.checkpoint_seconds:
                 state = {"model": model.state_dict(), "average": average.state_dict()}
                 state |= {"optimiser": optimiser.state_dict(), "step": step, "curve": curve, "losses": losses}
                 _save(checkpoint, state)
@@ -173,8 +172,10 @@ def _entry(
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
+    content = io.BytesIO()  # torch itself would not say that the disk is full
+    torch.save(state, content)
     beside = path.with_suffix(".writing")
-    torch.save(state, beside)
+    beside.write_bytes(content.getbuffer())
     beside.replace(path)  # whole or absent, also when killed here
 
 

@@ -183,6 +183,12 @@ def test_other_weights_or_settings_never_share_a_bank(shared):
     assert len(folders) == 3
 
 
+def test_the_architecture_is_part_of_an_encoders_identity(unet):
+    other = diffusion.build_unet(UNet(channels=(8, 16), attention=(8,), head_channels=4), 16, 0).eval()
+    assert encoder(unet).identity["weights"] == encoder(other).identity["weights"]
+    assert encoder(unet).identity != encoder(other).identity
+
+
 RUN = """
 import sys
 from plankton_study import encoders, features, splits, study

@@ -195,7 +195,7 @@ def test_the_revision_is_that_of_this_repository(tree):
 
 
 def test_a_failing_notebook_stops_the_run_and_leaves_nothing(tree):
-    tree.write("stub", STUB + '[ "${4##*/}" != 02_diffusion.ipynb ]\n')
+    tree.write("stub", STUB + '[ "${3##*/}" != 02_diffusion.ipynb ]\n')
     (tree.root / "stub").chmod(0o755)
     assert tree.make("paper").returncode != 0
     made = sorted(path.name for path in (tree.root / "paper/results/demo/notebooks").iterdir())

@@ -76,7 +76,7 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     truth = rng.choice(TAXA, 400)
     first = np.where(rng.random(400) < 0.6, truth, "wrong")
     second = np.where(rng.random(400) < 0.1, "wrong", first)
-    delta = metrics.differences(truth, first, second, np.arange(400), 500)["accuracy"]
+    delta = metrics.estimates(truth, first, np.arange(400), 500, minus=second)["accuracy"]
     alone = metrics.estimates(truth, first, np.arange(400), 500)["accuracy"]
     assert delta.low > 0 and delta.high - delta.low < alone.high - alone.low
     assert delta.text() == f"{100 * delta.value:.1f} [{100 * delta.low:.1f}, {100 * delta.high:.1f}]"
@@ -105,7 +105,7 @@ def bank(tmp_path):
 def test_ridge_equals_scikit_learns_ridge(bank):
     features, rows, taxa = bank
     config = Probes(ridge=(0.1,), width=12)
-    grid, right = probes.ridge_grid(features, rows, taxa, config)
+    grid, right, narrow = probes.ridge_grid(features, rows, taxa, config)
     for number, cell in enumerate(features.cells):
         scaler = StandardScaler().fit(features.take(cell, rows["train"]))
         x, v = (scaler.transform(features.take(cell, rows[p])) for p in ("train", "validation"))
@@ -113,12 +113,14 @@ def test_ridge_equals_scikit_learns_ridge(bank):
         expected = TAXA[model.predict(v).argmax(axis=1)] == taxa["validation"]
         assert np.array_equal(right[number], expected)
         assert grid["accuracy"][number] == pytest.approx(expected.mean())
-        assert grid["equal_width"][number] == pytest.approx(expected.mean())
+        assert np.array_equal(narrow[number], expected) and grid["equal_width"][number] == pytest.approx(
+            expected.mean()
+        )
 
 
 def test_the_grid_finds_the_cell_that_holds_the_class(bank):
     features, rows, taxa = bank
-    grid, right = probes.ridge_grid(features, rows, taxa, Probes())
+    grid, right, _ = probes.ridge_grid(features, rows, taxa, Probes())
     assert grid.set_index("layer")["accuracy"].idxmax() == "good"
     error, near, share = probes.selection_frequencies(right, np.arange(40), 200)
     assert near.tolist() == [False, False, True] and share[2] > 0.9 and 0 < error < 0.1
@@ -153,7 +155,7 @@ def test_every_encoder_is_probed_on_the_same_images(shared):
     for other in results[1:]:
         for part, (rows, _) in results[0].predicted.items():
             assert np.array_equal(rows, other.predicted[part][0])
-    delta = probes.gain(shared, parts, results[0], results[1], "test")
+    delta = probes.evaluate(shared, parts, results[0], "test", minus=results[1])
     values = [probes.evaluate(shared, parts, r, "test")["accuracy"].value for r in results[:2]]
     assert delta["accuracy"].value == pytest.approx(values[0] - values[1])
 

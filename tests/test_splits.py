@@ -89,6 +89,22 @@ def test_a_near_copy_of_a_held_out_image_leaves_training():
     assert removed["near duplicates of held-out images"] == 1
 
 
+def test_a_near_copy_of_a_test_image_leaves_validation():
+    images = collection(20, 10)
+    parts, *_ = splits.split(images, CONFIG)
+    images.images[parts["validation"][0]] = images.images[parts["later"][0]]
+    again, _, _, removed = splits.split(images, CONFIG)
+    assert parts["validation"][0] not in again["validation"]
+    assert removed["near duplicates of test images in validation"] == 1
+
+
+@pytest.mark.parametrize("size", [16, 36, 112])
+def test_near_duplicates_are_found_at_any_size(size):
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size), dtype=np.uint8)
+    images[3] = images[1]
+    assert splits.near_duplicates(images, np.array([0, 1, 2]), np.array([3]), 0.99).tolist() == [1]
+
+
 def test_caps_keep_every_taxon():
     images = collection(25, 15)
     parts, classes, *_ = splits.split(images, CONFIG.model_copy(update={"train_images": 20, "test_images": 10}))
@@ -102,6 +118,11 @@ def test_images_of_unknown_time_belong_to_no_period():
     parts, *_, removed = splits.split(images, CONFIG)
     assert not set(range(10)) & set(np.concatenate([v for k, v in parts.items() if k != "novel"]))
     assert removed["neither home nor shifted"] >= 9
+
+
+def test_a_cap_below_the_number_of_taxa_is_refused():
+    with pytest.raises(StudyError, match="2 images cannot hold 3 taxa"):
+        splits.split(collection(25, 15), CONFIG.model_copy(update={"train_images": 2}))
 
 
 def test_images_of_unknown_day_are_groups_of_their_own():

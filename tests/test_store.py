@@ -117,3 +117,14 @@ def test_comments_and_docstrings_do_not_change_the_code_digest():
     plain = store._syntax("def f(x):\n    return x + 1\n")
     assert plain == store._syntax('def f(x):\n    """Say."""\n    # why\n    return x + 1\n')
     assert plain != store._syntax("def f(x):\n    return x + 2\n")
+
+
+def test_a_new_version_of_a_library_is_another_key(monkeypatch):
+    before = store.code_digest(["store"])
+    monkeypatch.setitem(store.VERSIONS, "torch", "0.0")
+    assert store.code_digest(["store"]) != before
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(StudyError, match="no space left"):
+        store.need_room(tmp_path, 1 << 60)

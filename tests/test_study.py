@@ -36,6 +36,10 @@ def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
         ("title = 'x'\nsets = {}", ["sets"]),
         ("nonsense = 1", ["nonsense", "training"]),
         ("[training", ["TOML"]),
+        ("[sets.synthetic.split.shifts]\ntest = {}", ["shifts", "test", "another part"]),
+        ("[unet]\nattention = [7]", ["unet.attention", "7", "32"]),
+        ("[probes]\nridge = []", ["probes.ridge", "at least 1"]),
+        ("[probes]\nlogistic = [0.0]", ["probes.logistic", "greater than 0"]),
         ("extends = 'nowhere'", ["nowhere"]),
     ],
 )
@@ -54,6 +58,19 @@ def test_a_circle_of_profiles_is_refused(tmp_path):
     (tmp_path / "b.toml").write_text('extends = "a.toml"')
     with pytest.raises(StudyError, match="itself"):
         read_profile(str(tmp_path / "a.toml"))
+
+
+def test_a_profile_may_not_take_the_name_of_one_of_the_package(tmp_path):
+    (tmp_path / "demo.toml").write_text('extends = "smoke"')
+    with pytest.raises(StudyError, match="rename"):
+        read_profile(str(tmp_path / "demo.toml"))
+
+
+def test_paths_in_a_profile_start_at_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "mine.toml").write_text('extends = "demo"\n[sets.mine]\nsource = "images"')
+    monkeypatch.chdir("/")
+    assert read_profile(str(tmp_path / "mine.toml")).sets["mine"].source == str((tmp_path / "images").resolve())
 
 
 def test_none_means_the_environment_then_demo(monkeypatch):
