@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study import encoders, features, metrics
 from plankton_study.features import Cell, FeatureBank
 from plankton_study.metrics import Estimate
-from plankton_study.profile import Probes, StudyError
+from plankton_study.profile import Features, Probes, StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
 from plankton_study.store import keep, write_json
@@ -120,6 +120,17 @@ def evaluate(
         assert np.array_equal(rows, other_rows), "paired differences need the same images"
     truth, groups = splits.taxa(rows).astype(str), splits.groups(rows)
     return metrics.estimates(truth, predicted, groups, study.profile.probes.draws, others)
+
+
+def rank(study: Study, splits: Splits, settings: Features) -> tuple[float, float]:
+    """Return the best validation accuracy of ridge on the denoiser read with other settings, and its standard error."""
+    rows = {part: splits[part] for part in ("train", "validation")}
+    encoder = encoders.trained_unet(study, splits, settings)
+    bank = features.extract(study, encoder, splits, np.union1d(*rows.values()))
+    taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
+    grid, right, _ = ridge_grid(bank, rows, taxa, study.profile.probes)
+    error, _, _ = selection_frequencies(right, splits.groups(rows["validation"]), study.profile.probes.draws)
+    return float(grid["accuracy"].max()), error
 
 
 def ridge_grid(

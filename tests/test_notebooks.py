@@ -31,7 +31,7 @@ def test_cells_are_short_and_define_nothing(path):
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
             lines = [line for line in cell.source.splitlines() if line.strip()]
-            assert len(lines) <= 20 and not re.search(r"^(def|class) ", cell.source, re.M), cell.source
+            assert len(lines) <= 16 and not re.search(r"^(def|class) ", cell.source, re.M), cell.source
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
