@@ -104,40 +104,45 @@ def _train(study: Study, splits: Splits, held_out: np.ndarray, images_seen: int,
         timesteps = torch.randint(profile.noise.steps, (len(x),), generator=generator).to(x.device)
         return denoising_loss(model, scheduler, x, noise, timesteps).mean()
 
+    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))
+    spread = order * profile.noise.steps // len(unseen)  # every noise level, as in training on average
+
     def check(model: torch.nn.Module) -> float:
-        return loss_per_level(model, scheduler, unseen, profile.training.precision, 10)["loss"].mean()
+        return held_out_losses(model, scheduler, unseen, spread, profile.training.precision).mean().item()
 
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
     curve = train.fit(study, folder, unet, step_loss, images, splits["pool"], images_seen, name, check)
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
-    levels = loss_per_level(unet, scheduler, unseen, profile.training.precision, 20)
+    levels = loss_per_level(unet, scheduler, unseen, profile.training.precision)
     levels.to_csv(folder / "levels.csv", index=False)
     DDPMPipeline(unet.cpu(), scheduler).save_pretrained(folder)
 
 
 @torch.no_grad()
+def held_out_losses(
+    unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, timesteps: torch.Tensor, precision: str
+) -> torch.Tensor:
+    """Return the loss (B,) of clean images x (B, 1, R, R), each at its timestep (B,), always with the same noise."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+    with train.autocast(precision, x.device.type):
+        batches = zip(x.split(32), noise.split(32), timesteps.to(x.device).split(32))
+        return torch.cat([denoising_loss(unet, scheduler, *batch) for batch in batches]).float()
+
+
 def loss_per_level(
-    unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, precision: str, levels: int
+    unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, precision: str, levels: int = 20
 ) -> pd.DataFrame:
-    """Return the loss of clean images x (B, 1, R, R) at evenly spread timesteps, with the same noise at each.
+    """Return the loss of clean images x (B, 1, R, R) at evenly spread timesteps.
 
     Returns:
         `levels` rows: timestep (the middle of its part of the schedule), loss, standard_error, signal_to_noise (power).
     """
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
-    steps = scheduler.config.num_train_timesteps
     rows = []
     for level in range(levels):
-        t = int((level + 0.5) * steps / levels)
-        with train.autocast(precision, x.device.type):
-            parts = [
-                denoising_loss(unet, scheduler, a, b, torch.full((len(a),), t, device=x.device))
-                for a, b in zip(x.split(32), noise.split(32), strict=True)
-            ]
-        losses = torch.cat(parts).float()
+        t = int((level + 0.5) * scheduler.config.num_train_timesteps / levels)
+        losses = held_out_losses(unet, scheduler, x, torch.full((len(x),), t), precision)
         kept = scheduler.alphas_cumprod[t].item()
-        spread = losses.std().item() / len(losses) ** 0.5
-        rows.append((t, losses.mean().item(), spread, kept / (1 - kept)))
+        rows.append((t, losses.mean().item(), losses.std().item() / len(x) ** 0.5, kept / (1 - kept)))
     return pd.DataFrame(rows, columns=["timestep", "loss", "standard_error", "signal_to_noise"])
 
 
