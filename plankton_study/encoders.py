@@ -103,9 +103,11 @@ def random_unet(study: Study, splits: Splits) -> DiffusionEncoder:
     """Return the same U-Net with its initial weights: what the architecture alone gives."""
     size, settings = study.profile.images.size, study.profile.features
     unet, scheduler = diffusion.load(diffusion.denoiser(study, splits), size)
-    torch.manual_seed(study.seed)
-    fresh = UNet2DModel.from_config(unet.config)
-    unet = fresh if study.profile.unet.pretrained else diffusion.build_unet(study.profile.unet, size, study.seed)
+    if study.profile.unet.pretrained:
+        torch.manual_seed(study.seed)
+        unet = UNet2DModel.from_config(unet.config)
+    else:
+        unet = diffusion.build_unet(study.profile.unet, size, study.seed)
     unet.to(study.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return DiffusionEncoder("random U-Net", unet, scheduler, size, settings, settings.random_timesteps, study.seed)
 

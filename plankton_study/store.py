@@ -93,7 +93,7 @@ def keep(
             started = time.monotonic()
             make(partial)
             origin = {"stage": stage, "what": what, "seconds": round(time.monotonic() - started, 2)}
-            origin |= {"device": os.environ.get("PLANKTON_DEVICE", ""), "threads": study.threads}
+            origin |= {"device": study.device, "threads": study.threads}
             write_json(partial / "origin.json", origin)
             partial.rename(folder)
     except OSError as error:
