@@ -6,7 +6,7 @@ SEED    ?= $(or $(PLANKTON_SEED),0)
 DATA    ?= $(PLANKTON_DATA)
 PYTHON  ?= python3
 
-NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 10_claims
+NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 10_claims
 
 # --- the profile: its file, those it extends, its folder of results -------------------------------------------
 
@@ -87,11 +87,14 @@ EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
 modules   = $(patsubst %,plankton_study/%.py,$(1))
 
 # One line a notebook: the executed notebooks it needs, then the modules (beyond theirs) that it uses.
-$(DONE)/01_data.ipynb: $(call modules,profile study store progress sources readers synthetic data splits metrics report) \
-                       plankton_study/catalogue.toml
+$(DONE)/01_data.ipynb: $(call modules,profile schema study store progress sources readers synthetic data splits metrics report) \
+                       plankton_study/catalogue.toml plankton_study/synthetic.toml
 $(DONE)/02_diffusion.ipynb: $(DONE)/01_data.ipynb $(call modules,diffusion train)
-$(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb $(call modules,features encoders probes)
-$(DONE)/10_claims.ipynb: $(DONE)/01_data.ipynb $(DONE)/02_diffusion.ipynb $(DONE)/03_layers_and_noise.ipynb
+$(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb $(call modules,features networks baselines encoders linear probes)
+$(DONE)/04_encoders.ipynb: $(DONE)/03_layers_and_noise.ipynb $(call modules,compare)
+$(DONE)/05_long_tail.ipynb: $(DONE)/04_encoders.ipynb
+$(DONE)/10_claims.ipynb: $(DONE)/01_data.ipynb $(DONE)/02_diffusion.ipynb $(DONE)/03_layers_and_noise.ipynb \
+                         $(DONE)/04_encoders.ipynb $(DONE)/05_long_tail.ipynb
 
 # New pins count as a change; the environment itself only has to be there.
 $(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV)

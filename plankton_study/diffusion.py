@@ -1,5 +1,6 @@
 """The denoiser: a diffusers UNet2DModel and DDPMScheduler, trained without labels, kept as a diffusers folder."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from plankton_study import train
-from plankton_study.profile import Noise, StudyError, UNet, reason
+from plankton_study.profile import StudyError, reason
+from plankton_study.schema import Noise, UNet
 from plankton_study.splits import Splits
-from plankton_study.store import digest, keep
+from plankton_study.store import keep
 from plankton_study.study import Study
 
 HELD_OUT = 256  # validation images of the learning curve and of the loss per noise level
@@ -47,6 +49,15 @@ def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
     return unet
 
 
+def untrained(study: Study) -> UNet2DModel:
+    """Return the study's U-Net with initial weights: of the profile's architecture, or of the given model's."""
+    if not study.profile.unet.pretrained:
+        return build_unet(study.profile.unet, study.profile.images.size, study.seed)
+    given, _ = load(model_folder(study, study.profile.unet.pretrained), study.profile.images.size)
+    torch.manual_seed(study.seed)
+    return UNet2DModel.from_config(given.config)
+
+
 def build_scheduler(config: Noise) -> DDPMScheduler:
     """Return the noise schedule of the profile; samples are clipped to [-1, 1]."""
     return DDPMScheduler(config.steps, beta_schedule=config.schedule, prediction_type=config.prediction)
@@ -68,34 +79,23 @@ def denoising_loss(
 def denoiser(study: Study, splits: Splits) -> Path:
     """Return the diffusers folder of the trained (or given) denoiser of one set, training it on the first call.
 
-    Beside the model it holds curve.csv (the learning curve) and levels.csv (held-out loss per timestep).
+    Beside the model it holds curve.csv and cost.json (see `train.fit`) and levels.csv (held-out loss per timestep).
     """
     profile = study.profile
     if profile.unet.pretrained:
-        return _given(study)
+        return model_folder(study, profile.unet.pretrained)
     held_out = np.sort(np.random.default_rng(0).permutation(splits["validation"])[:HELD_OUT])
-    images_seen = profile.sets[splits.collection.name].images_seen or profile.training.images_seen
-    what = {
-        "images": splits.collection.digest,
-        "pool": digest(splits["pool"]),
-        "held out": digest(held_out),
-        "unet": profile.unet.model_dump(),
-        "noise": profile.noise.model_dump(),
-        "training": profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"}),
-        "images_seen": images_seen,
-        "size": profile.images.size,
-        "seed": study.seed,
-    }
-    code = ["train", "diffusion"]
-    return keep(study, "denoiser", what, code, lambda to: _train(study, splits, held_out, images_seen, to), resume=True)
+    what = train.inputs(study, splits, splits["pool"], held_out, train.budget(study, splits))
+    what |= {"unet": profile.unet.model_dump(), "noise": profile.noise.model_dump()}
+    make = partial(_train, study, splits, held_out)
+    return keep(study, "denoiser", what, ["train", "diffusion"], make, resume=True)
 
 
-def _train(study: Study, splits: Splits, held_out: np.ndarray, images_seen: int, folder: Path) -> None:
+def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> None:
     profile = study.profile
     unet = build_unet(profile.unet, profile.images.size, study.seed)
     scheduler = build_scheduler(profile.noise)
     images = splits.collection.images
-    unseen = train.to_model(images[held_out], study.device)
 
     def step_loss(
         model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator
@@ -104,15 +104,9 @@ def _train(study: Study, splits: Splits, held_out: np.ndarray, images_seen: int,
         timesteps = torch.randint(profile.noise.steps, (len(x),), generator=generator).to(x.device)
         return denoising_loss(model, scheduler, x, noise, timesteps).mean()
 
-    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))
-    spread = order * profile.noise.steps // len(unseen)  # every noise level, as in training on average
-
-    def check(model: torch.nn.Module) -> float:
-        return held_out_losses(model, scheduler, unseen, spread, profile.training.precision).mean().item()
-
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
-    curve = train.fit(study, folder, unet, step_loss, images, splits["pool"], images_seen, name, check)
-    pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
+    train.fit(study, folder, unet, step_loss, images, splits["pool"], train.budget(study, splits), name, held_out)
+    unseen = train.to_model(images[held_out], study.device)
     levels = loss_per_level(unet, scheduler, unseen, profile.training.precision)
     levels.to_csv(folder / "levels.csv", index=False)
     DDPMPipeline(unet.cpu(), scheduler).save_pretrained(folder)
@@ -146,23 +140,23 @@ def loss_per_level(
     return pd.DataFrame(rows, columns=["timestep", "loss", "standard_error", "signal_to_noise"])
 
 
-def _given(study: Study) -> Path:
-    """Return the folder of a denoiser made elsewhere: a local diffusers folder, or a snapshot from the Hub."""
-    name = study.profile.unet.pretrained
-    if Path(name).is_dir():
-        return Path(name)
+def model_folder(study: Study, name: str) -> Path:
+    """Return the folder of a model made elsewhere: a path, a folder in the data folder, or a snapshot from the Hub.
+
+    Raises:
+        StudyError: there is no such folder, and the Hub is switched off or does not give it.
+    """
+    for place in (Path(name), *([study.data / name, study.data / Path(name).name] if study.data else [])):
+        if place.is_dir():
+            return place
     if not study.profile.hub:
-        raise StudyError(
-            f"unet.pretrained = {name!r} is no folder here: correct the path, or set hub = true if it is a Hub id"
-        )
+        raise StudyError(f"{name!r} is no folder here or in the data folder, and the profile does not say hub = true")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # a dozen kinds of network and access errors
-        raise StudyError(
-            f"{name} could not be had from the Hub ({reason(error)}): check the id and the network"
-        ) from None
+        raise StudyError(f"{name} could not be had from the Hub ({reason(error)}): check id and network") from None
 
 
 def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDPMScheduler]:

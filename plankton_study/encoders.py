@@ -1,6 +1,8 @@
 """Everything that turns images into cells of features, behind one interface (`features.Encoder`)."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,133 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
-from sklearn.utils.validation import check_is_fitted
 
-from plankton_study import diffusion, features, train
-from plankton_study.features import Cell, Tap
-from plankton_study.profile import Features, StudyError
+from plankton_study import baselines, diffusion, features, networks, train
+from plankton_study.features import Cell, Encoder, Tap
+from plankton_study.profile import StudyError, reason
+from plankton_study.schema import Features
 from plankton_study.splits import Splits
 from plankton_study.store import digest
 from plankton_study.study import Study
+
+ENCODERS: dict[str, Callable[[Study, Splits], Encoder]] = {}  # encoders of one's own: name → function that makes it
+
+
+def make(study: Study, splits: Splits, name: str, setting: str = "natural", budget: str = "images") -> Encoder:
+    """Return an encoder of the profile, or of `ENCODERS`, trained on the first call.
+
+    Args:
+        name: a key of the profile's `encoders` or of `ENCODERS`.
+        setting: "natural" or "balanced": whose labelled images a supervised encoder learns from.
+        budget: "images" (as many seen as the denoiser) or "flops" (as many as its training FLOPs allow).
+
+    Raises:
+        StudyError: there is no such encoder, or the model it needs cannot be had.
+    """
+    known = study.profile.encoders
+    if name in ENCODERS:
+        return ENCODERS[name](study, splits)
+    if name not in known:
+        raise StudyError(f"there is no encoder {name!r}, only {', '.join([*known, *ENCODERS])}")
+    kind = known[name].kind
+    if kind == "pixels":
+        return PixelEncoder(splits.collection.images[splits["pool"]], study.profile.features.pca, study.seed)
+    if kind in ("diffusion", "random"):
+        return denoiser(study, splits, random=kind == "random")
+    if kind == "pretrained":
+        return pretrained(study, name)
+    model, folder = baselines.trained(study, splits, name, setting, budget)
+    model.to(study.device, memory_format=torch.channels_last)
+    look = partial(train.to_model, device=study.device)
+    return NetworkEncoder(name, model, study.profile.images.size, study.profile.features, look, folder)
+
+
+def unavailable(study: Study, name: str) -> str:
+    """Say why an encoder of the profile cannot be had on this machine; "" if it can."""
+    config = study.profile.encoders.get(name)
+    if config is not None and config.kind == "pretrained":
+        try:
+            diffusion.model_folder(study, config.folder)
+        except StudyError as error:
+            return str(error)
+    return ""
+
+
+def pretrained(study: Study, name: str) -> Encoder:
+    """Return a model from elsewhere as an encoder: a diffusers pipeline, or a vision model of transformers.
+
+    Images are enlarged to the side it was trained with (or the profile's `input_size`) and normalised as it expects.
+
+    Raises:
+        StudyError: there is no such model, or its folder cannot be read.
+    """
+    config, settings, size = study.profile.encoders[name], study.profile.features, study.profile.images.size
+    folder = diffusion.model_folder(study, config.folder)
+    if any((folder / part).is_file() for part in ("model_index.json", "scheduler_config.json")):
+        unet, scheduler = diffusion.load(folder, size, study.device)
+        return DiffusionEncoder(name, unet, scheduler, size, settings, settings.timesteps, study.seed)
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(folder, use_safetensors=True)
+        expects = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        mean, std = (torch.tensor(expects[key]).view(1, -1, 1, 1) for key in ("image_mean", "image_std"))
+    except Exception as error:  # transformers, safetensors and json each fail in their own way
+        why = f"{folder} is not a readable folder of a transformers vision model ({reason(error)})"
+        raise StudyError(f"{why}: correct encoders.{name}.folder in the profile") from None
+    model = getattr(model, "vision_model", model).to(study.device, memory_format=torch.channels_last)
+    side = config.input_size or getattr(model.config, "image_size", 224)
+
+    def look(images: np.ndarray) -> torch.Tensor:
+        x = train.to_model(images, study.device) / 2 + 0.5  # [0, 1]
+        x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        return ((x - mean.to(x.device)) / std.to(x.device)).contiguous(memory_format=torch.channels_last)
+
+    encoder = NetworkEncoder(name, model, size, settings, look)
+    encoder.identity |= {"side": side, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+    return encoder
+
+
+class NetworkEncoder:
+    """A frozen network read at its blocks in one pass of clean images.
+
+    `look` turns images (B, R, R) uint8 into the network's input; `size` is R; `folder` that of its training, if any.
+    A classifier's own logits are the cell "head".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        size: int,
+        settings: Features,
+        look: Callable[[np.ndarray], torch.Tensor],
+        folder: Path | None = None,
+    ) -> None:
+        self.name, self.settings, self._look, self.folder = name, settings, look, folder
+        self.cost = train.cost(folder) if folder else {}
+        self.cost["parameters"] = sum(p.numel() for p in getattr(model, "network", model).parameters())
+        self.model = model.eval().requires_grad_(False)
+        taps = features.find_taps(model, look(np.zeros((1, size, size), np.uint8)))
+        self.predeclared = Cell(taps[-1].name)
+        if isinstance(model, networks.WithHead):
+            taps.append(Tap("head", "head", "head", 1, model.head.out_features, len(taps)))
+        self.taps = {tap.name: tap for tap in taps}
+        self.cells = [Cell(tap) for tap in self.taps]
+        self.layers = _layers(taps)
+        self.identity = {"weights": _weights(model), "size": size, "model": type(model).__name__}
+        self.identity |= {key: getattr(settings, key) for key in ("pooling", "precision")}
+
+    def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
+        """Return cell → (B, C) float32 for images (B, R, R) uint8."""
+        x = self._look(images)
+        taps = [self.taps[cell.layer] for cell in cells]
+        with (
+            features.Tapped(self.model, taps, self.settings.pooling) as read,
+            train.autocast(self.settings.precision, x.device.type),
+        ):
+            return {Cell(layer): value.cpu().numpy() for layer, value in read(x).items()}
 
 
 class DiffusionEncoder:
@@ -35,16 +154,29 @@ class DiffusionEncoder:
         settings: Features,
         timesteps: Sequence[int],
         seed: int,
+        folder: Path | None = None,
     ) -> None:
         self.name, self.unet, self.scheduler, self.settings, self.seed = name, unet, scheduler, settings, seed
-        self.taps = {tap.name: tap for tap in features.find_taps(unet, size, settings.taps)}
+        self.folder = folder
+        self.cost = train.cost(folder) if folder else {}
+        self.cost["parameters"] = sum(p.numel() for p in unet.parameters())
+        weight = next(unet.parameters())
+        dry = torch.zeros(1, unet.config.in_channels, size, size, device=weight.device, dtype=weight.dtype)
+        self.taps = {tap.name: tap for tap in features.find_taps(unet, dry, 0, patterns=settings.taps)}
         self.cells = [Cell(tap, t) for t in timesteps for tap in self.taps]
-        self.layers = pd.DataFrame(self.taps.values(), columns=Tap._fields).set_index("name").rename_axis("layer")
+        self.layers = _layers(self.taps.values())
         keys = ("pooling", "noise", "noise_draws", "precision")
-        weights = digest(*(v.detach().cpu().float().numpy() for v in unet.state_dict().values()))
-        self.identity = {"weights": weights, "unet": dict(unet.config), "schedule": dict(scheduler.config)}
+        self.identity = {"weights": _weights(unet), "unet": dict(unet.config), "schedule": dict(scheduler.config)}
         self.identity |= {"seed": seed, "size": size}
         self.identity |= {key: getattr(settings, key) for key in keys}
+
+    @property
+    def predeclared(self) -> Cell:
+        """The profile's `features.predeclared`; StudyError if that is not among the cells."""
+        known = {str(cell): cell for cell in self.cells}
+        if self.settings.predeclared not in known:
+            raise StudyError(f"features.predeclared = {self.settings.predeclared!r} is none of {', '.join(known)}")
+        return known[self.settings.predeclared]
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
         """Return cell → (B, C) float32 for images (B, R, R) uint8."""
@@ -79,10 +211,13 @@ class PixelEncoder:
         self._pca = PCA(most, svd_solver="randomized", random_state=seed).fit(some.astype(np.float32))
         self._widths = {f"pixels.pca{min(n, most)}": min(n, most) for n in components}
         self.cells = [*(Cell(name) for name in self._widths), Cell("pixels.raw")]
+        self.predeclared = self.cells[-2]
         widths = [*self._widths.values(), some.shape[1]]
         self.layers = pd.DataFrame({"stage": "pixels", "resolution": images.shape[1], "channels": widths, "order": 0})
         self.layers.index = pd.Index([cell.layer for cell in self.cells], name="layer")
         self.identity = {"pixels": digest(some), "components": list(components), "seed": seed}
+        self.folder = None
+        self.cost = {"parameters": self._pca.components_.size, "images_seen": len(some)}
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
         """Return cell → (B, C) float32 for images (B, R, R) uint8."""
@@ -91,84 +226,24 @@ class PixelEncoder:
         return {c: flat if c.layer == "pixels.raw" else projected[:, : self._widths[c.layer]] for c in cells}
 
 
-def trained_unet(study: Study, splits: Splits, settings: Features | None = None) -> DiffusionEncoder:
-    """Return the denoiser of a set as an encoder; `settings` may replace the profile's."""
-    settings = settings or study.profile.features
-    size = study.profile.images.size
-    unet, scheduler = diffusion.load(diffusion.denoiser(study, splits), size, study.device)
-    return DiffusionEncoder("diffusion", unet, scheduler, size, settings, settings.timesteps, study.seed)
+def _layers(taps: Any) -> pd.DataFrame:
+    return pd.DataFrame(taps, columns=Tap._fields).set_index("name").rename_axis("layer")
 
 
-def random_unet(study: Study, splits: Splits) -> DiffusionEncoder:
-    """Return the same U-Net with its initial weights: what the architecture alone gives."""
-    size, settings = study.profile.images.size, study.profile.features
-    unet, scheduler = diffusion.load(diffusion.denoiser(study, splits), size)
-    if study.profile.unet.pretrained:
-        torch.manual_seed(study.seed)
-        unet = UNet2DModel.from_config(unet.config)
-    else:
-        unet = diffusion.build_unet(study.profile.unet, size, study.seed)
+def _weights(model: torch.nn.Module) -> str:
+    return digest(*(value.detach().cpu().float().numpy() for value in model.state_dict().values()))
+
+
+def denoiser(study: Study, splits: Splits, settings: Features | None = None, random: bool = False) -> DiffusionEncoder:
+    """Return the denoiser of a set as an encoder; with `random` the same U-Net with its initial weights.
+
+    `settings` may replace the profile's features.
+    """
+    settings, size = settings or study.profile.features, study.profile.images.size
+    folder = diffusion.denoiser(study, splits)
+    unet, scheduler = diffusion.load(folder, size, study.device)
+    if not random:
+        return DiffusionEncoder("diffusion", unet, scheduler, size, settings, settings.timesteps, study.seed, folder)
+    unet = diffusion.untrained(study)
     unet.to(study.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return DiffusionEncoder("random U-Net", unet, scheduler, size, settings, settings.random_timesteps, study.seed)
-
-
-def pixels(study: Study, splits: Splits) -> PixelEncoder:
-    """Return the pixel baseline, fitted on the unlabelled pool of a set."""
-    return PixelEncoder(splits.collection.images[splits["pool"]], study.profile.features.pca, study.seed)
-
-
-ENCODERS = {"diffusion": trained_unet, "random U-Net": random_unet, "pixels + PCA": pixels}
-
-
-class DiffusionFeatures(TransformerMixin, BaseEstimator):
-    """scikit-learn transformer from images to the features of one cell of a denoiser.
-
-    Holds settings only: it clones and pickles without weights, which are read from the folder when needed.
-
-    Args:
-        folder: a diffusers folder of an unconditional model.
-        layer, timestep: a tap's name, such as "up16.resnet0" (of a pattern the last match), and the noise level.
-        pooling, noise: "mean", "mean_std" or "grid"; "clean", "shared" or "mean", with `seed`.
-        batch_size, device: images a pass; a torch device.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        layer: str = "mid*",
-        timestep: int = 50,
-        pooling: str = "mean_std",
-        noise: str = "shared",
-        seed: int = 0,
-        batch_size: int = 32,
-        device: str = "cpu",
-    ) -> None:
-        self.folder, self.layer, self.timestep, self.pooling = folder, layer, timestep, pooling
-        self.noise, self.seed, self.batch_size, self.device = noise, seed, batch_size, device
-
-    def fit(self, X: np.ndarray, y: Any = None) -> "DiffusionFeatures":
-        """Check images (N, R, R) uint8 and the folder; nothing is learnt."""
-        if self.noise == "by_image":
-            raise StudyError('noise = "by_image" needs the images\' ids, which an array does not hold: use "shared"')
-        self.size_ = self._checked(X).shape[1]
-        self.n_features_out_ = self._encode(X[:1]).shape[1]
-        return self
-
-    def transform(self, X: np.ndarray) -> np.ndarray:
-        """Return (N, C) float32 for images (N, R, R) uint8."""
-        check_is_fitted(self, "size_")
-        return self._encode(self._checked(X))
-
-    def _encode(self, images: np.ndarray) -> np.ndarray:
-        unet, scheduler = diffusion.load(Path(self.folder), self.size_, self.device)
-        settings = Features(taps=(self.layer,), pooling=self.pooling, noise=self.noise, precision="float32")
-        encoder = DiffusionEncoder("diffusion", unet, scheduler, self.size_, settings, [self.timestep], self.seed)
-        batches = [images[i : i + self.batch_size] for i in range(0, len(images), self.batch_size)]
-        return np.concatenate([encoder.encode(b, [""] * len(b), encoder.cells)[encoder.cells[-1]] for b in batches])
-
-    @staticmethod
-    def _checked(images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)
-        if images.ndim != 3 or images.dtype != np.uint8 or images.shape[1] != images.shape[2]:
-            raise StudyError(f"images must be a uint8 array (N, R, R), not {images.dtype} {images.shape}")
-        return images

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
+from plankton_study.networks import first, to_map
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
@@ -49,34 +51,38 @@ class _DeepEnough(Exception):
     """Raised by the hook of the deepest tap: nothing after it is wanted."""
 
 
-def find_taps(unet: UNet2DModel, size: int, patterns: tuple[str, ...] = ("*",)) -> list[Tap]:
-    """List the residual blocks and attentions of a U-Net in the order they run, before any resampling.
+def find_taps(model: torch.nn.Module, *inputs: Any, patterns: tuple[str, ...] = ("*",)) -> list[Tap]:
+    """List the blocks of a network in the order they run: the places where features are read.
 
-    The outputs of whole blocks are not used: they lie behind the resampling, so that a down and an up block of one
-    resolution would mean different things. `size` is the images' side (px); `patterns`, such as "up16.*", choose by
-    name, and StudyError says if none matches.
+    Of a U-Net these are residual blocks and attentions. The outputs of whole up and down blocks are not used: they lie
+    behind the resampling, so that a down and an up block of one resolution would mean different things. Of other
+    networks (transformers' ResNet, ViT, CLIP and their like) they are the repeated layers; "head" is a classifier's.
+
+    `inputs` are those of a dry run; `patterns`, such as "up16.*", choose by name; StudyError says if none matches.
     """
-    modules = {
-        path: module
-        for path, module in unet.named_modules()
-        if isinstance(module, ResnetBlock2D | Attention) and (".resnets." in path or ".attentions." in path)
-    }
-    seen: list[tuple[str, torch.Size]] = []
+    blocks = {path: module for path, module in model.named_modules() if isinstance(module, ResnetBlock2D | Attention)}
+    blocks = {path: module for path, module in blocks.items() if re.search(r"\.(resnets|attentions)\.\d+$", path)}
+    for path, module in model.named_modules() if not blocks else ():
+        inside = any(path.startswith(f"{outer}.") for outer in blocks)
+        if type(module).__name__.endswith("Layer") and re.search(r"\.\d+$", path) and not inside:
+            blocks[path] = module
+    seen: list[tuple[str, torch.Tensor]] = []
     handles = [
-        module.register_forward_hook(lambda m, i, out, path=path: seen.append((path, out.shape)))
-        for path, module in modules.items()
+        block.register_forward_hook(lambda m, i, out, path=path: seen.append((path, out)))
+        for path, block in blocks.items()
     ]
     try:
-        weight = next(unet.parameters())
         with torch.no_grad():
-            unet(torch.zeros(1, unet.config.in_channels, size, size, device=weight.device, dtype=weight.dtype), 0)
+            model(*inputs)
     finally:
         for handle in handles:
             handle.remove()
     taps, counts = [], Counter()
-    for order, (path, shape) in enumerate(seen):
-        stage = path.split("_")[0]
-        kind = f"{stage}{shape[-1]}.{'resnet' if '.resnets.' in path else 'attention'}"
+    for order, (path, output) in enumerate(seen):
+        shape = to_map(output).shape
+        part = re.search("(down|mid|up)_block", path)
+        stage = part[1] if part else "map" if first(output).ndim == 4 else "tokens"
+        kind = f"{stage}{shape[-1]}.{'attention' if '.attentions.' in path else 'resnet' if part else 'block'}"
         taps.append(Tap(f"{kind}{counts[kind]}", path, stage, shape[-1], shape[1], order))
         counts[kind] += 1
     chosen = [tap for tap in taps if any(fnmatch(tap.name, pattern) for pattern in patterns)]
@@ -85,32 +91,42 @@ def find_taps(unet: UNet2DModel, size: int, patterns: tuple[str, ...] = ("*",)) 
     return chosen
 
 
-def pool(x: torch.Tensor, how: str) -> torch.Tensor:
-    """Reduce maps (B, C, H, W) to float32 vectors: mean (B, C), mean_std (B, 2C) or a 2 x 2 grid of means (B, 4C)."""
-    x = x.float()
+def pool(output: Any, how: str) -> torch.Tensor:
+    """Reduce what a block gives to float32 vectors.
+
+    Maps (B, C, H, W) and tokens (B, T, C), which lie on a square: mean (B, C), mean_std (B, 2C) or a 2 x 2 grid of
+    means (B, 4C), and behind them the class token (B, C) if there is one. Vectors (B, C) stay as they are.
+    """
+    if first(output).ndim == 2:
+        return first(output).float()
+    x = to_map(output).float()
     if how == "grid":
-        return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
-    if how == "mean_std":
-        std, mean = torch.std_mean(x, dim=(2, 3), correction=0)
-        return torch.cat([mean, std], dim=1)
-    return x.mean(dim=(2, 3))
+        parts = [torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)]
+    elif how == "mean_std":
+        parts = list(torch.std_mean(x, dim=(2, 3), correction=0))[::-1]
+    else:
+        parts = [x.mean(dim=(2, 3))]
+    tokens = first(output)
+    if tokens.ndim == 3 and tokens.shape[1] > x.shape[2] * x.shape[3]:
+        parts.append(tokens[:, 0].float())
+    return torch.cat(parts, dim=1)
 
 
 class Tapped:
-    """Context in which calling the U-Net gives pooled features; its hooks vanish with the context, also after an error.
+    """Context in which calling a network gives pooled features; its hooks vanish with the context, also after an error.
 
     The pass ends at the deepest of `taps`; `pooling` is that of `pool`.
     """
 
-    def __init__(self, unet: UNet2DModel, taps: list[Tap], pooling: str = "mean_std") -> None:
-        self.unet, self.taps, self.pooling = unet, sorted(taps, key=lambda tap: tap.order), pooling
+    def __init__(self, model: torch.nn.Module, taps: list[Tap], pooling: str = "mean_std") -> None:
+        self.model, self.taps, self.pooling = model, sorted(taps, key=lambda tap: tap.order), pooling
         self._handles: list[Any] = []
         self._found: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> "Tapped":
         for tap in self.taps:
             hook = self._hook(tap.name, last=tap is self.taps[-1])
-            self._handles.append(self.unet.get_submodule(tap.path).register_forward_hook(hook))
+            self._handles.append(self.model.get_submodule(tap.path).register_forward_hook(hook))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -119,7 +135,7 @@ class Tapped:
         self._handles.clear()
 
     def _hook(self, name: str, last: bool) -> Any:
-        def read(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             self._found[name] = pool(output, self.pooling)
             if last:
                 raise _DeepEnough
@@ -127,11 +143,11 @@ class Tapped:
         return read
 
     @torch.no_grad()
-    def __call__(self, x: torch.Tensor, timestep: int) -> dict[str, torch.Tensor]:
-        """Return tap name → features (B, C'), float32 on the model's device, for noised images x (B, 1, R, R)."""
+    def __call__(self, *inputs: Any) -> dict[str, torch.Tensor]:
+        """Return tap name → features (B, C'), float32 on the model's device, for what the model is called with."""
         self._found = {}
         with suppress(_DeepEnough):
-            self.unet(x, timestep)
+            self.model(*inputs)
         return self._found
 
 
@@ -161,15 +177,21 @@ class Encoder(Protocol):
 
     Attributes:
         name: shown in tables.
-        cells: the candidates, in the order of `layers` and timesteps.
+        cells: the candidates, in the order of `layers` and timesteps; a cell "head" holds a classifier's own logits.
+        predeclared: the one cell that no data chose.
         layers: index layer; columns stage, resolution (px), channels, order; as far as the encoder knows them.
         identity: JSON values that determine its numbers (weights, settings); part of the cache's key.
+        folder: of its training, with curve.csv (see `train.fit`); None if it was not trained here.
+        cost: parameters, and of its training images_seen, flops an image, seconds; as far as they are known.
     """
 
     name: str
     cells: list[Cell]
+    predeclared: Cell
     layers: pd.DataFrame
     identity: dict[str, Any]
+    folder: Path | None
+    cost: dict[str, float]
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
         """Return cell → (B, C) float32 for images (B, R, R) uint8; cells of one timestep come in one call."""
@@ -212,7 +234,7 @@ def extract(
         "cells": [str(cell) for cell in encoder.cells],
     }
     batch = batch_size or study.profile.features.batch_size
-    code = ["features", "encoders", "diffusion", "train"]
+    code = ["features", "networks", "encoders", "diffusion", "train"]
     ids = images.records["id"].to_numpy()
     folder = keep(
         study,

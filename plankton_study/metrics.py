@@ -1,17 +1,19 @@
 """Accuracy, macro-F1 and balanced accuracy with bootstrap intervals, and paired differences."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Estimate(NamedTuple):
-    """A value with its 95 % interval and the number of images behind it."""
+    """A value with its 95 % interval, the number of images behind it and, of a difference, its two-sided p."""
 
     value: float
     low: float
     high: float
     n: int
+    p: float | None = None
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
         """Return "52.1 [50.3, 53.9]", in percent unless told otherwise."""
@@ -19,13 +21,17 @@ class Estimate(NamedTuple):
         return f"{value} [{low}, {high}]"
 
 
-def scores(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def scores(
+    truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None, taxa: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
     """Return the metrics of D weightings of the same n predictions.
 
     Macro-F1 and balanced accuracy average over the taxa present in `truth`, so that a taxon absent from a test set
     neither helps nor harms; predictions of such taxa still count as errors.
 
-    `truth` and `predicted` are (n,) taxon names; `weights` (D, n) says how often each image counts, None once (D = 1).
+    `truth` and `predicted` are (n,) taxon names; `weights` (D, n) says how often each image counts, None once (D = 1);
+    `taxa` are those to judge, None all: accuracy is then the share of their images that is named right, and images of
+    other taxa that are taken for them still count against their F1.
 
     Returns:
         "accuracy", "macro_f1", "balanced_accuracy": (D,) float64 in [0, 1].
@@ -42,6 +48,8 @@ def scores(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None 
     with np.errstate(invalid="ignore", divide="ignore"):  # a taxon may be missing from a bootstrap draw
         f1, recall = 2 * hits / (support + named), hits / support
     f1[support == 0] = np.nan
+    judged = np.isin(present, taxa) if taxa is not None else np.full(len(present), True)
+    f1, recall, hits, support = (x[:, judged] for x in (f1, recall, hits, support))
     accuracy = hits.sum(axis=1) / support.sum(axis=1)
     return {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=1), "balanced_accuracy": np.nanmean(recall, axis=1)}
 
@@ -55,16 +63,36 @@ def resample(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
 
 
 def estimates(
-    truth: np.ndarray, predicted: np.ndarray, groups: np.ndarray, draws: int, minus: np.ndarray | None = None
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    draws: int,
+    minus: np.ndarray | None = None,
+    taxa: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
-    """Return every metric with its 95 % percentile interval over resampled groups.
+    """Return every metric with its 95 % percentile interval over resampled groups; `taxa` are those of `scores`.
 
-    With `minus`, other predictions of the same images, it is the paired difference: both see the same draws.
+    With `minus`, other predictions of the same images, it is the paired difference: both see the same draws, and
+    p is twice the share of draws on the other side of zero, at least 2 / (draws + 1).
     """
     weights = np.vstack([np.ones(len(truth)), resample(groups, draws)])
-    values = scores(truth, predicted, weights)
+    values = scores(truth, predicted, weights, taxa)
     if minus is not None:
-        others = scores(truth, minus, weights)
+        others = scores(truth, minus, weights, taxa)
         values = {key: values[key] - others[key] for key in values}
-    bounds = {key: np.nanpercentile(v[1:], [2.5, 97.5]) for key, v in values.items()}
-    return {key: Estimate(float(v[0]), *map(float, bounds[key]), len(truth)) for key, v in values.items()}
+    found = {}
+    for key, (value, *drawn) in values.items():
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        tail = min(np.sum(np.array(drawn) <= 0), np.sum(np.array(drawn) >= 0))
+        p = None if minus is None else min(2 * float(tail + 1) / (draws + 1), 1.0)
+        found[key] = Estimate(float(value), float(low), float(high), len(truth), p)
+    return found
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Return p-values corrected for several comparisons (Holm 1979), in the order given."""
+    order = np.argsort(p)
+    steps = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(steps).clip(max=1)
+    return corrected

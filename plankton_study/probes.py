@@ -1,25 +1,27 @@
-"""The grid of linear probes: ridge ranks every cell, logistic regression decides among the best, validation selects."""
+"""Judging an encoder: the grid of linear probes, validation data that selects, test data that is predicted once."""
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 
 from plankton_study import encoders, features, metrics
-from plankton_study.features import Cell, FeatureBank
+from plankton_study.features import Cell, Encoder, FeatureBank
+from plankton_study.linear import Logistic, logistic_path, ridge_grid
 from plankton_study.metrics import Estimate
-from plankton_study.profile import Features, Probes, StudyError
+from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
 from plankton_study.store import keep, write_json
 from plankton_study.study import Study
+
+HEAD = Cell("head")  # a supervised encoder's own logits: no candidate, but the head "end to end"
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,19 @@ class ProbeResult:
 
     Attributes:
         encoder, setting: names.
-        grid: a row a cell, in the encoder's order: layer, timestep, accuracy and macro_f1 of the best ridge on
-            validation data, its penalty, equal_width (accuracy after PCA to a common width), near_best_equal_width (one
-            standard error or less below the best of these), and stage, resolution, channels, order of the layer.
-        finalists: a row a fitted logistic regression: cell, C, validation accuracy and macro_f1.
+        grid: a row a candidate cell, in the encoder's order: layer, timestep, accuracy and macro_f1 of the best ridge
+            on validation data, its penalty, equal_width (accuracy after PCA to a common width), near_best_equal_width
+            (one standard error or less below the best of these), and stage, resolution, channels, order of the layer.
+        finalists: a row a fitted logistic regression: layer, timestep, C, validation accuracy and macro_f1.
         selected: the chosen cell; `regularisation` its C.
         standard_error: of the best cell's validation accuracy under ridge.
         near_best: cell → share of bootstrap draws won, for the cells within one standard error of the best.
-        predicted: part → (rows (n,), taxa (n,)) of the logistic regression; the same in `neighbours` for k-NN.
-        probabilities: part → (n, K) float32, columns in the order of `classes`.
-        classes: (K,) taxa the probe knows.
+        rows: part → (n,) rows of the collection.
+        probabilities: head → part → (n, K) float32, columns in the order of `classes`. Heads: "linear"; "end to
+            end" for encoders that learnt from labels; and of a search over all cells "weighted" (classes weighted
+            equally) and "k-NN".
+        classes: (K,) taxa the probe knows; `prior` (K,) their shares of the training images.
+        cost: of the encoder's training.
     """
 
     encoder: str
@@ -48,43 +53,70 @@ class ProbeResult:
     regularisation: float
     standard_error: float
     near_best: dict[str, float]
-    predicted: dict[str, tuple[np.ndarray, np.ndarray]]
-    neighbours: dict[str, tuple[np.ndarray, np.ndarray]]
-    probabilities: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+    probabilities: dict[str, dict[str, np.ndarray]]
     classes: np.ndarray
+    prior: np.ndarray
+    cost: dict[str, float]
+
+    def predicted(self, part: str, head: str = "linear", adjusted: bool = False) -> np.ndarray:
+        """Return the taxa (n,) a head names; `adjusted` divides by the training prior (Menon et al. 2021)."""
+        chances = self.probabilities[head][part]
+        return self.classes[(chances / self.prior if adjusted else chances).argmax(axis=1)]
 
 
-def probe(study: Study, splits: Splits, encoder: str = "diffusion", setting: str = "natural") -> ProbeResult:
-    """Extract an encoder's features, fit the whole grid and return what was selected and predicted.
+def probe(
+    study: Study,
+    splits: Splits,
+    encoder: str = "diffusion",
+    setting: str = "natural",
+    search: str = "all",
+    budget: str = "images",
+) -> ProbeResult:
+    """Extract an encoder's features, fit the grid and return what was selected and predicted.
 
     Args:
-        encoder: a key of `encoders.ENCODERS`.
+        encoder: a key of the profile's `encoders`, or of `encoders.ENCODERS`.
         setting: "natural" (all classes, natural numbers of labels) or "balanced" (equal numbers).
+        search: "all" cells, "equal" (`probes.candidates` of them, evenly spaced), or only the "predeclared" one.
+        budget: see `encoders.make`.
 
     Returns:
         The stored result; made on the first call. Test and shifted images are predicted once, by the selected probe.
     """
     if not (splits.classes if setting == "natural" else splits.balanced_classes):
         raise StudyError(f"no taxon of {splits.collection.name} has enough images for the {setting} setting")
-    if encoder not in encoders.ENCODERS:
-        raise StudyError(f"there is no encoder {encoder!r}, only {', '.join(encoders.ENCODERS)}")
-    bank = features.extract(study, encoders.ENCODERS[encoder](study, splits), splits, splits.evaluated)
+    made = encoders.make(study, splits, encoder, setting, budget)
+    cells = candidates(made, search, study.profile.probes.candidates)
+    bank = features.extract(study, made, splits, splits.evaluated)
     what = {
         "bank": bank.folder.name,
+        "cells": [str(cell) for cell in cells],
+        "search": search,
         "splits": splits.digest,
         "setting": setting,
-        "probes": study.profile.probes.model_dump(),
+        "probes": study.profile.probes.model_dump(exclude={"candidates", "tail"}),
         "classes": [splits.classes, splits.balanced_classes],
         "group_by": splits.collection.entry.group_by,
     }
+    code = ["probes", "linear", "metrics", "splits"]
     folder = keep(
-        study,
-        "probe",
-        what,
-        ["probes", "metrics", "splits"],
-        lambda to: _probe(to, study, splits, bank, encoder, setting),
+        study, "probe", what, code, lambda to: _probe(to, study, splits, bank, cells, setting, search == "all")
     )
-    return _read(folder, encoder, setting)
+    return _read(folder, encoder, setting, made.cost)
+
+
+def candidates(encoder: Encoder, search: str, number: int) -> list[Cell]:
+    """Return the cells of a search; those of "equal" share the predeclared timestep, and the last is among them."""
+    cells = [cell for cell in encoder.cells if cell != HEAD]
+    if search == "predeclared":
+        return [encoder.predeclared]
+    if search == "equal":
+        cells = [cell for cell in cells if cell.timestep == encoder.predeclared.timestep]
+        return [
+            cells[i] for i in np.unique(np.linspace(0, len(cells) - 1, min(number, len(cells))).round().astype(int))
+        ]
+    return cells
 
 
 def parts_of(splits: Splits, setting: str) -> dict[str, np.ndarray]:
@@ -105,76 +137,35 @@ def evaluate(
     splits: Splits,
     result: ProbeResult,
     part: str,
-    neighbours: bool = False,
+    head: str = "linear",
+    adjusted: bool = False,
     minus: ProbeResult | None = None,
+    taxa: tuple[str, ...] | None = None,
 ) -> dict[str, Estimate]:
     """Return accuracy, macro_f1 and balanced_accuracy of a part with 95 % intervals over its groups.
 
-    With `neighbours` they are those of k-NN; with `minus` the paired differences to another encoder's probe.
+    Args:
+        head, adjusted: see `ProbeResult.predicted`.
+        minus: another encoder's result; the estimates are then paired differences to it.
+        taxa: judge these taxa only, see `metrics.scores`.
     """
-    kind = "neighbours" if neighbours else "predicted"
-    rows, predicted = getattr(result, kind)[part]
-    others = None
-    if minus is not None:
-        other_rows, others = getattr(minus, kind)[part]
-        assert np.array_equal(rows, other_rows), "paired differences need the same images"
+    rows, predicted = result.rows[part], result.predicted(part, head, adjusted)
     truth, groups = splits.taxa(rows).astype(str), splits.groups(rows)
-    return metrics.estimates(truth, predicted, groups, study.profile.probes.draws, others)
+    others = minus.predicted(part, head, adjusted) if minus else predicted
+    if minus is not None and not np.array_equal(rows, minus.rows[part]):
+        raise ValueError("paired differences need the same images")
+    draws = study.profile.probes.draws
+    return metrics.estimates(truth, predicted, groups, draws, others if minus else None, taxa)
 
 
-def rank(study: Study, splits: Splits, settings: Features) -> tuple[float, float]:
-    """Return the best validation accuracy of ridge on the denoiser read with other settings, and its standard error."""
-    rows = {part: splits[part] for part in ("train", "validation")}
-    encoder = encoders.trained_unet(study, splits, settings)
+def rank(study: Study, splits: Splits, encoder: Encoder, setting: str = "natural") -> tuple[float, float]:
+    """Return the best validation accuracy of ridge on an encoder's cells, and its standard error."""
+    rows = {part: index for part, index in parts_of(splits, setting).items() if part in ("train", "validation")}
     bank = features.extract(study, encoder, splits, np.union1d(*rows.values()))
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    grid, right, _ = ridge_grid(bank, rows, taxa, study.profile.probes)
+    grid, right, _ = ridge_grid(bank, candidates(encoder, "all", 0), rows, taxa, study.profile.probes)
     error, _, _ = selection_frequencies(right, splits.groups(rows["validation"]), study.profile.probes.draws)
     return float(grid["accuracy"].max()), error
-
-
-def ridge_grid(
-    bank: FeatureBank, rows: dict[str, np.ndarray], taxa: dict[str, np.ndarray], config: Probes
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Fit one-against-rest ridge for every cell and penalty from one eigendecomposition a cell.
-
-    Features are standardised with training statistics, so their covariance S has mean eigenvalue 1 and a penalty is
-    comparable between cells: W = (S + penalty I)^-1 X'Y / n. Leaving out all but the first `config.width`
-    eigenvectors gives the same probe on that many principal components.
-
-    Returns:
-        One row a cell (`ProbeResult.grid` without the layers' columns), and twice (cells, n validation) bool:
-        right or not, with all features and at equal width.
-    """
-    classes, codes = np.unique(taxa["train"], return_inverse=True)
-    targets = np.eye(len(classes), dtype=np.float32)[codes]
-    offset = targets.mean(axis=0)
-    table, right, right_narrow = [], [], []
-    with progress(f"ridge probes of {len(bank.cells)} cells", len(bank.cells)) as bar:
-        for cell in bank.cells:
-            scaler = StandardScaler().fit(bank.take(cell, rows["train"]))
-            x, v = (scaler.transform(bank.take(cell, rows[p])) for p in ("train", "validation"))
-            values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
-            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
-            turned, towards = v @ vectors, vectors.T @ (x.T @ (targets - offset)) / len(x)
-
-            def predict(penalty: float, width: int | None = None) -> np.ndarray:
-                scale = (1 / (values + penalty)).astype(np.float32)  # noqa: B023 - called in this round only
-                best = ((turned * scale)[:, :width] @ towards[:width] + offset).argmax(axis=1)  # noqa: B023
-                return classes[best]
-
-            wide = {penalty: predict(penalty) for penalty in config.ridge}
-            penalty = max(wide, key=lambda p: np.mean(wide[p] == taxa["validation"]))
-            narrow = max((predict(p, config.width) == taxa["validation"] for p in config.ridge), key=np.mean)
-            score = metrics.scores(taxa["validation"], wide[penalty])
-            table.append(
-                (cell.layer, cell.timestep, score["accuracy"][0], score["macro_f1"][0], penalty, narrow.mean())
-            )
-            right.append(wide[penalty] == taxa["validation"])
-            right_narrow.append(narrow)
-            bar.update()
-    columns = ["layer", "timestep", "accuracy", "macro_f1", "penalty", "equal_width"]
-    return pd.DataFrame(table, columns=columns).astype({"timestep": "Int64"}), np.array(right), np.array(right_narrow)
 
 
 def selection_frequencies(right: np.ndarray, groups: np.ndarray, draws: int) -> tuple[float, np.ndarray, np.ndarray]:
@@ -193,79 +184,83 @@ def selection_frequencies(right: np.ndarray, groups: np.ndarray, draws: int) -> 
     return error, accuracy >= accuracy[best] - error, np.bincount(drawn.argmax(axis=1), minlength=len(right)) / draws
 
 
-def logistic(x: np.ndarray, taxa: np.ndarray, strength: float) -> LogisticRegression:
-    """Fit multinomial logistic regression on standardised features (n, C); `strength` is scikit-learn's C."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # stopping early is one more regularisation
-        return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x, taxa)
-
-
-def _probe(folder: Path, study: Study, splits: Splits, bank: FeatureBank, name: str, setting: str) -> None:
+def _probe(
+    folder: Path, study: Study, splits: Splits, bank: FeatureBank, cells: list[Cell], setting: str, full: bool
+) -> None:
     config = study.profile.probes
     rows = parts_of(splits, setting)
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    grid, right, narrow = ridge_grid(bank, rows, taxa, config)
+    grid, right, narrow = ridge_grid(bank, cells, rows, taxa, config)
     groups = splits.groups(rows["validation"])
     error, near, share = selection_frequencies(right, groups, config.draws)
     grid["near_best_equal_width"] = selection_frequencies(narrow, groups, config.draws)[1]
     ranked = grid["accuracy"].sort_values(ascending=False, kind="stable").index[: config.finalists]
 
-    fitted, best = [], None
-    with progress(f"logistic probes of {name} on {splits.collection.name}", len(ranked) * len(config.logistic)) as bar:
-        for cell in (bank.cells[i] for i in ranked):
-            scaler = StandardScaler().fit(bank.take(cell, rows["train"]))
-            x, v = (scaler.transform(bank.take(cell, rows[p])) for p in ("train", "validation"))
-            for strength in config.logistic:
-                model = logistic(x, taxa["train"], strength)
-                score = {key: value[0] for key, value in metrics.scores(taxa["validation"], model.predict(v)).items()}
-                fitted.append((cell.layer, cell.timestep, strength, score["accuracy"], score["macro_f1"]))
-                if best is None or score[config.metric] > best[0]:
-                    best = (score[config.metric], cell, strength, scaler, model)
+    classes, codes = np.unique(taxa["train"], return_inverse=True)
+    fitted: list[tuple] = []
+    tried: list[tuple[float, Cell, Logistic]] = []
+    with progress(f"logistic probes of {len(ranked)} cells", len(ranked) * len(config.logistic)) as bar:
+        for cell in (cells[i] for i in ranked):
+            x, v = _standardised(bank, cell, rows["train"], rows["validation"])
+            for model in logistic_path(x, codes, sorted(config.logistic)):
+                score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
+                fitted.append((cell.layer, cell.timestep, model.strength, score["accuracy"][0], score["macro_f1"][0]))
+                tried.append((score[config.metric][0], cell, model))
                 bar.update()
-    _, cell, strength, scaler, model = best
-    x = scaler.transform(bank.take(cell, rows["train"]))
-    arrays: dict[str, np.ndarray] = {"classes": model.classes_}
-    inputs = {part: scaler.transform(bank.take(cell, rows[part])) for part in rows if part != "train"}
-    neighbours = _neighbours(x, taxa["train"], inputs["validation"], taxa["validation"], config)
-    for part, features_of in inputs.items():
-        chances = model.predict_proba(features_of)
-        arrays |= {f"rows.{part}": rows[part], f"probabilities.{part}": chances.astype(np.float32)}
-        arrays[f"predicted.{part}"] = model.classes_[chances.argmax(axis=1)]
-        arrays[f"neighbours.{part}"] = neighbours.predict(features_of)
-    np.savez(folder / "predictions.npz", **arrays)
+    _, cell, linear = max(tried, key=lambda one: one[0])
+    x, *others = _standardised(bank, cell, *rows.values())
+    parts = dict(zip(list(rows)[1:], others, strict=True))
+    predict = {"linear": linear.probabilities}
+    if full:
+        truth, v = taxa["validation"], parts["validation"]
+        weighted = max(  # for rare taxa, so macro-F1 decides about its C
+            logistic_path(x, codes, sorted(config.logistic), compute_sample_weight("balanced", codes)),
+            key=lambda m: metrics.scores(truth, classes[m.probabilities(v).argmax(axis=1)])["macro_f1"][0],
+        )
+        neighbours = max(
+            (KNeighborsClassifier(k, metric="cosine").fit(x, codes) for k in config.neighbours if k <= len(x)),
+            key=lambda m: np.mean(classes[m.predict_proba(v).argmax(axis=1)] == truth),
+        )
+        predict |= {"weighted": weighted.probabilities, "k-NN": neighbours.predict_proba}
+    arrays = {f"rows/{part}": rows[part] for part in parts}
+    arrays |= {f"{head}/{part}": np.float32(f(z)) for head, f in predict.items() for part, z in parts.items()}
+    if HEAD in bank.cells:
+        arrays |= {f"end to end/{part}": softmax(bank.take(HEAD, rows[part]), axis=1) for part in parts}
+    prior = np.bincount(codes) / len(codes)
+    np.savez(folder / "predictions.npz", classes=classes, prior=prior, **arrays)
     grid.join(bank.layers, on="layer").to_parquet(folder / "grid.parquet")
     columns = ["layer", "timestep", "C", "accuracy", "macro_f1"]
     pd.DataFrame(fitted, columns=columns).astype({"timestep": "Int64"}).to_parquet(folder / "finalists.parquet")
     order = [i for i in np.argsort(-share, kind="stable") if near[i]]
-    about = {"layer": cell.layer, "timestep": cell.timestep, "C": strength, "standard_error": error}
-    about["neighbours"] = neighbours.n_neighbors
-    write_json(folder / "selection.json", {**about, "near_best": [[str(bank.cells[i]), share[i]] for i in order]})
+    about = {"selected": cell, "regularisation": linear.strength}
+    about |= {"standard_error": error, "near_best": [[str(cells[i]), share[i]] for i in order]}
+    write_json(folder / "selection.json", about)
 
 
-def _neighbours(
-    x: np.ndarray, taxa: np.ndarray, validation: np.ndarray, truth: np.ndarray, config: Probes
-) -> KNeighborsClassifier:
-    """Fit cosine k-NN with the k that is best on validation data."""
-    models = [KNeighborsClassifier(k, metric="cosine").fit(x, taxa) for k in config.neighbours if k <= len(x)]
-    return max(models, key=lambda model: np.mean(model.predict(validation) == truth))
+def _standardised(bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return the features of several parts, scaled by the statistics of the training rows."""
+    scaler = StandardScaler().fit(bank.take(cell, train))
+    return [scaler.transform(bank.take(cell, rows)) for rows in (train, *others)]
 
 
-def _read(folder: Path, encoder: str, setting: str) -> ProbeResult:
+def _read(folder: Path, encoder: str, setting: str, cost: dict[str, float]) -> ProbeResult:
     about = json.loads((folder / "selection.json").read_text())
+    about |= {"selected": Cell(*about["selected"]), "near_best": dict(about["near_best"])}
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("grid", "finalists")}
+    heads: dict[str, dict[str, np.ndarray]] = {}
     with np.load(folder / "predictions.npz") as stored:
-        arrays = dict(stored)
-    parts = [key.removeprefix("rows.") for key in arrays if key.startswith("rows.")]
+        for key in stored.files:
+            head, _, part = key.partition("/")
+            heads.setdefault(head, {})[part] = stored[key]
+    classes, prior, rows = (heads.pop(key) for key in ("classes", "prior", "rows"))
     return ProbeResult(
         encoder,
         setting,
-        pd.read_parquet(folder / "grid.parquet"),
-        pd.read_parquet(folder / "finalists.parquet"),
-        Cell(about["layer"], about["timestep"]),
-        about["C"],
-        about["standard_error"],
-        dict(about["near_best"]),
-        {part: (arrays[f"rows.{part}"], arrays[f"predicted.{part}"]) for part in parts},
-        {part: (arrays[f"rows.{part}"], arrays[f"neighbours.{part}"]) for part in parts},
-        {part: arrays[f"probabilities.{part}"] for part in parts},
-        arrays["classes"],
+        **tables,
+        **about,
+        rows=rows,
+        probabilities=heads,
+        cost=cost,
+        classes=classes[""],
+        prior=prior[""],
     )

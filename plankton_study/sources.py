@@ -17,8 +17,9 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from pydantic import Field, TypeAdapter, ValidationError
 
-from plankton_study.profile import PACKAGE, Strict, StudyError, explain
+from plankton_study.profile import PACKAGE, StudyError, explain
 from plankton_study.progress import progress
+from plankton_study.schema import Strict
 
 
 class CatalogueEntry(Strict):
@@ -67,16 +68,14 @@ def _entries(where: Any, tables: Any) -> dict[str, CatalogueEntry]:
         raise StudyError(f"{where} {why}; the keys are {', '.join(CatalogueEntry.model_fields)}") from None
 
 
-def locate(
-    name: str, data: Path | None, downloads: Path, known: CatalogueEntry | None = None, *, hub: bool = False
-) -> Path | str:
+def locate(name: str, known: CatalogueEntry, data: Path | None, downloads: Path, hub: bool = False) -> Path | str:
     """Return the folder (or table) of an image set, downloaded and unpacked first where that is possible.
 
-    Arguments: `name` is a set of the catalogue, a folder or archive in `data` (which goes first), or a path;
-    `known` is its entry; with `hub`, the Hub id of a set that is not on this machine is returned.
+    Arguments: `name` is a set of the catalogue, a folder or archive in `data` (which goes first), or a path, and
+    `known` its entry; with `hub`, the Hub id of a set that is not on this machine is returned.
     Raises: StudyError if the set is broken or must be got by the user: one sentence says how.
     """
-    known, why = known or entry(name), f"there is no image set {name!r} on this machine"
+    why = f"there is no image set {name!r} on this machine"
     places = [at / f"{name}{end}" for at in (data, downloads) if at for end in ("", ".zip", ".whl", ".gz")]
     if name not in catalogue():  # ./name is a folder, name the known set
         places, why = [*places, Path(name)], f"{why}, and the catalogue knows only {', '.join(catalogue())}"

@@ -1,7 +1,4 @@
-"""The cache: each costly thing lies in a folder named by the hash of what made it.
-
-A folder appears whole or not at all; what a killed run leaves behind is never read as finished.
-"""
+"""The cache: each costly thing lies in a folder named by the hash of what made it, and is whole or absent."""
 
 import ast
 import errno
@@ -36,11 +33,8 @@ def digest(*parts: Any) -> str:
 def _syntax(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                node.body = body[1:]
+        if isinstance(body := getattr(node, "body", None), list):  # a constant alone, as a docstring is, does nothing
+            node.body = [b for b in body if not (isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant))]
     return ast.dump(tree)
 
 
@@ -58,24 +52,14 @@ def code_digest(modules: Iterable[str]) -> str:
 
 
 def keep(
-    study: Study,
-    stage: str,
-    what: dict[str, Any],
-    code: Iterable[str],
-    make: Callable[[Path], None],
-    resume: bool = False,
+    study: Study, stage: str, what: dict, code: Iterable[str], make: Callable[[Path], None], resume: bool = False
 ) -> Path:
-    """Return the finished folder of a stage, making it first if the cache does not hold it.
+    """Return the finished folder of a stage, `<cache>/<stage>/<key>`, making it first if the cache does not hold it.
 
-    Args:
-        study: gives the cache folder; device and threads are recorded, not part of the name.
-        stage: folder name, such as "denoiser".
-        what: the parts of the profile and the digests of inputs that determine the result (JSON values).
-        code: names of the package modules whose code determines it.
-        make: fills a folder, which is empty or, with `resume`, holds what a killed call left.
-
-    Returns:
-        `<cache>/<stage>/<key>`, complete, with `origin.json` that says what made it. StudyError: the disk is full.
+    Arguments: `stage` is a folder name, such as "denoiser"; `what` (JSON values) and the package modules named in
+    `code` determine the result and its key, whereas device and threads are only recorded in its `origin.json`; `make`
+    fills a folder, which is empty or, with `resume`, holds what a killed call left; an unfinished one is never read.
+    Raises: StudyError if the disk is full or cannot be written.
     """
     folder = study.cache / stage / digest(stage, what, code_digest(code))
     if folder.is_dir():
@@ -92,35 +76,32 @@ def keep(
             need_room(partial, 1 << 20)
             started = time.monotonic()
             make(partial)
-            origin = {"stage": stage, "what": what, "seconds": round(time.monotonic() - started, 2)}
-            origin |= {"device": study.device, "threads": study.threads}
-            write_json(partial / "origin.json", origin)
-            partial.rename(folder)
+            seconds = round(time.monotonic() - started, 2)
+            origin = {"stage": stage, "what": what, "device": study.device, "threads": study.threads}
+            write_json(partial / "origin.json", {**origin, "seconds": seconds})
+            return partial.rename(folder)
     except OSError as error:
         raise disk_error(error, folder) from error
-    return folder
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
-    """Translate a full or read-only disk into a StudyError; return any other error as it is."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StudyError(f"no space left on the disk of {path}: free some, or set PLANKTON_CACHE to a larger disk")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return StudyError(f"{path} cannot be written: set PLANKTON_CACHE to a folder of yours")
-    return error
+    """Translate a full, read-only or foreign disk into a StudyError; return any other error as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        return error
+    return StudyError(f"{path} was not written ({error.strerror}): make room or set PLANKTON_CACHE to another folder")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is whole or absent, with sorted keys."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
+    write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file that is whole or absent."""
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, text in UTF-8, that is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content if isinstance(content, bytes) else content.encode())
         beside.replace(path)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -129,4 +110,4 @@ def write_text(path: Path, text: str) -> None:
 def need_room(folder: Path, size: int) -> None:
     """Raise StudyError unless `size` bytes fit on the disk: a memory-mapped file would only crash when it is full."""
     if (free := shutil.disk_usage(folder).free) < size:
-        raise disk_error(OSError(errno.ENOSPC, f"{size} bytes needed, {free} free"), folder)
+        raise disk_error(OSError(errno.ENOSPC, f"no space left: {size} bytes needed, {free} free"), folder)

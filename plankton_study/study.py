@@ -1,17 +1,15 @@
-"""One study: its profile, seed, folders and device.
-
-A notebook starts with `s = study.load(profile, seed)` and passes `s` to whatever it calls.
-"""
+"""One study, its profile, seed, folders and device: a notebook loads it first and passes it to whatever it calls."""
 
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from plankton_study.profile import ROOT, Profile, StudyError, read_profile
+from plankton_study.profile import ROOT, StudyError, read_profile
+from plankton_study.schema import Profile
 
 
 @dataclass(frozen=True)
@@ -35,49 +33,42 @@ class Study:
         import torch
 
         torch.set_num_threads(self.threads)
-        if wanted := os.environ.get("PLANKTON_DEVICE"):
-            if wanted not in ("cpu", "cuda", "mps"):
-                raise StudyError(f"PLANKTON_DEVICE={wanted} is no device: give cpu, cuda or mps")
-            return wanted
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = os.environ.get("PLANKTON_DEVICE") or found
+        if device not in ("cpu", "cuda", "mps"):
+            raise StudyError(f"PLANKTON_DEVICE={device} is no device: give cpu, cuda or mps")
+        return device
 
     @cached_property
     def revision(self) -> dict[str, Any]:
         """Git revision and dirty flag, taken once a run by make, or now outside make."""
-        if "PLANKTON_REVISION" in os.environ:
-            dirty = os.environ.get("PLANKTON_DIRTY") == "1"
-            return {"revision": os.environ["PLANKTON_REVISION"] or None, "dirty": dirty}
-        git = ["git", "-C", str(ROOT)]
+        if (revision := os.environ.get("PLANKTON_REVISION")) is not None:
+            return {"revision": revision or None, "dirty": os.environ.get("PLANKTON_DIRTY") == "1"}
+        run = partial(subprocess.check_output, cwd=ROOT, stderr=subprocess.DEVNULL, text=True)
         try:
-            head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
-            dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+            revision = run(["git", "rev-parse", "HEAD"]).strip()
+            return {"revision": revision, "dirty": bool(run(["git", "status", "--porcelain"]))}
         except (OSError, subprocess.CalledProcessError):
             return {"revision": None, "dirty": None}
-        return {"revision": head.strip(), "dirty": bool(dirty.strip())}
 
 
 def load(profile: str | None = None, seed: int | None = None) -> Study:
-    """Return the study of a profile; a notebook's first call.
+    """Return the study of a profile (else $PLANKTON_PROFILE, else "demo"); a notebook's first call.
 
-    Args:
-        profile: name or path; None means $PLANKTON_PROFILE, else "demo".
-        seed: the training seed; None means $PLANKTON_SEED, else 0.
-
-    Raises:
-        StudyError: the profile is missing or wrong, or $PLANKTON_DATA is not a folder.
+    Arguments: `profile` is a name or path; `seed` is of training, None means $PLANKTON_SEED, else 0.
+    Raises: StudyError if the profile is missing or wrong, or $PLANKTON_DATA is not a folder.
     """
     checked = read_profile(profile or os.environ.get("PLANKTON_PROFILE") or "demo")
-    _switch_hub(checked.hub)
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = str(int(not checked.hub))
+    for name in {"huggingface_hub.constants", "datasets.config"} & set(sys.modules):  # they read it when imported
+        sys.modules[name].HF_HUB_OFFLINE = not checked.hub
     threads = _whole("PLANKTON_THREADS", os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     data = Path(os.environ["PLANKTON_DATA"]) if os.environ.get("PLANKTON_DATA") else None
-    if data is not None and not data.is_dir():
+    if data and not data.is_dir():
         raise StudyError(f"the data folder {data} does not exist: pass an existing folder as DATA=… or $PLANKTON_DATA")
-    seed = _whole("PLANKTON_SEED", 0) if seed is None else seed
-    cache = Path(os.environ.get("PLANKTON_CACHE") or ROOT / ".cache")
-    return Study(checked, seed, cache.resolve(), data, threads)
+    cache = Path(os.environ.get("PLANKTON_CACHE") or ROOT / ".cache").resolve()
+    return Study(checked, _whole("PLANKTON_SEED", 0) if seed is None else seed, cache, data, threads)
 
 
 def _whole(variable: str, default: int) -> int:
@@ -85,10 +76,3 @@ def _whole(variable: str, default: int) -> int:
     if not text.isdecimal():
         raise StudyError(f"{variable}={text} is not a whole number")
     return int(text)
-
-
-def _switch_hub(on: bool) -> None:
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = str(int(not on))
-    for name in ("huggingface_hub.constants", "datasets.config"):  # read the variable when they were imported
-        if name in sys.modules:
-            sys.modules[name].HF_HUB_OFFLINE = not on

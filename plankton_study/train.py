@@ -5,6 +5,7 @@ therefore needs weights, moving average, optimiser and step to continue exactly 
 """
 
 import io
+import json
 import math
 import time
 from collections.abc import Callable
@@ -13,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
+from torch.optim.swa_utils import update_bn
+from torch.utils.flop_counter import FlopCounterMode
 
-from plankton_study.profile import StudyError, Training, reason
+from plankton_study.profile import StudyError, reason
 from plankton_study.progress import progress
+from plankton_study.schema import Training
+from plankton_study.splits import Splits
+from plankton_study.store import digest, write_json
 from plankton_study.study import Study
 
 StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, torch.Generator], torch.Tensor]
@@ -72,6 +79,30 @@ def batch_rows(rows: np.ndarray, step: int, batch: int, seed: int) -> np.ndarray
     return order[start : start + batch]
 
 
+def budget(study: Study, splits: Splits) -> int:
+    """Return how many images every training on a set sees: the comparison's primary equality."""
+    return study.profile.sets[splits.collection.name].images_seen or study.profile.training.images_seen
+
+
+def inputs(study: Study, splits: Splits, rows: np.ndarray, held_out: np.ndarray, images_seen: int) -> dict[str, Any]:
+    """Return what determines a training besides its network and loss (JSON values), for the cache's key."""
+    return {
+        "images": splits.collection.digest,
+        "rows": digest(rows),
+        "held out": digest(held_out),
+        "training": study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"}),
+        "images_seen": images_seen,
+        "size": study.profile.images.size,
+        "seed": study.seed,
+    }
+
+
+def cost(folder: Path) -> dict[str, float]:
+    """Return the `cost.json` that `fit` left in a folder; nothing for a model made elsewhere."""
+    path = folder / "cost.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def fit(
     study: Study,
     folder: Path,
@@ -81,9 +112,13 @@ def fit(
     rows: np.ndarray,
     images_seen: int,
     what: str,
-    held_out: Callable[[torch.nn.Module], float] | None = None,
-) -> list[dict[str, float]]:
+    held_out: np.ndarray,
+    changes: dict[str, Any] | None = None,
+) -> None:
     """Train a model in place and leave its moving average in it; continue if the folder holds a checkpoint.
+
+    The folder gets `curve.csv` (images_seen, loss: mean since the last row, held_out: loss on images not trained on)
+    and `cost.json` (parameters, images_seen, batch_size, flops an image seen, forward and backward; seconds).
 
     Args:
         study: gives `profile.training`, the seed and the device; `folder` keeps the checkpoint meanwhile.
@@ -91,15 +126,13 @@ def fit(
         step_loss: (model, x (B, 1, R, R) in [-1, 1], rows (B,), generator) → scalar loss.
         images, rows: (N, R, R) uint8, and the int64 rows to train on.
         images_seen: the budget; steps = images_seen / batch size. `what` is shown with the progress.
-        held_out: model → loss on images not trained on, taken ten times on the way.
-
-    Returns:
-        The learning curve: images_seen, loss (mean since the last entry), held_out.
+        held_out: rows for the learning curve.
+        changes: keys of `profile.training` that differ for this model.
 
     Raises:
         StudyError: the loss is no longer finite, or the checkpoint does not fit the model.
     """
-    config = study.profile.training
+    config = study.profile.training.model_copy(update=changes or {})
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier fit may have had another precision
     mixed = "bf16" if bfloat16(config.precision, study.device) else "no"
     accelerator = Accelerator(cpu=study.device == "cpu", mixed_precision=mixed)
@@ -109,23 +142,44 @@ def fit(
     average = EMAModel(model.parameters(), decay=config.ema)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     checkpoint = folder / "checkpoint.pt"
-    step, curve, losses = _restore(checkpoint, model, average, optimiser) if checkpoint.exists() else (0, [], [])
+    progressed = {"step": 0, "curve": [], "losses": [], "seconds": 0.0}
+    if checkpoint.exists():
+        progressed = _restore(checkpoint, model, average, optimiser)
+    step, curve, losses = progressed["step"], progressed["curve"], progressed["losses"]
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     steps = max(images_seen // config.batch_size, 1)
     marks = {round(steps * part / 10) for part in range(1, 11)}
-    saved = time.monotonic()
+    started = time.monotonic() - progressed["seconds"]
+    saved, flops = time.monotonic(), FlopCounterMode(display=False)
+
+    def batch_loss(chosen: np.ndarray, seeds: list[int]) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        torch.manual_seed(generator.initial_seed())  # of crops, jitter and dropout
+        x = to_model(images[chosen])
+        x = flips_and_turns(x, generator) if model.training else x
+        return step_loss(wrapped, x.to(accelerator.device), chosen, generator)
+
+    some = np.array_split(np.random.default_rng(study.seed).permutation(rows)[:1024], 8)
+
+    def settle() -> None:
+        average.copy_to(model.parameters())
+        with torch.no_grad(), accelerator.autocast():  # averaged weights need batch statistics of their own
+            update_bn((to_model(images[part], accelerator.device) for part in some), model)
+        model.eval()
+
+    def check() -> float:
+        with torch.no_grad(), accelerator.autocast():
+            parts = np.array_split(held_out, -(-len(held_out) // config.batch_size))
+            return float(np.mean([batch_loss(part, [0, number]).item() for number, part in enumerate(parts)]))
+
     with progress(what, steps, step) as bar:
         while step < steps:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
-            chosen = batch_rows(rows, step, config.batch_size, study.seed)
-            generator = torch.Generator().manual_seed(
-                int(np.random.SeedSequence([study.seed, step]).generate_state(1)[0])
-            )
-            torch.manual_seed(generator.initial_seed())  # dropout, if a model has any
-            x = flips_and_turns(to_model(images[chosen]), generator).to(accelerator.device)
-            loss = step_loss(wrapped, x, chosen, generator)
-            accelerator.backward(loss)
+            counted = flops if flops.get_total_flops() == 0 else nullcontext()  # one step tells
+            with counted:
+                loss = batch_loss(batch_rows(rows, step, config.batch_size, study.seed), [study.seed, step])
+                accelerator.backward(loss)
             accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
             optimiser.step()
             optimiser.zero_grad()
@@ -134,41 +188,28 @@ def fit(
             step += 1
             bar.update()
             if step in marks:
-                curve.append(_entry(step * config.batch_size, losses, model, average, held_out, what))
+                mean = torch.stack(losses).mean().item()
+                if not math.isfinite(mean):
+                    raise StudyError(f"{what}: the loss is no longer finite; lower the learning rate in the profile")
+                average.store(model.parameters())
+                settle()
+                seen = step * config.batch_size
+                curve.append({"images_seen": seen, "loss": mean, "held_out": check()})
+                model.train()
+                average.restore(model.parameters())
                 losses.clear()
             if time.monotonic() - saved > config.checkpoint_seconds:
-                state = {"model": model.state_dict(), "average": average.state_dict()}
-                state |= {"optimiser": optimiser.state_dict(), "step": step, "curve": curve, "losses": losses}
+                state = {"model": model.state_dict(), "average": average.state_dict(), "step": step, "curve": curve}
+                state |= {"optimiser": optimiser.state_dict(), "losses": losses, "seconds": time.monotonic() - started}
                 _save(checkpoint, state)
                 saved = time.monotonic()
-    average.copy_to(model.parameters())
+    settle()
     accelerator.free_memory()
+    pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
+    cost = {"parameters": sum(p.numel() for p in model.parameters()), "images_seen": steps * config.batch_size}
+    cost |= {"batch_size": config.batch_size, "flops": flops.get_total_flops() / config.batch_size}
+    write_json(folder / "cost.json", cost | {"seconds": round(time.monotonic() - started, 1)})
     checkpoint.unlink(missing_ok=True)
-    model.eval()
-    return curve
-
-
-def _entry(
-    seen: int,
-    losses: list[torch.Tensor],
-    model: torch.nn.Module,
-    average: EMAModel,
-    held_out: Callable[[torch.nn.Module], float] | None,
-    what: str,
-) -> dict[str, float]:
-    mean = torch.stack(losses).mean().item()
-    if not math.isfinite(mean):
-        raise StudyError(f"{what}: the loss is no longer finite after {seen} images; lower training.learning_rate")
-    entry = {"images_seen": seen, "loss": mean}
-    if held_out is not None:
-        average.store(model.parameters())
-        average.copy_to(model.parameters())
-        model.eval()
-        with torch.no_grad():
-            entry["held_out"] = held_out(model)
-        model.train()
-        average.restore(model.parameters())
-    return entry
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -179,14 +220,12 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     beside.replace(path)  # whole or absent, also when killed here
 
 
-def _restore(
-    path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]], list[torch.Tensor]]:
+def _restore(path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)  # runs no code
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
+        return {key: state[key] for key in ("step", "curve", "losses", "seconds")}
     except Exception as error:  # of the archive, its content, or the shapes in it
         raise StudyError(f"the checkpoint {path} is damaged or of another model ({reason(error)}): delete it") from None
-    return state["step"], state["curve"], state["losses"]

@@ -24,6 +24,8 @@ home = {{ until = 2021-06-30 }}
 shifts = {{ later = {{ since = 2021-07-01 }} }}
 novel = ["ring"]
 min_images = 3
+train_images = 45
+duplicate_correlation = 0.999
 balanced = {{ min_images = 10, train = 5 }}
 [unet]
 channels = [8, 16]
@@ -38,6 +40,7 @@ timesteps = [20, 300]
 random_timesteps = [20]
 precision = "float32"
 pca = [8]
+predeclared = "up16.resnet1@t20"
 [probes]
 ridge = [0.01, 1.0]
 logistic = [0.01, 0.1]
@@ -45,6 +48,40 @@ finalists = 2
 neighbours = [1, 3]
 draws = 100
 width = 8
+candidates = 3
+[resnet]
+widths = [8, 16]
+depths = [1, 1]
+[vit]
+width = 16
+depth = 2
+heads = 2
+decoder_width = 8
+decoder_depth = 1
+[encoders."U-Net, labels"]
+kind = "labels"
+network = "unet"
+[encoders."ResNet, labels"]
+kind = "labels"
+[encoders."ViT, labels"]
+kind = "labels"
+network = "vit"
+[encoders."fine-tuned"]
+kind = "labels"
+network = "unet"
+start = "denoiser"
+[encoders.SimCLR]
+kind = "simclr"
+crop = 0.4
+jitter = 0.4
+projection = 16
+[encoders.VICReg]
+kind = "vicreg"
+crop = 0.4
+projection = 16
+[encoders.MAE]
+kind = "mae"
+network = "vit"
 """
 
 
@@ -81,33 +118,35 @@ def shapes(tmp_path_factory):
     return folder
 
 
+def load_study(file, shapes, patch, cache, replace: dict[str, str] | None = None, more: str = "", seed: int = 0):
+    """Write the profile, with some lines replaced and more tables behind it, and load its study on the CPU."""
+    text = PROFILE.format(folder=shapes)
+    for old, new in (replace or {}).items():
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text + more)
+    patch.setenv("PLANKTON_CACHE", str(cache))
+    patch.setenv("PLANKTON_DEVICE", "cpu")
+    patch.delenv("PLANKTON_DATA", raising=False)
+    return load(str(file), seed)
+
+
 @pytest.fixture
 def make_study(tmp_path, shapes, monkeypatch):
-    """A function (changes in TOML, cache folder) → study; keys of `changes` are appended or replaced line by line."""
+    """A function (changes, cache folder) → study; `replace` changes parts of the TOML, `more` is put behind it."""
 
-    def make(replace: dict[str, str] | None = None, cache=None, folder=shapes):
-        text = PROFILE.format(folder=folder)
-        for old, new in (replace or {}).items():
-            assert old in text
-            text = text.replace(old, new)
-        file = tmp_path / "test.toml"
-        file.write_text(text)
-        monkeypatch.setenv("PLANKTON_CACHE", str(cache or tmp_path / "cache"))
-        monkeypatch.setenv("PLANKTON_DEVICE", "cpu")
-        monkeypatch.delenv("PLANKTON_DATA", raising=False)
-        return load(str(file), 0)
+    def make(replace: dict[str, str] | None = None, cache=None, folder=shapes, more: str = "", seed: int = 0):
+        cache = cache or tmp_path / "cache"
+        return load_study(tmp_path / "test.toml", folder, monkeypatch, cache, replace, more, seed)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory, shapes):
-    """One study with a trained denoiser, for tests that only read it."""
+    """One study for tests that only read it; what one of them trained, the others find."""
     folder = tmp_path_factory.mktemp("shared")
-    (folder / "test.toml").write_text(PROFILE.format(folder=shapes))
     patch = pytest.MonkeyPatch()
-    patch.setenv("PLANKTON_CACHE", str(folder / "cache"))
-    patch.setenv("PLANKTON_DEVICE", "cpu")
     patch.setattr(study_module, "ROOT", folder)
-    yield load(str(folder / "test.toml"), 0)
+    yield load_study(folder / "test.toml", shapes, patch, folder / "cache")
     patch.undo()

@@ -201,6 +201,14 @@ def test_parquet_of_the_hubs_schema_is_read(tmp_path, labels):
     assert data.prepare(read(1), 16, False)[0].shape == (16, 16)
 
 
+def test_class_folders_serve_as_well_as_parquet(tmp_path):
+    write_shapes(tmp_path / "hub", 12)
+    records, read = readers.read_hub(tmp_path / "hub", sources.entry("whoi", {"name_pattern": None}))
+    folder, _ = readers.read_folder(tmp_path / "hub", sources.entry("mine"))
+    assert records["taxon"].tolist() == folder["taxon"].tolist()
+    assert read(5) == (tmp_path / "hub" / folder["id"][5]).read_bytes()
+
+
 def test_a_damaged_parquet_is_one_sentence(tmp_path):
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "train.parquet").write_bytes(b"PAR1 no")

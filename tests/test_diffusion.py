@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from plankton_study import diffusion, splits, train
-from plankton_study.profile import Noise, StudyError, UNet
+from plankton_study.profile import StudyError
+from plankton_study.schema import Noise, UNet
 
 TINY = UNet(channels=(8, 16), attention=(8,), head_channels=8)
 
@@ -53,8 +54,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(shared):
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(make_study, tmp_path):
     made = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        study = make_study(cache=tmp_path / name)
-        object.__setattr__(study, "seed", seed)
+        study = make_study(cache=tmp_path / name, seed=seed)
         made[name] = weights(diffusion.denoiser(study, splits.make(study, "shapes")))
     assert all(torch.equal(made["a"][k], made["b"][k]) for k in made["a"])
     assert not all(torch.equal(made["a"][k], made["c"][k]) for k in made["a"])
@@ -100,12 +100,13 @@ def test_a_harmed_checkpoint_is_refused_in_one_sentence(make_study, tmp_path, ha
     optimiser = torch.optim.AdamW(model.parameters())
     average = train.EMAModel(model.parameters()).state_dict()
     state = {"model": model.state_dict(), "average": average, "optimiser": optimiser.state_dict()}
-    train._save(file, {**state, "step": 1, "curve": [], "losses": []})
+    train._save(file, {**state, "step": 1, "curve": [], "losses": [], "seconds": 1.0})
     if harm == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(StudyError, match="delete it") as error:
-        images = parts.collection.images
-        train.fit(study, tmp_path, diffusion.build_unet(TINY, 16, 0), None, images, parts["pool"], 320, "test")
+        images, held_out = parts.collection.images, parts["validation"]
+        model = diffusion.build_unet(TINY, 16, 0)
+        train.fit(study, tmp_path, model, None, images, parts["pool"], 320, "test", held_out)
     assert "\n" not in str(error.value)
 
 
@@ -117,8 +118,68 @@ def test_a_diverging_loss_stops_the_training(make_study, tmp_path):
     def explode(model, x, rows, generator):
         return model(x, 0).sample.mean() * float("nan")
 
-    with pytest.raises(StudyError, match="no longer finite.*learning_rate"):
-        train.fit(study, tmp_path, model, explode, parts.collection.images, parts["pool"], 320, "test")
+    with pytest.raises(StudyError, match="no longer finite.*learning rate"):
+        images, held_out = parts.collection.images, parts["validation"]
+        train.fit(study, tmp_path, model, explode, images, parts["pool"], 320, "test", held_out)
+
+
+class Dense(torch.nn.Module):
+    """One matrix: 2 x 256 x 4 FLOPs an image forward; a second one backward, since the images need no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(256, 4, bias=False)
+
+    def forward(self, x):
+        return self.inner(x.flatten(1))
+
+
+def square(model, x, rows, generator):
+    return model(x).pow(2).mean()
+
+
+def test_a_training_leaves_its_curve_and_its_cost(make_study, tmp_path):
+    study = make_study()
+    parts = splits.make(study, "shapes")
+    images, rows, held_out = parts.collection.images, parts["pool"], parts["validation"]
+    model = Dense()
+    train.fit(study, tmp_path, model, square, images, rows, 500, "test", held_out, {"batch_size": 20})
+    curve, cost = pd.read_csv(tmp_path / "curve.csv"), train.cost(tmp_path)
+    assert curve["images_seen"].tolist() == [20 * round(25 * part / 10) for part in range(1, 11)]
+    with torch.no_grad():  # the kept weights are those that the curve ends with: the moving average
+        last = square(model, train.to_model(images[held_out]), held_out, None).item()
+    assert curve["held_out"].iloc[-1] == pytest.approx(last, rel=1e-5)
+    assert cost.pop("seconds") > 0
+    assert cost == {"parameters": 1024, "images_seen": 500, "batch_size": 20, "flops": 2 * 2 * 256 * 4}
+
+
+def test_batch_norm_keeps_the_statistics_of_the_images_it_was_trained_on(make_study, tmp_path):
+    """Those of the training images under the averaged weights, not a memory of the last batches."""
+    study = make_study()
+    parts = splits.make(study, "shapes")
+    images, rows = parts.collection.images, parts["pool"][:48]
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(256), torch.nn.Linear(256, 4))
+    train.fit(study, tmp_path, model, square, images, rows, 64, "test", parts["validation"])
+    pixels = train.to_model(images[rows]).flatten(1)
+    assert torch.allclose(model[1].running_mean, pixels.mean(dim=0), atol=1e-4)
+    assert not model.training
+
+
+def test_a_training_killed_behind_its_last_step_still_knows_its_cost(make_study, tmp_path, monkeypatch):
+    """Its checkpoint leaves no step to do, and so none to count."""
+    study = make_study({"images_seen = 320": "images_seen = 320\ncheckpoint_seconds = 1e-9"})
+    parts = splits.make(study, "shapes")
+    arguments = square, parts.collection.images, parts["pool"], 320, "test", parts["validation"]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "update_bn", interrupted)
+        train.fit(study, tmp_path, Dense(), *arguments)
+    train.fit(study, tmp_path, Dense(), *arguments)
+    assert train.cost(tmp_path)["flops"] == 2 * 2 * 256 * 4
+    assert len(pd.read_csv(tmp_path / "curve.csv")) == 10
 
 
 # --- the denoiser

@@ -1,7 +1,6 @@
 """Reading features: the same numbers as a plain full pass, whatever the batch, and hooks that vanish."""
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -12,14 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from plankton_study import diffusion, encoders, features, splits, train
-from plankton_study.features import Cell
-from plankton_study.profile import Noise, StudyError, UNet
+from plankton_study import diffusion, encoders, features, networks, splits, train
+from plankton_study.profile import StudyError
+from plankton_study.schema import Noise, UNet
+
+NOISY = torch.zeros(1, 1, 16, 16)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def hooks(unet) -> int:
 
 
 def test_taps_are_named_by_stage_resolution_and_index_in_order(unet):
-    taps = features.find_taps(unet, 16)
+    taps = features.find_taps(unet, NOISY, 0)
     names = [tap.name for tap in taps]
     assert names[0] == "down16.resnet0" and names[-1] == "up16.resnet1" and "mid8.attention0" in names
     assert len(set(names)) == len(names) and [tap.order for tap in taps] == list(range(len(taps)))
@@ -48,15 +45,48 @@ def test_taps_are_named_by_stage_resolution_and_index_in_order(unet):
 
 
 def test_patterns_choose_taps_and_an_empty_choice_is_refused(unet):
-    assert {tap.stage for tap in features.find_taps(unet, 16, ("up*",))} == {"up"}
+    assert {tap.stage for tap in features.find_taps(unet, NOISY, 0, patterns=("up*",))} == {"up"}
     with pytest.raises(StudyError, match="down16.resnet0"):
-        features.find_taps(unet, 16, ("decoder*",))
+        features.find_taps(unet, NOISY, 0, patterns=("decoder*",))
+
+
+def test_taps_of_other_networks_are_their_repeated_layers(shared):
+    resnet, vit = networks.build_resnet(shared.profile).eval(), networks.build_vit(shared.profile).eval()
+    wrapped = networks.WithHead(resnet, 16, 3).eval()
+    for model in (resnet, wrapped):
+        taps = features.find_taps(model, NOISY)
+        assert [(tap.name, tap.stage, tap.resolution, tap.channels) for tap in taps] == [
+            ("map16.block0", "map", 16, 8),
+            ("map8.block0", "map", 8, 16),
+        ]
+    taps = features.find_taps(vit, NOISY)
+    assert [tap.name for tap in taps] == ["tokens4.block0", "tokens4.block1"]
+    assert {(tap.stage, tap.resolution, tap.channels) for tap in taps} == {("tokens", 4, 16)}
+    x = train.to_model(np.arange(256, dtype=np.uint8).reshape(1, 16, 16))
+    with features.Tapped(vit, taps, "mean") as read:
+        found = read(x)
+    with torch.no_grad():
+        states = vit(x, output_hidden_states=True).hidden_states
+    for tap, state in zip(taps, states[1:], strict=True):
+        assert torch.allclose(found[tap.name], torch.cat([state[:, 1:].mean(1), state[:, 0]], 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "grid"])
+@pytest.mark.parametrize("special", [0, 1])
+def test_tokens_are_pooled_as_the_square_they_lie_on(pooling, special):
+    """With a class token in front of them, it comes last; vectors stay as they are."""
+    rng = torch.Generator().manual_seed(0)
+    square, front = torch.randn(3, 5, 4, 4, generator=rng), torch.randn(3, special, 5, generator=rng)
+    tokens = torch.cat([front, square.flatten(2).transpose(1, 2)], dim=1)
+    expected = torch.cat([features.pool(square, pooling), front.flatten(1)], dim=1)
+    assert torch.allclose(features.pool((tokens, "what else a block gives"), pooling), expected)
+    assert torch.equal(features.pool(tokens[:, 0], pooling), tokens[:, 0])
 
 
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "grid"])
 def test_features_equal_those_of_a_full_pass_with_full_maps(unet, images, pooling):
     x = train.to_model(images)
-    taps, maps = features.find_taps(unet, 16), {}
+    taps, maps = features.find_taps(unet, NOISY, 0), {}
     handles = [
         unet.get_submodule(tap.path).register_forward_hook(lambda m, i, out, name=tap.name: maps.update({name: out}))
         for tap in taps
@@ -78,7 +108,7 @@ def test_features_equal_those_of_a_full_pass_with_full_maps(unet, images, poolin
 
 
 def test_the_pass_ends_at_the_deepest_tap(unet, images):
-    ran, taps = [], features.find_taps(unet, 16, ("mid*",))
+    ran, taps = [], features.find_taps(unet, NOISY, 0, patterns=("mid*",))
     last = unet.up_blocks[-1].resnets[-1].register_forward_hook(lambda *_: ran.append(1))
     with features.Tapped(unet, taps) as read:
         read(train.to_model(images), 5)
@@ -87,7 +117,7 @@ def test_the_pass_ends_at_the_deepest_tap(unet, images):
 
 
 def test_hooks_vanish_also_after_an_error(unet, images):
-    with pytest.raises(RuntimeError), features.Tapped(unet, features.find_taps(unet, 16)) as read:
+    with pytest.raises(RuntimeError), features.Tapped(unet, features.find_taps(unet, NOISY, 0)) as read:
         assert hooks(unet) > 0
         read(torch.zeros(1, 3, 16, 16), 5)
     assert hooks(unet) == 0
@@ -124,7 +154,7 @@ def test_noise_is_added_as_the_scheduler_does():
 
 
 def encoder(unet, **changes):
-    from plankton_study.profile import Features
+    from plankton_study.schema import Features
 
     config = Features(precision="float32", **changes)
     return encoders.DiffusionEncoder("test", unet, diffusion.build_scheduler(Noise()), 16, config, [20, 300], 0)
@@ -144,7 +174,7 @@ def test_the_mean_over_draws_is_the_mean_of_the_draws(unet, images):
     one = encoder(unet, noise="mean", noise_draws=2, taps=("mid8.resnet1",))
     ids, cell = [str(i) for i in range(10)], one.cells[0]
     scheduler, x = one.scheduler, train.to_model(images)
-    taps = features.find_taps(unet, 16, ("mid8.resnet1",))
+    taps = features.find_taps(unet, NOISY, 0, patterns=("mid8.resnet1",))
     with features.Tapped(unet, taps) as read:
         draws = [read(features.noised(x, scheduler, 20, "shared", ids, 0, d), 20)["mid8.resnet1"] for d in (0, 1)]
     np.testing.assert_allclose(one.encode(images, ids, [cell])[cell], (draws[0] + draws[1]) / 2, atol=1e-6)
@@ -164,7 +194,7 @@ def test_bfloat16_stays_close_to_float32(unet, images):
 
 def test_the_bank_holds_what_the_encoder_gives(shared):
     parts = splits.make(shared, "shapes")
-    reader = encoders.trained_unet(shared, parts)
+    reader = encoders.denoiser(shared, parts)
     bank = features.extract(shared, reader, parts, parts.evaluated)
     rows = parts["test"]
     cell = reader.cells[3]
@@ -177,8 +207,8 @@ def test_the_bank_holds_what_the_encoder_gives(shared):
 
 def test_other_weights_or_settings_never_share_a_bank(shared):
     parts = splits.make(shared, "shapes")
-    trained, random = encoders.trained_unet(shared, parts), encoders.random_unet(shared, parts)
-    clean = encoders.trained_unet(shared, parts, shared.profile.features.model_copy(update={"noise": "clean"}))
+    trained, random = encoders.denoiser(shared, parts), encoders.denoiser(shared, parts, random=True)
+    clean = encoders.denoiser(shared, parts, shared.profile.features.model_copy(update={"noise": "clean"}))
     folders = {features.extract(shared, e, parts, parts["test"]).folder for e in (trained, random, clean)}
     assert len(folders) == 3
 
@@ -194,7 +224,7 @@ import sys
 from plankton_study import encoders, features, splits, study
 s = study.load(sys.argv[1], 0)
 parts = splits.make(s, "shapes")
-features.extract(s, encoders.trained_unet(s, parts), parts, parts.evaluated, batch_size=1)
+features.extract(s, encoders.denoiser(s, parts), parts, parts.evaluated, batch_size=1)
 """
 
 
@@ -202,7 +232,7 @@ def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, tm
     many = {"timesteps = [20, 300]": f"timesteps = {list(range(20, 180, 20))}"}
     study = make_study(many)
     parts = splits.make(study, "shapes")
-    reader = encoders.trained_unet(study, parts)
+    reader = encoders.denoiser(study, parts)
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.toml")], env=dict(os.environ))
     deadline, found = time.monotonic() + 120, []
     while not found and time.monotonic() < deadline and process.poll() is None:
@@ -215,30 +245,3 @@ def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, tm
     whole = features.extract(make_study(many, cache=tmp_path / "other"), reader, parts, parts.evaluated, batch_size=1)
     assert resumed.folder != whole.folder
     assert all(np.array_equal(resumed[cell], whole[cell]) for cell in reader.cells)
-
-
-# --- scikit-learn
-
-
-def test_diffusion_features_follow_scikit_learns_conventions(shared):
-    parts = splits.make(shared, "shapes")
-    folder = diffusion.denoiser(shared, parts)
-    reader = encoders.DiffusionFeatures(str(folder), layer="up16.resnet0", timestep=20)
-    assert clone(reader).get_params() == reader.get_params()
-    x, y = parts.collection.images[parts["train"]], parts.taxa(parts["train"]).astype(str)
-    pipeline = make_pipeline(reader, StandardScaler(), LogisticRegression(max_iter=200)).fit(x, y)
-    assert pipeline.score(x, y) > 0.6
-    fitted = pipeline[0]
-    stored = pickle.dumps(fitted)
-    assert len(stored) < 2000
-    again = pickle.loads(stored)
-    np.testing.assert_array_equal(again.transform(x[:5]), fitted.transform(x[:5]))
-    cell = Cell("up16.resnet0", 20)
-    bank = features.extract(shared, encoders.trained_unet(shared, parts), parts, parts.evaluated)
-    np.testing.assert_allclose(fitted.transform(x), bank.take(cell, parts["train"]), atol=2e-5)
-
-
-def test_diffusion_features_refuse_what_is_no_image(shared):
-    folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
-    with pytest.raises(StudyError, match="uint8"):
-        encoders.DiffusionFeatures(str(folder), "mid8.resnet0").fit(np.zeros((3, 16, 16)))

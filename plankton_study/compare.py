@@ -1,0 +1,142 @@
+"""Encoders side by side: results, paired differences with Holm's correction, and what each one cost."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+
+from plankton_study import encoders, metrics, probes
+from plankton_study.probes import ProbeResult
+from plankton_study.splits import Splits
+from plankton_study.study import Study
+
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+Results = dict[str, ProbeResult]
+
+
+def run(
+    study: Study,
+    splits: Splits,
+    setting: str,
+    search: str = "all",
+    budget: str = "images",
+    names: Iterable[str] | None = None,
+) -> tuple[Results, dict[str, str]]:
+    """Return encoder → its probes in one setting, and encoder → why it was not run.
+
+    `names` are those of the profile and of `encoders.ENCODERS` unless given; all else is as in `probes.probe`.
+    """
+    names = [*study.profile.encoders, *encoders.ENCODERS] if names is None else list(names)
+    absent = {name: why for name in names if (why := encoders.unavailable(study, name))}
+    present = [name for name in names if name not in absent]
+    return {name: probes.probe(study, splits, name, setting, search, budget) for name in present}, absent
+
+
+def scores(
+    study: Study, splits: Splits, results: Results, part: str, heads: Iterable[str] = ("linear",)
+) -> pd.DataFrame:
+    """Return one row an encoder and head: encoder, learnt from, head, cell, accuracy and macro-F1 with intervals."""
+    rows = []
+    for name, result in results.items():
+        for head in (head for head in heads if head in result.probabilities):
+            found = probes.evaluate(study, splits, result, part, head)
+            cell = "" if head == "end to end" else str(result.selected)
+            rows.append((name, family(study, name), head, cell, *(found[key].text() for key in METRICS)))
+    return pd.DataFrame(rows, columns=["encoder", "learnt from", "head", "cell", "accuracy (%)", "macro-F1 (%)"])
+
+
+def differences(
+    study: Study,
+    splits: Splits,
+    results: Results,
+    part: str,
+    first: str = "diffusion",
+    taxa: tuple[str, ...] | None = None,
+) -> pd.DataFrame:
+    """Return one row a metric and other encoder: the paired difference of the first encoder's linear probe to it.
+
+    Returns:
+        Columns encoder, learnt from, metric, value, low, high (shares), p and p_holm, which is corrected over the
+        encoders of one metric.
+    """
+    others = [name for name in results if name != first]
+    found = {n: probes.evaluate(study, splits, results[first], part, minus=results[n], taxa=taxa) for n in others}
+    tables = []
+    for key, label in METRICS.items():
+        rows = [(n, family(study, n), label, found[n][key].value, *found[n][key][1:3], found[n][key].p) for n in others]
+        table = pd.DataFrame(rows, columns=["encoder", "learnt from", "metric", "value", "low", "high", "p"])
+        tables.append(table.assign(p_holm=metrics.holm(table["p"])))
+    return pd.concat(tables, ignore_index=True)
+
+
+def forest(delta: pd.DataFrame) -> Any:
+    """Draw `differences`, a panel a metric; return the matplotlib figure. Filled points have p_holm below 0.05."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    labels = delta["metric"].unique()
+    figure, axes = plt.subplots(1, len(labels), figsize=(3.7 * len(labels), 1.1 + 0.13 * len(delta)), sharey=True)
+    colours = dict(zip(delta["learnt from"].unique(), sns.color_palette("colorblind"), strict=False))
+    for ax, label in zip(axes, labels, strict=True):
+        one = delta[delta["metric"] == label]
+        for place, row in enumerate(one.to_dict("records")):
+            colour = colours[row["learnt from"]]
+            ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour)
+            ax.plot(100 * row["value"], place, "o", color=colour, mfc=colour if row["p_holm"] < 0.05 else "white")
+        ax.axvline(0, color="0.5", linewidth=0.8)
+        ax.set(
+            xlabel=f"{label}: diffusion minus the other (points)", yticks=range(len(one)), yticklabels=one["encoder"]
+        )
+    axes[0].invert_yaxis()
+    handles = [plt.Line2D([], [], color=colour, marker="o", label=name) for name, colour in colours.items()]
+    figure.legend(handles=handles, title="learnt from", loc="outside lower center", ncol=4, frameon=False)
+    return figure
+
+
+def written(delta: pd.DataFrame) -> pd.DataFrame:
+    """Return `differences` as a table to show: points with their interval, and the corrected p."""
+    values = [f"{100 * r.value:+.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in delta.itertuples()]
+    table = delta.assign(difference=values, p=delta["p_holm"].map("{:.3f}".format))
+    table = table[["encoder", "learnt from", "metric", "difference", "p"]]
+    return table.set_axis(["diffusion minus", "learnt from", "metric", "difference (points)", "p (Holm)"], axis=1)
+
+
+def family(study: Study, name: str) -> str:
+    """Return what an encoder learnt from; an encoder of one's own: "elsewhere"."""
+    config = study.profile.encoders.get(name)
+    return config.family if config else "elsewhere"
+
+
+def costs(study: Study, results: Results) -> pd.DataFrame:
+    """Return one row an encoder: its parameters, images seen in training, training GFLOPs and device seconds."""
+    rows = []
+    for name, result in results.items():
+        seen, flops, seconds = (result.cost.get(key, np.nan) for key in ("images_seen", "flops", "seconds"))
+        rows.append(
+            (name, family(study, name), result.cost.get("parameters", np.nan), seen, seen * flops / 1e9, seconds)
+        )
+    columns = ["encoder", "learnt from", "parameters", "images seen", "training GFLOPs", "seconds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def best_on_validation(study: Study, splits: Splits, results: Results, learnt_from: str) -> str:
+    """Return the encoder of a family whose linear probe has the best validation macro-F1; KeyError if there is none."""
+    names = [name for name in results if family(study, name) == learnt_from]
+    if not names:
+        raise KeyError(learnt_from)
+    return max(names, key=lambda name: results[name].finalists["macro_f1"].max())
+
+
+def by_taxon(splits: Splits, results: Results, part: str) -> pd.DataFrame:
+    """Return (taxa, encoders): F1 of each taxon of a part, with the numbers of training and test images as index."""
+    result = next(iter(results.values()))
+    truth = splits.taxa(result.rows[part]).astype(str)
+    taxa = sorted(set(truth))
+    scores = {
+        n: f1_score(truth, r.predicted(part), labels=taxa, average=None, zero_division=0) for n, r in results.items()
+    }
+    labelled = pd.Series(splits.taxa(splits["balanced" if result.setting == "balanced" else "train"])).value_counts()
+    index = pd.MultiIndex.from_arrays([taxa, labelled[taxa], pd.Series(truth).value_counts()[taxa]])
+    return pd.DataFrame(scores, index=index.set_names(["taxon", "training images", "test images"]))
