@@ -157,12 +157,14 @@ def test_batch_norm_keeps_the_statistics_of_the_images_it_was_trained_on(make_st
     """Those of the training images under the averaged weights, not a memory of the last batches."""
     study = make_study()
     parts = splits.make(study, "shapes")
-    images, rows = parts.collection.images, parts["pool"][:48]
+    images, rows, held_out = parts.collection.images, parts["pool"][:48], parts["validation"]
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(256), torch.nn.Linear(256, 4))
-    train.fit(study, tmp_path, model, square, images, rows, 64, "test", parts["validation"])
+    train.fit(study, tmp_path, model, square, images, rows, 64, "test", held_out)
     pixels = train.to_model(images[rows]).flatten(1)
     assert torch.allclose(model[1].running_mean, pixels.mean(dim=0), atol=1e-4)
-    assert not model.training
+    with torch.no_grad():  # and the curve ends with the loss under them
+        last = square(model, train.to_model(images[held_out]), held_out, None).item()
+    assert pd.read_csv(tmp_path / "curve.csv")["held_out"].iloc[-1] == pytest.approx(last, rel=1e-4)
 
 
 def test_a_training_killed_behind_its_last_step_still_knows_its_cost(make_study, tmp_path, monkeypatch):
@@ -170,12 +172,15 @@ def test_a_training_killed_behind_its_last_step_still_knows_its_cost(make_study,
     study = make_study({"images_seen = 320": "images_seen = 320\ncheckpoint_seconds = 1e-9"})
     parts = splits.make(study, "shapes")
     arguments = square, parts.collection.images, parts["pool"], 320, "test", parts["validation"]
+    real = train._save
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    def interrupted(path, state):
+        real(path, state)
+        if state["step"] == 20:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "update_bn", interrupted)
+        patch.setattr(train, "_save", interrupted)
         train.fit(study, tmp_path, Dense(), *arguments)
     train.fit(study, tmp_path, Dense(), *arguments)
     assert train.cost(tmp_path)["flops"] == 2 * 2 * 256 * 4

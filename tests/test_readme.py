@@ -1,0 +1,34 @@
+"""What README shows works as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plankton_study.profile import read_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(blocks("toml"))))
+def test_every_profile_shown_is_valid(number, tmp_path):
+    text = blocks("toml")[number]
+    head = "" if "extends" in text else 'extends = "demo"\ntitle = "Shown in README"\n\n'
+    (tmp_path / "mine.toml").write_text(head + text)
+    read_profile(str(tmp_path / "mine.toml"))
+
+
+def test_the_encoder_of_ones_own_is_probed(tmp_path):
+    (code,) = [block for block in blocks("python") if "ENCODERS[" in block]
+    env = {**os.environ, "PLANKTON_PROFILE": "smoke", "PLANKTON_CACHE": str(tmp_path), "PLANKTON_DATA": ""}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^histogram(16|64) \d+\.\d \[\d+\.\d, \d+\.\d\]$", ran.stdout, re.M), ran.stdout
