@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from plankton_study import diffusion, networks, train
 from plankton_study.networks import WithHead
+from plankton_study.profile import StudyError
 from plankton_study.schema import EncoderConfig
 from plankton_study.splits import Splits
 from plankton_study.store import digest, keep
@@ -35,7 +36,9 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
     images_seen = train.budget(study, splits)
     if budget == "flops":
         folders = diffusion.denoiser(study, splits), trained(study, splits, name, setting, "images")[1]
-        most, own = (train.cost(folder)["flops"] for folder in folders)
+        most, own = (train.cost(folder).get("flops") for folder in folders)
+        if most is None:
+            raise StudyError("the denoiser was not trained here, so its FLOPs are unknown: set equal_flops = false")
         images_seen = round(images_seen * most / own)
     what = train.inputs(study, splits, rows, held_out, images_seen) | {"codes": digest(codes)}
     what["start"] = digest(*(file.read_bytes() for file in sorted(start.rglob("*.safetensors")))) if start else ""
@@ -144,7 +147,9 @@ def contrastive(config: EncoderConfig, size: int) -> StepLoss:
     augment = views(config, size)
 
     def loss(model: WithHead, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        both = torch.cat([augment(x), flips_and_turns(augment(x), generator)])  # each view lies in its own direction
+        both = torch.cat(
+            [augment(x), flips_and_turns(augment(x).clone(), generator)]
+        )  # each view lies in its own direction
         first, second = model(both).float().chunk(2)
         return nt_xent(first, second) if config.kind == "simclr" else vicreg(first, ref_emb=second)
 

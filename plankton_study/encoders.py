@@ -79,7 +79,7 @@ def pretrained(study: Study, name: str) -> Encoder:
     from transformers import AutoModel
 
     try:
-        model = AutoModel.from_pretrained(folder, use_safetensors=True)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
         expects = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         mean, std = (torch.tensor(expects[key]).view(1, -1, 1, 1) for key in ("image_mean", "image_std"))
     except Exception as error:  # transformers, safetensors and json each fail in their own way
@@ -93,7 +93,10 @@ def pretrained(study: Study, name: str) -> Encoder:
         x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
         return ((x - mean.to(x.device)) / std.to(x.device)).contiguous(memory_format=torch.channels_last)
 
-    encoder = NetworkEncoder(name, model, size, settings, look)
+    try:
+        encoder = NetworkEncoder(name, model, size, settings, look)
+    except ValueError as error:
+        raise StudyError(f"{name} cannot read images of {side} px ({reason(error)}): set its input_size") from None
     encoder.identity |= {"side": side, "mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
     return encoder
 
@@ -125,7 +128,7 @@ class NetworkEncoder:
         self.taps = {tap.name: tap for tap in taps}
         self.cells = [Cell(tap) for tap in self.taps]
         self.layers = _layers(taps)
-        self.identity = {"weights": _weights(model), "size": size, "model": type(model).__name__}
+        self.identity = {"weights": _weights(model), "size": size, "model": _config(getattr(model, "network", model))}
         self.identity |= {key: getattr(settings, key) for key in ("pooling", "precision")}
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
@@ -166,7 +169,7 @@ class DiffusionEncoder:
         self.cells = [Cell(tap, t) for t in timesteps for tap in self.taps]
         self.layers = _layers(self.taps.values())
         keys = ("pooling", "noise", "noise_draws", "precision")
-        self.identity = {"weights": _weights(unet), "unet": dict(unet.config), "schedule": dict(scheduler.config)}
+        self.identity = {"weights": _weights(unet), "unet": _config(unet), "schedule": _config(scheduler)}
         self.identity |= {"seed": seed, "size": size}
         self.identity |= {key: getattr(settings, key) for key in keys}
 
@@ -228,6 +231,12 @@ class PixelEncoder:
 
 def _layers(taps: Any) -> pd.DataFrame:
     return pd.DataFrame(taps, columns=Tap._fields).set_index("name").rename_axis("layer")
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """Return the architecture; keys such as _name_or_path say where it lay, not what it is."""
+    config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def _weights(model: torch.nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Reading a frozen U-Net: taps, early exit, noise, and extraction into a bank of features."""
+"""Reading a frozen network: taps, early exit, noise, and extraction into a bank of features."""
 
 import hashlib
 import json
@@ -250,7 +250,8 @@ def extract(
 def _extract(
     folder: Path, encoder: Encoder, images: np.ndarray, ids: np.ndarray, rows: np.ndarray, batch: int, where: str
 ) -> None:
-    need_room(folder, 4 * len(rows) * sum(encoder.layers["channels"][cell.layer] for cell in encoder.cells))
+    wide = {"mean_std": 2, "grid": 4}.get(encoder.identity.get("pooling"), 1)
+    need_room(folder, 4 * wide * len(rows) * sum(encoder.layers["channels"][cell.layer] for cell in encoder.cells))
     passes: dict[int | None, list[Cell]] = {}
     for cell in encoder.cells:
         passes.setdefault(cell.timestep, []).append(cell)

@@ -45,13 +45,13 @@ def scores(
     is_true, is_guessed = true[:, None] == columns, guessed[:, None] == columns
     hits, support, named = (weights @ m.astype(float) for m in (is_true & is_guessed, is_true, is_guessed))
     hits, support, named = hits[:, :-1], support[:, :-1], named[:, :-1]
+    judged = (support > 0) & (np.isin(present, taxa) if taxa is not None else True)
     with np.errstate(invalid="ignore", divide="ignore"):  # a taxon may be missing from a bootstrap draw
-        f1, recall = 2 * hits / (support + named), hits / support
-    f1[support == 0] = np.nan
-    judged = np.isin(present, taxa) if taxa is not None else np.full(len(present), True)
-    f1, recall, hits, support = (x[:, judged] for x in (f1, recall, hits, support))
-    accuracy = hits.sum(axis=1) / support.sum(axis=1)
-    return {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=1), "balanced_accuracy": np.nanmean(recall, axis=1)}
+        f1, recall = (np.where(judged, x, 0) for x in (2 * hits / (support + named), hits / support))
+        number = judged.sum(axis=1)
+        accuracy = (hits * judged).sum(axis=1) / (support * judged).sum(axis=1)
+        means = {"macro_f1": f1.sum(axis=1) / number, "balanced_accuracy": recall.sum(axis=1) / number}
+    return {"accuracy": accuracy, **means}
 
 
 def resample(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
@@ -80,12 +80,13 @@ def estimates(
     if minus is not None:
         others = scores(truth, minus, weights, taxa)
         values = {key: values[key] - others[key] for key in values}
+    number = len(truth) if taxa is None else int(np.isin(truth, taxa).sum())
     found = {}
     for key, (value, *drawn) in values.items():
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
         tail = min(np.sum(np.array(drawn) <= 0), np.sum(np.array(drawn) >= 0))
         p = None if minus is None else min(2 * float(tail + 1) / (draws + 1), 1.0)
-        found[key] = Estimate(float(value), float(low), float(high), len(truth), p)
+        found[key] = Estimate(float(value), float(low), float(high), number, p)
     return found
 
 

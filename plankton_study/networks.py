@@ -18,6 +18,7 @@ class DownPath(torch.nn.Module):
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
+        self.config = unet.config
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
         self.conv_in, self.down_blocks, self.mid_block = unet.conv_in, unet.down_blocks, unet.mid_block
 

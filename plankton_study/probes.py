@@ -84,6 +84,13 @@ def probe(
     Returns:
         The stored result; made on the first call. Test and shifted images are predicted once, by the selected probe.
     """
+    for key, value, known in (
+        ("setting", setting, ("natural", "balanced")),
+        ("search", search, ("all", "equal", "predeclared")),
+        ("budget", budget, ("images", "flops")),
+    ):
+        if value not in known:
+            raise StudyError(f"{key} = {value!r} is not known, only {', '.join(known)}")
     if not (splits.classes if setting == "natural" else splits.balanced_classes):
         raise StudyError(f"no taxon of {splits.collection.name} has enough images for the {setting} setting")
     made = encoders.make(study, splits, encoder, setting, budget)
@@ -113,9 +120,8 @@ def candidates(encoder: Encoder, search: str, number: int) -> list[Cell]:
         return [encoder.predeclared]
     if search == "equal":
         cells = [cell for cell in cells if cell.timestep == encoder.predeclared.timestep]
-        return [
-            cells[i] for i in np.unique(np.linspace(0, len(cells) - 1, min(number, len(cells))).round().astype(int))
-        ]
+        places = np.linspace(len(cells) - 1, 0, min(number, len(cells))).round().astype(int)
+        return [cells[i] for i in sorted(places)]
     return cells
 
 

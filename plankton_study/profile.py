@@ -2,11 +2,11 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from plankton_study.schema import DataSet, Profile
+from plankton_study.schema import Profile
 
 PACKAGE = Path(__file__).resolve().parent
 PROFILES = PACKAGE / "profiles"
@@ -62,7 +62,8 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     if first["type"] == "extra_forbidden":
         for part in first["loc"][:-1]:  # walk down to the table that holds the key; the names of sets are free
             field = model.model_fields.get(part) if model else None
-            model = DataSet if part == "sets" else field.annotation if field else model
+            kinds = [field.annotation, *get_args(field.annotation)] if field else [model]
+            model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         return f"{key} is not a known key" + (f"; allowed here: {', '.join(model.model_fields)}" if model else "")
     given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
     return f"{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{given}"

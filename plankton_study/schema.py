@@ -220,6 +220,8 @@ class Profile(Strict):
         for name, encoder in self.encoders.items():
             contrast = encoder.kind in ("simclr", "vicreg", "mae") and encoder.network == "unet"
             rules[f"encoders.{name}: kind {encoder.kind!r} needs the network 'resnet' or 'vit'"] = not contrast
+            found = encoder.kind != "pretrained" or encoder.folder
+            rules[f"encoders.{name}: kind 'pretrained' needs a folder"] = bool(found)
             fine = encoder.start == "random" or encoder.network == "unet"
             rules[f"encoders.{name}: only network = 'unet' can start from the denoiser"] = fine
         for rule, holds in rules.items():

@@ -4,6 +4,7 @@ Everything random in a step (order, augmentation, noise) is drawn from a generat
 therefore needs weights, moving average, optimiser and step to continue exactly where it was written.
 """
 
+import copy
 import io
 import json
 import math
@@ -19,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import update_bn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -150,16 +152,17 @@ def fit(
     steps = max(images_seen // config.batch_size, 1)
     marks = {round(steps * part / 10) for part in range(1, 11)}
     started = time.monotonic() - progressed["seconds"]
-    saved, flops = time.monotonic(), FlopCounterMode(display=False)
+    saved = time.monotonic()
 
-    def batch_loss(chosen: np.ndarray, seeds: list[int]) -> torch.Tensor:
+    def batch_loss(chosen: np.ndarray, seeds: list[int], network: torch.nn.Module = wrapped) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         torch.manual_seed(generator.initial_seed())  # of crops, jitter and dropout
         x = to_model(images[chosen])
         x = flips_and_turns(x, generator) if model.training else x
-        return step_loss(wrapped, x.to(accelerator.device), chosen, generator)
+        return step_loss(network, x.to(accelerator.device), chosen, generator)
 
-    some = np.array_split(np.random.default_rng(study.seed).permutation(rows)[:1024], 8)
+    some = np.random.default_rng(study.seed).permutation(rows)[:1024]
+    some = np.array_split(some, max(len(some) // 128, 1))
 
     def settle() -> None:
         average.copy_to(model.parameters())
@@ -172,14 +175,15 @@ def fit(
             parts = np.array_split(held_out, -(-len(held_out) // config.batch_size))
             return float(np.mean([batch_loss(part, [0, number]).item() for number, part in enumerate(parts)]))
 
+    twin, counter = copy.deepcopy(model).train(), FlopCounterMode(display=False)  # counting must not touch the model
+    with sdpa_kernel(SDPBackend.MATH), counter:  # other kinds of attention are not counted on every device
+        batch_loss(batch_rows(rows, 0, config.batch_size, study.seed), [study.seed, 0], twin).backward()
     with progress(what, steps, step) as bar:
         while step < steps:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
-            counted = flops if flops.get_total_flops() == 0 else nullcontext()  # one step tells
-            with counted:
-                loss = batch_loss(batch_rows(rows, step, config.batch_size, study.seed), [study.seed, step])
-                accelerator.backward(loss)
+            loss = batch_loss(batch_rows(rows, step, config.batch_size, study.seed), [study.seed, step])
+            accelerator.backward(loss)
             accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
             optimiser.step()
             optimiser.zero_grad()
@@ -207,7 +211,7 @@ def fit(
     accelerator.free_memory()
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "images_seen": steps * config.batch_size}
-    cost |= {"batch_size": config.batch_size, "flops": flops.get_total_flops() / config.batch_size}
+    cost |= {"batch_size": config.batch_size, "flops": counter.get_total_flops() / config.batch_size}
     write_json(folder / "cost.json", cost | {"seconds": round(time.monotonic() - started, 1)})
     checkpoint.unlink(missing_ok=True)
 

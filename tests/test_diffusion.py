@@ -153,6 +153,25 @@ def test_a_training_leaves_its_curve_and_its_cost(make_study, tmp_path):
     assert cost == {"parameters": 1024, "images_seen": 500, "batch_size": 20, "flops": 2 * 2 * 256 * 4}
 
 
+def test_the_kept_weights_are_the_moving_average(make_study, tmp_path):
+    study, kept = make_study(), {}
+    parts = splits.make(study, "shapes")
+    for ema in (0.0, 0.999):  # without memory they are those of the last step
+        torch.manual_seed(0)
+        model, online = Dense(), []
+
+        def loss(model, x, rows, generator, online=online):
+            online += [model.inner.weight.detach().clone()] if model.training else []
+            return square(model, x, rows, generator)
+
+        (tmp_path / str(ema)).mkdir()
+        arguments = parts.collection.images, parts["pool"], 320, "test", parts["validation"], {"ema": ema}
+        train.fit(study, tmp_path / str(ema), model, loss, *arguments)
+        kept[ema] = [(model.inner.weight - weight).norm().item() for weight in online]
+    assert min(kept[0.0]) == kept[0.0][-1]
+    assert min(kept[0.999]) < kept[0.999][-1]
+
+
 def test_batch_norm_keeps_the_statistics_of_the_images_it_was_trained_on(make_study, tmp_path):
     """Those of the training images under the averaged weights, not a memory of the last batches."""
     study = make_study()
