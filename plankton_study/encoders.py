@@ -102,11 +102,13 @@ def pretrained(study: Study, name: str) -> Encoder:
 
 
 class NetworkEncoder:
-    """A frozen network read at its blocks in one pass of clean images.
+    """A frozen network read at its blocks: all taps of a timestep in one pass, which ends at the deepest.
 
-    `look` turns images (B, R, R) uint8 into the network's input; `size` is R; `folder` that of its training, if any.
-    A classifier's own logits are the cell "head".
+    `look` turns images (B, R, R) uint8 into the network's input; `size` is R; `folder` that of its training, if any;
+    `patterns` choose taps. A network without timesteps has only None. A classifier's own logits are the cell "head".
     """
+
+    draws = 1  # of noise, whose features are averaged
 
     def __init__(
         self,
@@ -116,34 +118,50 @@ class NetworkEncoder:
         settings: Features,
         look: Callable[[np.ndarray], torch.Tensor],
         folder: Path | None = None,
+        timesteps: Sequence[int | None] = (None,),
+        patterns: tuple[str, ...] = ("*",),
     ) -> None:
-        self.name, self.settings, self._look, self.folder = name, settings, look, folder
+        self.name, self.settings, self.look, self.folder = name, settings, look, folder
+        self.model, network = model.eval().requires_grad_(False), getattr(model, "network", model)
         self.cost = train.cost(folder) if folder else {}
-        self.cost["parameters"] = sum(p.numel() for p in getattr(model, "network", model).parameters())
-        self.model = model.eval().requires_grad_(False)
-        taps = features.find_taps(model, look(np.zeros((1, size, size), np.uint8)))
-        self.predeclared = Cell(taps[-1].name)
+        self.cost["parameters"] = sum(p.numel() for p in network.parameters())
+        blank = np.zeros((1, size, size), np.uint8)
+        taps = features.find_taps(model, *self.inputs(blank, [""], timesteps[0], 0), patterns=patterns)
         if isinstance(model, networks.WithHead):
             taps.append(Tap("head", "head", "head", 1, model.head.out_features, len(taps)))
         self.taps = {tap.name: tap for tap in taps}
-        self.cells = [Cell(tap) for tap in self.taps]
-        self.layers = _layers(taps)
-        self.identity = {"weights": _weights(model), "size": size, "model": _config(getattr(model, "network", model))}
+        self.cells = [Cell(tap, t) for t in timesteps for tap in self.taps]
+        self.layers = pd.DataFrame(taps, columns=Tap._fields).set_index("name").rename_axis("layer")
+        weights = digest(*(value.detach().cpu().float().numpy() for value in model.state_dict().values()))
+        self.identity = {"weights": weights, "size": size, "model": _config(network)}
         self.identity |= {key: getattr(settings, key) for key in ("pooling", "precision")}
+
+    @property
+    def predeclared(self) -> Cell:
+        """The last layer."""
+        return [cell for cell in self.cells if cell.layer != "head"][-1]
+
+    def inputs(self, images: np.ndarray, ids: list[str], timestep: int | None, draw: int) -> tuple[Any, ...]:
+        """Return what the network is called with for images (B, R, R) uint8."""
+        return (self.look(images),)
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
         """Return cell → (B, C) float32 for images (B, R, R) uint8."""
-        x = self._look(images)
-        taps = [self.taps[cell.layer] for cell in cells]
-        with (
-            features.Tapped(self.model, taps, self.settings.pooling) as read,
-            train.autocast(self.settings.precision, x.device.type),
-        ):
-            return {Cell(layer): value.cpu().numpy() for layer, value in read(x).items()}
+        found: dict[Cell, Any] = {}
+        for timestep in dict.fromkeys(cell.timestep for cell in cells):
+            taps = [self.taps[cell.layer] for cell in cells if cell.timestep == timestep]
+            with features.Tapped(self.model, taps, self.settings.pooling) as read:
+                for draw in range(self.draws):
+                    inputs = self.inputs(images, ids, timestep, draw)
+                    with train.autocast(self.settings.precision, inputs[0].device.type):
+                        for layer, value in read(*inputs).items():
+                            cell = Cell(layer, timestep)
+                            found[cell] = found.get(cell, 0) + value / self.draws
+        return {cell: value.cpu().numpy() for cell, value in found.items()}
 
 
-class DiffusionEncoder:
-    """A frozen U-Net read at taps and timesteps: all taps of a timestep in one pass, which ends at the deepest.
+class DiffusionEncoder(NetworkEncoder):
+    """A frozen U-Net read at taps and timesteps.
 
     `settings` gives taps, pooling, noise mode and precision; `size` is the images' side (px), `seed` that of the noise.
     """
@@ -159,19 +177,11 @@ class DiffusionEncoder:
         seed: int,
         folder: Path | None = None,
     ) -> None:
-        self.name, self.unet, self.scheduler, self.settings, self.seed = name, unet, scheduler, settings, seed
-        self.folder = folder
-        self.cost = train.cost(folder) if folder else {}
-        self.cost["parameters"] = sum(p.numel() for p in unet.parameters())
-        weight = next(unet.parameters())
-        dry = torch.zeros(1, unet.config.in_channels, size, size, device=weight.device, dtype=weight.dtype)
-        self.taps = {tap.name: tap for tap in features.find_taps(unet, dry, 0, patterns=settings.taps)}
-        self.cells = [Cell(tap, t) for t in timesteps for tap in self.taps]
-        self.layers = _layers(self.taps.values())
-        keys = ("pooling", "noise", "noise_draws", "precision")
-        self.identity = {"weights": _weights(unet), "unet": _config(unet), "schedule": _config(scheduler)}
-        self.identity |= {"seed": seed, "size": size}
-        self.identity |= {key: getattr(settings, key) for key in keys}
+        self.scheduler, self.seed = scheduler, seed
+        self.draws = settings.noise_draws if settings.noise == "mean" else 1
+        look = partial(train.to_model, device=unet.device)
+        super().__init__(name, unet, size, settings, look, folder, timesteps, settings.taps)
+        self.identity |= {"schedule": _config(scheduler), "seed": seed, "noise": settings.noise, "draws": self.draws}
 
     @property
     def predeclared(self) -> Cell:
@@ -181,21 +191,10 @@ class DiffusionEncoder:
             raise StudyError(f"features.predeclared = {self.settings.predeclared!r} is none of {', '.join(known)}")
         return known[self.settings.predeclared]
 
-    def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
-        """Return cell → (B, C) float32 for images (B, R, R) uint8."""
-        x = train.to_model(images, self.unet.device).expand(-1, self.unet.config.in_channels, -1, -1)
-        draws = self.settings.noise_draws if self.settings.noise == "mean" else 1
-        found: dict[Cell, Any] = {}
-        for timestep in dict.fromkeys(cell.timestep for cell in cells):
-            taps = [self.taps[cell.layer] for cell in cells if cell.timestep == timestep]
-            with features.Tapped(self.unet, taps, self.settings.pooling) as read:
-                for draw in range(draws):
-                    noisy = features.noised(x, self.scheduler, timestep, self.settings.noise, ids, self.seed, draw)
-                    with train.autocast(self.settings.precision, x.device.type):
-                        for layer, value in read(noisy, timestep).items():
-                            cell = Cell(layer, timestep)
-                            found[cell] = found.get(cell, 0) + value / draws
-        return {cell: value.cpu().numpy() for cell, value in found.items()}
+    def inputs(self, images: np.ndarray, ids: list[str], timestep: int, draw: int) -> tuple[torch.Tensor, int]:
+        """Return images (B, C, R, R) at a noise level, and that level."""
+        x = self.look(images).expand(-1, self.model.config.in_channels, -1, -1)
+        return features.noised(x, self.scheduler, timestep, self.settings.noise, ids, self.seed, draw), timestep
 
 
 class PixelEncoder:
@@ -229,18 +228,10 @@ class PixelEncoder:
         return {c: flat if c.layer == "pixels.raw" else projected[:, : self._widths[c.layer]] for c in cells}
 
 
-def _layers(taps: Any) -> pd.DataFrame:
-    return pd.DataFrame(taps, columns=Tap._fields).set_index("name").rename_axis("layer")
-
-
 def _config(model: Any) -> dict[str, Any]:
     """Return the architecture; keys such as _name_or_path say where it lay, not what it is."""
     config = model.config.to_dict() if hasattr(model.config, "to_dict") else dict(model.config)
     return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-def _weights(model: torch.nn.Module) -> str:
-    return digest(*(value.detach().cpu().float().numpy() for value in model.state_dict().values()))
 
 
 def denoiser(study: Study, splits: Splits, settings: Features | None = None, random: bool = False) -> DiffusionEncoder:

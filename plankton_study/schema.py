@@ -155,7 +155,7 @@ class Features(Strict):
 
 class Probes(Strict):
     ridge: Annotated[tuple[Positive, ...], Some] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # penalty over the mean eigenvalue
-    logistic: Annotated[tuple[Positive, ...], Some] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C of scikit-learn
+    logistic: Annotated[tuple[Positive, ...], Some] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # C of scikit-learn
     finalists: Count = 3
     candidates: Count = 6  # cells of the search over equally many; those of U-Nets at the predeclared timestep
     neighbours: Annotated[tuple[Count, ...], Some] = (1, 5, 15)
