@@ -29,7 +29,7 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
     codes = _codes(splits, rows) if supervised else np.zeros(0, np.int64)
     validation = splits["validation"]
     validation = validation[codes[validation] >= 0] if supervised else validation
-    held_out = np.sort(np.random.default_rng(0).permutation(validation)[: diffusion.HELD_OUT])
+    held_out = train.held_out_rows(validation)
     start = diffusion.denoiser(study, splits) if config.start == "denoiser" else None
     if budget == "none":
         return _reading(study, _build(study, config, codes, start), supervised), None
@@ -147,10 +147,8 @@ def contrastive(config: EncoderConfig, size: int) -> StepLoss:
     augment = views(config, size)
 
     def loss(model: WithHead, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        both = torch.cat(
-            [augment(x), flips_and_turns(augment(x).clone(), generator)]
-        )  # each view lies in its own direction
-        first, second = model(both).float().chunk(2)
+        upright, turned = augment(x), flips_and_turns(augment(x).clone(), generator)  # of different directions
+        first, second = model(torch.cat([upright, turned])).float().chunk(2)
         return nt_xent(first, second) if config.kind == "simclr" else vicreg(first, ref_emb=second)
 
     return loss

@@ -35,34 +35,47 @@ def run(
 
 
 def scores(
-    study: Study, splits: Splits, results: Results, part: str, heads: Iterable[str] = ("linear",)
+    study: Study,
+    splits: Splits,
+    results: Results,
+    part: str,
+    heads: Iterable[str] = ("linear",),
+    absent: Iterable[str] = (),
 ) -> pd.DataFrame:
-    """Return one row an encoder and head: encoder, learnt from, head, cell, accuracy and macro-F1 with intervals."""
+    """Return one row an encoder and head: encoder, learnt from, head, cell, accuracy and macro-F1 with intervals.
+
+    Those of `absent` follow with "not run" as their head.
+    """
     rows = []
     for name, result in results.items():
         for head in (head for head in heads if head in result.probabilities):
             found = probes.evaluate(study, splits, result, part, head)
             cell = "" if head == "end to end" else str(result.selected)
             rows.append((name, family(study, name), head, cell, *(found[key].text() for key in METRICS)))
+    rows += [(name, family(study, name), "not run", "", "", "") for name in absent]
     return pd.DataFrame(rows, columns=["encoder", "learnt from", "head", "cell", "accuracy (%)", "macro-F1 (%)"])
 
 
-def differences(
-    study: Study,
-    splits: Splits,
-    results: Results,
-    part: str,
-    first: str = "diffusion",
-    taxa: tuple[str, ...] | None = None,
-) -> pd.DataFrame:
-    """Return one row a metric and other encoder: the paired difference of the first encoder's linear probe to it.
+def searches(study: Study, splits: Splits, results: Results) -> pd.DataFrame:
+    """Return one row an encoder: test macro-F1 when one predeclared cell, equally many, or all cells are candidates."""
+    setting = next(iter(results.values())).setting
+    found = {how: run(study, splits, setting, how, names=results)[0] for how in ("predeclared", "equal")}
+    table = pd.DataFrame({"encoder": list(results)})
+    for how, each in (found | {"all": results}).items():
+        values = [probes.evaluate(study, splits, r, "test")["macro_f1"].text() for r in each.values()]
+        table[f"{how} ({max(len(r.grid) for r in each.values())} at most)"] = values
+    return table
+
+
+def differences(study: Study, splits: Splits, results: Results, part: str) -> pd.DataFrame:
+    """Return one row a metric and other encoder: the paired difference of diffusion's linear probe to it.
 
     Returns:
         Columns encoder, learnt from, metric, value, low, high (shares), p and p_holm, which is corrected over the
         encoders of one metric.
     """
-    others = [name for name in results if name != first]
-    found = {n: probes.evaluate(study, splits, results[first], part, minus=results[n], taxa=taxa) for n in others}
+    first, others = results["diffusion"], [name for name in results if name != "diffusion"]
+    found = {n: probes.evaluate(study, splits, first, part, minus=results[n]) for n in others}
     tables = []
     for key, label in METRICS.items():
         rows = [(n, family(study, n), label, found[n][key].value, *found[n][key][1:3], found[n][key].p) for n in others]

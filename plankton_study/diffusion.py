@@ -16,8 +16,6 @@ from plankton_study.splits import Splits
 from plankton_study.store import keep
 from plankton_study.study import Study
 
-HELD_OUT = 256  # validation images of the learning curve and of the loss per noise level
-
 
 def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
     """Return an untrained U-Net for images of `size` px, with the initial weights of `seed`.
@@ -84,7 +82,7 @@ def denoiser(study: Study, splits: Splits) -> Path:
     profile = study.profile
     if profile.unet.pretrained:
         return model_folder(study, profile.unet.pretrained)
-    held_out = np.sort(np.random.default_rng(0).permutation(splits["validation"])[:HELD_OUT])
+    held_out = train.held_out_rows(splits["validation"])
     what = train.inputs(study, splits, splits["pool"], held_out, train.budget(study, splits))
     what |= {"unet": profile.unet.model_dump(), "noise": profile.noise.model_dump()}
     make = partial(_train, study, splits, held_out)

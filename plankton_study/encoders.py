@@ -243,7 +243,8 @@ def denoiser(study: Study, splits: Splits, settings: Features | None = None, ran
     folder = diffusion.denoiser(study, splits)
     unet, scheduler = diffusion.load(folder, size, study.device)
     if not random:
-        return DiffusionEncoder("diffusion", unet, scheduler, size, settings, settings.timesteps, study.seed, folder)
+        trained = None if study.profile.unet.pretrained else folder
+        return DiffusionEncoder("diffusion", unet, scheduler, size, settings, settings.timesteps, study.seed, trained)
     unet = diffusion.untrained(study)
     unet.to(study.device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return DiffusionEncoder("random U-Net", unet, scheduler, size, settings, settings.random_timesteps, study.seed)

@@ -14,6 +14,12 @@ from plankton_study.progress import progress
 from plankton_study.schema import Probes
 
 
+def standardised(bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return a cell's features of several parts, (n, C) float32 each, scaled by the statistics of the training rows."""
+    scaler = StandardScaler().fit(bank.take(cell, train))
+    return [scaler.transform(bank.take(cell, rows)) for rows in (train, *others)]
+
+
 def ridge_grid(
     bank: FeatureBank, cells: list[Cell], rows: dict[str, np.ndarray], taxa: dict[str, np.ndarray], config: Probes
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -33,8 +39,7 @@ def ridge_grid(
     table, right, right_narrow = [], [], []
     with progress(f"ridge probes of {len(cells)} cells", len(cells)) as bar:
         for cell in cells:
-            scaler = StandardScaler().fit(bank.take(cell, rows["train"]))
-            x, v = (scaler.transform(bank.take(cell, rows[p])) for p in ("train", "validation"))
+            x, v = standardised(bank, cell, rows["train"], rows["validation"])
             values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
             values, vectors = values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
             turned, towards = v @ vectors, vectors.T @ (x.T @ (targets - offset)) / len(x)

@@ -82,9 +82,10 @@ def estimates(
         values = {key: values[key] - others[key] for key in values}
     number = len(truth) if taxa is None else int(np.isin(truth, taxa).sum())
     found = {}
-    for key, (value, *drawn) in values.items():
+    for key, each in values.items():
+        value, drawn = each[0], each[1:]
         low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        tail = min(np.sum(np.array(drawn) <= 0), np.sum(np.array(drawn) >= 0))
+        tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
         p = None if minus is None else min(2 * float(tail + 1) / (draws + 1), 1.0)
         found[key] = Estimate(float(value), float(low), float(high), number, p)
     return found

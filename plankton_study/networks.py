@@ -100,7 +100,13 @@ def build_mae(profile: Profile, mask: float) -> ViTMAEForPreTraining:
         mask_ratio=mask,
         norm_pix_loss=vit.normalise_patches,
     )
-    return ViTMAEForPreTraining(config)
+    mae = ViTMAEForPreTraining(config)
+    embeddings = mae.vit.embeddings
+    # transformers 5.23 takes these for initialised and leaves every position at zero: nothing could be learnt from it
+    embeddings.patch_embeddings.projection._is_hf_initialized = False
+    embeddings.initialize_weights()
+    mae.decoder.initialize_weights(embeddings.patch_embeddings.num_patches)
+    return mae
 
 
 def _vit(vit: ViT, size: int) -> dict[str, float]:

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
 from plankton_study import encoders, features, metrics
 from plankton_study.features import Cell, Encoder, FeatureBank
-from plankton_study.linear import Logistic, logistic_path, ridge_grid
+from plankton_study.linear import Logistic, logistic_path, ridge_grid, standardised
 from plankton_study.metrics import Estimate
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
@@ -42,7 +41,7 @@ class ProbeResult:
             end" for encoders that learnt from labels; and of a search over all cells "weighted" (classes weighted
             equally) and "k-NN".
         classes: (K,) taxa the probe knows; `prior` (K,) their shares of the training images.
-        cost: of the encoder's training.
+        cost, training: of the encoder's training, and its folder if it was trained here; see `features.Encoder`.
     """
 
     encoder: str
@@ -58,6 +57,7 @@ class ProbeResult:
     classes: np.ndarray
     prior: np.ndarray
     cost: dict[str, float]
+    training: Path | None
 
     def predicted(self, part: str, head: str = "linear", adjusted: bool = False) -> np.ndarray:
         """Return the taxa (n,) a head names; `adjusted` divides by the training prior (Menon et al. 2021)."""
@@ -110,7 +110,7 @@ def probe(
     folder = keep(
         study, "probe", what, code, lambda to: _probe(to, study, splits, bank, cells, setting, search == "all")
     )
-    return _read(folder, encoder, setting, made.cost)
+    return _read(folder, made, encoder, setting)
 
 
 def candidates(encoder: Encoder, search: str, number: int) -> list[Cell]:
@@ -157,11 +157,10 @@ def evaluate(
     """
     rows, predicted = result.rows[part], result.predicted(part, head, adjusted)
     truth, groups = splits.taxa(rows).astype(str), splits.groups(rows)
-    others = minus.predicted(part, head, adjusted) if minus else predicted
     if minus is not None and not np.array_equal(rows, minus.rows[part]):
         raise ValueError("paired differences need the same images")
-    draws = study.profile.probes.draws
-    return metrics.estimates(truth, predicted, groups, draws, others if minus else None, taxa)
+    others = None if minus is None else minus.predicted(part, head, adjusted)
+    return metrics.estimates(truth, predicted, groups, study.profile.probes.draws, others, taxa)
 
 
 def rank(study: Study, splits: Splits, encoder: Encoder, setting: str = "natural") -> tuple[float, float]:
@@ -207,14 +206,14 @@ def _probe(
     tried: list[tuple[float, Cell, Logistic]] = []
     with progress(f"logistic probes of {len(ranked)} cells", len(ranked) * len(config.logistic)) as bar:
         for cell in (cells[i] for i in ranked):
-            x, v = _standardised(bank, cell, rows["train"], rows["validation"])
+            x, v = standardised(bank, cell, rows["train"], rows["validation"])
             for model in logistic_path(x, codes, sorted(config.logistic)):
                 score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
                 fitted.append((cell.layer, cell.timestep, model.strength, score["accuracy"][0], score["macro_f1"][0]))
                 tried.append((score[config.metric][0], cell, model))
                 bar.update()
     _, cell, linear = max(tried, key=lambda one: one[0])
-    x, *others = _standardised(bank, cell, *rows.values())
+    x, *others = standardised(bank, cell, *rows.values())
     parts = dict(zip(list(rows)[1:], others, strict=True))
     predict = {"linear": linear.probabilities}
     if full:
@@ -243,13 +242,7 @@ def _probe(
     write_json(folder / "selection.json", about)
 
 
-def _standardised(bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Return the features of several parts, scaled by the statistics of the training rows."""
-    scaler = StandardScaler().fit(bank.take(cell, train))
-    return [scaler.transform(bank.take(cell, rows)) for rows in (train, *others)]
-
-
-def _read(folder: Path, encoder: str, setting: str, cost: dict[str, float]) -> ProbeResult:
+def _read(folder: Path, made: Encoder, encoder: str, setting: str) -> ProbeResult:
     about = json.loads((folder / "selection.json").read_text())
     about |= {"selected": Cell(*about["selected"]), "near_best": dict(about["near_best"])}
     tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("grid", "finalists")}
@@ -266,7 +259,8 @@ def _read(folder: Path, encoder: str, setting: str, cost: dict[str, float]) -> P
         **about,
         rows=rows,
         probabilities=heads,
-        cost=cost,
+        cost=made.cost,
+        training=made.folder,
         classes=classes[""],
         prior=prior[""],
     )

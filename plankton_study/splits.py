@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,18 @@ class Splits:
 
     def groups(self, rows: np.ndarray) -> np.ndarray:
         """Return what a resampled interval must keep together: integer codes of day or sample, else of the row."""
-        return group_codes(self.collection)[rows]
+        return self._groups[rows]
+
+    @cached_property
+    def _groups(self) -> np.ndarray:
+        return group_codes(self.collection)
 
     @property
     def clustered(self) -> bool:
         """Whether samples or days are known; without them intervals are optimistic."""
         return self.collection.entry.group_by != "image"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash of the images and of every part."""
         return digest(self.collection.digest, {k: v.tolist() for k, v in self.parts.items()})

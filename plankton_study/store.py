@@ -40,7 +40,8 @@ def _syntax(source: str) -> str:
 
 # Of the code that runs, not of what an editor makes of the files meanwhile.
 CODE = {file.stem: digest(_syntax(file.read_text(encoding="utf-8"))) for file in PACKAGE.glob("*.py")}
-VERSIONS = {name: version(name) for name in ("torch", "diffusers", "numpy", "scikit-learn", "pillow")}
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "kornia", "pytorch-metric-learning")
+VERSIONS = {name: version(name) for name in (*LIBRARIES, "numpy", "scikit-learn", "pillow")}
 
 
 def code_digest(modules: Iterable[str]) -> str:

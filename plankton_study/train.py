@@ -86,6 +86,11 @@ def budget(study: Study, splits: Splits) -> int:
     return study.profile.sets[splits.collection.name].images_seen or study.profile.training.images_seen
 
 
+def held_out_rows(validation: np.ndarray, most: int = 256) -> np.ndarray:
+    """Return those of the rows that learning curves and losses per noise level are measured on, sorted."""
+    return np.sort(np.random.default_rng(0).permutation(validation)[:most])
+
+
 def inputs(study: Study, splits: Splits, rows: np.ndarray, held_out: np.ndarray, images_seen: int) -> dict[str, Any]:
     """Return what determines a training besides its network and loss (JSON values), for the cache's key."""
     return {

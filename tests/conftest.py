@@ -1,6 +1,11 @@
 """A study in a temporary folder, on real image files and with tiny models."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 os.environ.setdefault("PLANKTON_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -140,6 +145,25 @@ def make_study(tmp_path, shapes, monkeypatch):
         return load_study(tmp_path / "test.toml", folder, monkeypatch, cache, replace, more, seed)
 
     return make
+
+
+@pytest.fixture
+def kill_when_found(tmp_path):
+    """A function (script, folder, pattern) → path: run the script on the test's profile and, as soon as a file of that
+    pattern appears in the folder, end it as a power cut would. Fails if the script ended before."""
+
+    def run(script: str, folder: Path, pattern: str) -> Path:
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "test.toml")], env=dict(os.environ))
+        deadline, found = time.monotonic() + 120, []
+        while not found and time.monotonic() < deadline and process.poll() is None:
+            found = list(folder.glob(pattern))
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert found and process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+        return found[0]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,5 @@
 """Training and the denoiser: what it learns, that it continues after a kill, and what others can do with it."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -69,23 +65,14 @@ diffusion.denoiser(s, splits.make(s, "shapes"))
 """
 
 
-def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_study, tmp_path):
+def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_study, kill_when_found, tmp_path):
     longer = {"images_seen = 320": "images_seen = 1280\ncheckpoint_seconds = 0.2"}
     whole = make_study(longer, cache=tmp_path / "whole")
     undisturbed = weights(diffusion.denoiser(whole, splits.make(whole, "shapes")))
 
     study = make_study(longer, cache=tmp_path / "killed")
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.toml")], env=dict(os.environ))
-    deadline = time.monotonic() + 120
-    found = []
-    while not found and time.monotonic() < deadline and process.poll() is None:
-        found = list(study.cache.glob("denoiser/*.partial/checkpoint.pt"))
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert found and process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-    killed_at = torch.load(found[0], weights_only=True)["step"]
-    assert 0 < killed_at < 80
+    checkpoint = kill_when_found(RUN, study.cache, "denoiser/*.partial/checkpoint.pt")
+    assert 0 < torch.load(checkpoint, weights_only=True)["step"] < 80
     resumed = weights(diffusion.denoiser(study, splits.make(study, "shapes")))
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
 

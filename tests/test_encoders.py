@@ -1,13 +1,8 @@
 """Every encoder of the comparison: what it is trained on, what is read from it, and who may take its place."""
 
 import json
-import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,6 +191,21 @@ def test_a_network_read_as_a_vit_is_the_autoencoders_own_encoder(brief, watched)
     assert torch.allclose(read, own, atol=1e-5)
 
 
+def test_the_autoencoder_knows_where_each_patch_lies(shared):
+    torch.manual_seed(0)
+    mae = networks.build_mae(shared.profile, 0.5)
+    for positions in (mae.vit.embeddings.position_embeddings[0, 1:], mae.decoder.decoder_pos_embed[0, 1:]):
+        assert len(positions.unique(dim=0)) == (16 // mae.config.patch_size) ** 2
+    ramp = torch.linspace(-1, 1, 256).view(1, 1, 16, 16).expand(16, -1, -1, -1)  # each patch has a grey of its own
+    optimiser = torch.optim.AdamW(mae.parameters(), lr=5e-3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        loss = mae(ramp).loss
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.1 * ramp.var()  # without positions the mean grey of all patches is the best that can be said
+
+
 def test_equal_flops_give_the_images_that_the_denoisers_flops_allow(brief):
     study, parts = brief()
     most = train.cost(diffusion.denoiser(study, parts))
@@ -276,22 +286,17 @@ encoders.make(s, splits.make(s, "shapes"), "ResNet, labels")
 """
 
 
-def test_sigkill_of_a_network_with_batch_norm_then_again_gives_the_undisturbed_weights(make_study, tmp_path):
+def test_sigkill_of_a_network_with_batch_norm_then_again_gives_the_undisturbed_weights(
+    make_study, kill_when_found, tmp_path
+):
     many = {"images_seen = 320": "images_seen = 1920\ncheckpoint_seconds = 0.1"}
     whole = make_study(many, cache=tmp_path / "whole")
     undisturbed, _ = baselines.trained(whole, splits.make(whole, "shapes"), "ResNet, labels", "natural", "images")
 
     study = make_study(many, cache=tmp_path / "killed")
     parts = splits.make(study, "shapes")
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.toml")], env=dict(os.environ))
-    deadline, found = time.monotonic() + 120, []
-    while not found and time.monotonic() < deadline and process.poll() is None:
-        found = list(study.cache.glob("encoder/*.partial/checkpoint.pt"))
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert found and process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-    assert 0 < torch.load(found[0], weights_only=True)["step"] < 120
+    checkpoint = kill_when_found(RUN, study.cache, "encoder/*.partial/checkpoint.pt")
+    assert 0 < torch.load(checkpoint, weights_only=True)["step"] < 120
     resumed, _ = baselines.trained(study, parts, "ResNet, labels", "natural", "images")
     state, expected = resumed.state_dict(), undisturbed.state_dict()
     assert any("running_mean" in key for key in state)

@@ -40,6 +40,11 @@ def outputs(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "out").iterdir())
 
 
+def said(err: str) -> list[str]:
+    """The lines of the standard error, without the one libzmq may leave when a kernel is being stopped."""
+    return [line for line in err.splitlines() if "signaler.cpp" not in line]
+
+
 def wait_for(path: Path) -> str:
     """What a running cell has written to a file."""
     for _ in range(600):
@@ -58,7 +63,7 @@ def test_success_writes_the_executed_copy_and_forwards_prints(start, tmp_path):
     assert lines[0] == "tiny: running (profile smoke, seed 3)"
     assert lines[1:3] == ["seen smoke 3", str(tmp_path)]
     assert lines[-1].startswith("tiny: done in ")
-    assert err == ""
+    assert said(err) == []
     assert outputs(tmp_path) == ["tiny.ipynb"]
     executed = json.loads((tmp_path / "out/tiny.ipynb").read_text())
     assert executed["metadata"]["papermill"]["parameters"] == {"profile": "smoke", "seed": 3}
@@ -72,7 +77,7 @@ def test_a_study_error_is_one_line(start, tmp_path):
     cell = "from plankton_study.study import StudyError\nraise StudyError('no folder x: put it there')"
     out, err = (run := start(cell, "print('never')")).communicate()
     assert run.returncode == 1
-    assert err == "error: no folder x: put it there\n"
+    assert said(err) == ["error: no folder x: put it there"]
     assert "Traceback" not in out
     assert outputs(tmp_path) == ["tiny.failed.ipynb"]
 
@@ -80,7 +85,7 @@ def test_a_study_error_is_one_line(start, tmp_path):
 def test_another_error_shows_the_cell_and_its_traceback(start, tmp_path):
     err = (run := start("x = 0", "1 / x")).communicate()[1]
     assert run.returncode == 1
-    assert err.startswith("error: tiny.ipynb failed in cell [4]")
+    assert said(err)[0].startswith("error: tiny.ipynb failed in cell [4]")
     assert "----> 1 1 / x" in err
     assert "ZeroDivisionError: division by zero" in err
     assert "notebooks/execute.py" not in err  # the runner's own frames help nobody

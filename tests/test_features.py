@@ -1,11 +1,5 @@
 """Reading features: the same numbers as a plain full pass, whatever the batch, and hooks that vanish."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -228,19 +222,12 @@ features.extract(s, encoders.denoiser(s, parts), parts, parts.evaluated, batch_s
 """
 
 
-def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, tmp_path):
+def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, kill_when_found, tmp_path):
     many = {"timesteps = [20, 300]": f"timesteps = {list(range(20, 100, 20))}"}
     study = make_study(many)
     parts = splits.make(study, "shapes")
     reader = encoders.denoiser(study, parts)
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path / "test.toml")], env=dict(os.environ))
-    deadline, found = time.monotonic() + 120, []
-    while not found and time.monotonic() < deadline and process.poll() is None:
-        found = list(study.cache.glob("bank/*.partial/done.json"))
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert found and process.returncode == -signal.SIGKILL
+    kill_when_found(RUN, study.cache, "bank/*.partial/done.json")
     resumed = features.extract(study, reader, parts, parts.evaluated, batch_size=1)
     whole = features.extract(make_study(many, cache=tmp_path / "other"), reader, parts, parts.evaluated, batch_size=1)
     assert resumed.folder != whole.folder
