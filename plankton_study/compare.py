@@ -134,12 +134,17 @@ def costs(study: Study, results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def best_on_validation(study: Study, splits: Splits, results: Results, learnt_from: str) -> str:
-    """Return the encoder of a family whose linear probe has the best validation macro-F1; KeyError if there is none."""
+def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
+    """Return the encoder of a family whose selected probe, the one that is tested, has the best validation macro-F1.
+
+    Raises: KeyError if there is none.
+    """
     names = [name for name in results if family(study, name) == learnt_from]
     if not names:
         raise KeyError(learnt_from)
-    return max(names, key=lambda name: results[name].finalists["macro_f1"].max())
+    tried = {name: results[name].finalists for name in names}
+    selected = {name: table.loc[table[study.profile.probes.metric].idxmax()] for name, table in tried.items()}
+    return max(names, key=lambda name: selected[name]["macro_f1"])
 
 
 def by_taxon(splits: Splits, results: Results, part: str) -> pd.DataFrame:
