@@ -17,7 +17,7 @@ from plankton_study.metrics import Estimate
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
-from plankton_study.store import keep, write_json
+from plankton_study.store import digest, keep, write_json
 from plankton_study.study import Study
 
 HEAD = Cell("head")  # a supervised encoder's own logits: no candidate, but the head "end to end"
@@ -204,14 +204,14 @@ def _probe(
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     fitted: list[tuple] = []
     tried: list[tuple[float, Cell, Logistic]] = []
-    with progress(f"logistic probes of {len(ranked)} cells", len(ranked) * len(config.logistic)) as bar:
+    with progress(f"logistic probes of {len(ranked)} cells", len(ranked)) as bar:
         for cell in (cells[i] for i in ranked):
-            x, v = standardised(bank, cell, rows["train"], rows["validation"])
-            for model in logistic_path(x, codes, sorted(config.logistic)):
+            v = standardised(bank, cell, rows["train"], rows["validation"])[1]
+            for model in _path(study, bank, cell, rows["train"], codes):
                 score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
                 fitted.append((cell.layer, cell.timestep, model.strength, score["accuracy"][0], score["macro_f1"][0]))
                 tried.append((score[config.metric][0], cell, model))
-                bar.update()
+            bar.update()
     _, cell, linear = max(tried, key=lambda one: one[0])
     x, *others = standardised(bank, cell, *rows.values())
     parts = dict(zip(list(rows)[1:], others, strict=True))
@@ -240,6 +240,19 @@ def _probe(
     about = {"selected": cell, "regularisation": linear.strength}
     about |= {"standard_error": error, "near_best": [[str(cells[i]), share[i]] for i in order]}
     write_json(folder / "selection.json", about)
+
+
+def _path(study: Study, bank: FeatureBank, cell: Cell, rows: np.ndarray, codes: np.ndarray) -> list[Logistic]:
+    """Return a cell's logistic regressions; searches over other candidates meet the same cells, so they are stored."""
+    strengths = sorted(study.profile.probes.logistic)
+    what = {"bank": bank.folder.name, "cell": str(cell), "train": digest(rows, codes), "strengths": strengths}
+
+    def make(folder: Path) -> None:
+        path = zip(*logistic_path(standardised(bank, cell, rows)[0], codes, strengths), strict=True)
+        np.savez(folder / "path.npz", **dict(zip(Logistic._fields, map(np.array, path), strict=True)))
+
+    with np.load(keep(study, "logistic", what, ["linear"], make) / "path.npz") as stored:
+        return [Logistic(*one) for one in zip(*(stored[field] for field in Logistic._fields), strict=True)]
 
 
 def _read(folder: Path, made: Encoder, encoder: str, setting: str) -> ProbeResult:

@@ -281,6 +281,22 @@ def test_test_labels_cannot_change_the_selection(shared, monkeypatch, name):
     pd.testing.assert_frame_equal(again.grid, honest.grid)
 
 
+def test_searches_share_the_regressions_of_the_cells_they_have_in_common(shared, monkeypatch):
+    parts, fitted, real = splits.make(shared, "shapes"), [], probes.logistic_path
+
+    def counted(x, codes, strengths, *weights):
+        fitted.append(len(weights))
+        return real(x, codes, strengths, *weights)
+
+    whole = probes.probe(shared, parts, "pixels + PCA", setting="balanced")
+    monkeypatch.setattr(probes, "logistic_path", counted)
+    monkeypatch.setattr(probes, "candidates", lambda encoder, search, number: [whole.selected])
+    again = probes.probe(shared, parts, "pixels + PCA", setting="balanced", search="predeclared")
+    assert again.selected == whole.selected and again.regularisation == whole.regularisation
+    assert np.array_equal(again.probabilities["linear"]["test"], whole.probabilities["linear"]["test"])
+    assert fitted == []  # nothing was fitted a second time
+
+
 def test_the_balanced_setting_keeps_to_its_classes(shared):
     parts = splits.make(shared, "shapes")
     result = probes.probe(shared, parts, setting="balanced")
