@@ -142,9 +142,7 @@ def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
     names = [name for name in results if family(study, name) == learnt_from]
     if not names:
         raise KeyError(learnt_from)
-    tried = {name: results[name].finalists for name in names}
-    selected = {name: table.loc[table[study.profile.probes.metric].idxmax()] for name, table in tried.items()}
-    return max(names, key=lambda name: selected[name]["macro_f1"])
+    return max(names, key=lambda name: results[name].validation["macro_f1"])
 
 
 def by_taxon(splits: Splits, results: Results, part: str) -> pd.DataFrame:

@@ -33,7 +33,7 @@ class ProbeResult:
             on validation data, its penalty, equal_width (accuracy after PCA to a common width), near_best_equal_width
             (one standard error or less below the best of these), and stage, resolution, channels, order of the layer.
         finalists: a row a fitted logistic regression: layer, timestep, C, validation accuracy and macro_f1.
-        selected: the chosen cell; `regularisation` its C.
+        selected: the chosen cell; `regularisation` its C; `validation` accuracy and macro_f1 of its probe there.
         standard_error: of the best cell's validation accuracy under ridge.
         near_best: cell → share of bootstrap draws won, for the cells within one standard error of the best.
         rows: part → (n,) rows of the collection.
@@ -50,6 +50,7 @@ class ProbeResult:
     finalists: pd.DataFrame
     selected: Cell
     regularisation: float
+    validation: dict[str, float]
     standard_error: float
     near_best: dict[str, float]
     rows: dict[str, np.ndarray]
@@ -203,16 +204,17 @@ def _probe(
 
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     fitted: list[tuple] = []
-    tried: list[tuple[float, Cell, Logistic]] = []
+    tried: list[tuple[dict[str, float], Cell, Logistic]] = []
     with progress(f"logistic probes of {len(ranked)} cells", len(ranked)) as bar:
         for cell in (cells[i] for i in ranked):
-            v = standardised(bank, cell, rows["train"], rows["validation"])[1]
-            for model in _path(study, bank, cell, rows["train"], codes):
+            x, v = standardised(bank, cell, rows["train"], rows["validation"])
+            for model in _path(study, bank, cell, rows["train"], x, codes):
                 score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
-                fitted.append((cell.layer, cell.timestep, model.strength, score["accuracy"][0], score["macro_f1"][0]))
-                tried.append((score[config.metric][0], cell, model))
+                values = {key: score[key][0] for key in ("accuracy", "macro_f1")}
+                fitted.append((cell.layer, cell.timestep, model.strength, *values.values()))
+                tried.append((values, cell, model))
             bar.update()
-    _, cell, linear = max(tried, key=lambda one: one[0])
+    validation, cell, linear = max(tried, key=lambda one: one[0][config.metric])
     x, *others = standardised(bank, cell, *rows.values())
     parts = dict(zip(list(rows)[1:], others, strict=True))
     predict = {"linear": linear.probabilities}
@@ -237,18 +239,20 @@ def _probe(
     columns = ["layer", "timestep", "C", "accuracy", "macro_f1"]
     pd.DataFrame(fitted, columns=columns).astype({"timestep": "Int64"}).to_parquet(folder / "finalists.parquet")
     order = [i for i in np.argsort(-share, kind="stable") if near[i]]
-    about = {"selected": cell, "regularisation": linear.strength}
+    about = {"selected": cell, "regularisation": linear.strength, "validation": validation}
     about |= {"standard_error": error, "near_best": [[str(cells[i]), share[i]] for i in order]}
     write_json(folder / "selection.json", about)
 
 
-def _path(study: Study, bank: FeatureBank, cell: Cell, rows: np.ndarray, codes: np.ndarray) -> list[Logistic]:
-    """Return a cell's logistic regressions; searches over other candidates meet the same cells, so they are stored."""
+def _path(
+    study: Study, bank: FeatureBank, cell: Cell, rows: np.ndarray, x: np.ndarray, codes: np.ndarray
+) -> list[Logistic]:
+    """Return a cell's logistic regressions on `x`, its features of `rows`; stored, since other searches meet it too."""
     strengths = sorted(study.profile.probes.logistic)
     what = {"bank": bank.folder.name, "cell": str(cell), "train": digest(rows, codes), "strengths": strengths}
 
     def make(folder: Path) -> None:
-        path = zip(*logistic_path(standardised(bank, cell, rows)[0], codes, strengths), strict=True)
+        path = zip(*logistic_path(x, codes, strengths), strict=True)
         np.savez(folder / "path.npz", **dict(zip(Logistic._fields, map(np.array, path), strict=True)))
 
     with np.load(keep(study, "logistic", what, ["linear"], make) / "path.npz") as stored:

@@ -71,12 +71,11 @@ def test_searches_show_fewer_candidates_first(shared, ran):
 
 
 def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
-    def result(*finalists):
-        return SimpleNamespace(finalists=pd.DataFrame(finalists, columns=["accuracy", "macro_f1"]))
+    def result(macro_f1, *finalists):
+        return SimpleNamespace(validation={"macro_f1": macro_f1}, finalists=pd.DataFrame({"macro_f1": finalists}))
 
-    lucky = result((0.80, 0.50), (0.70, 0.90))  # its best macro-F1 belongs to a probe that accuracy did not choose
-    steady = result((0.75, 0.60), (0.60, 0.40))
-    results = {"U-Net, labels": lucky, "ResNet, labels": steady, "SimCLR": result((0.99, 0.99))}
+    lucky = result(0.50, 0.50, 0.90)  # its best macro-F1 belongs to a probe that accuracy did not choose
+    results = {"U-Net, labels": lucky, "ResNet, labels": result(0.60, 0.60, 0.40), "SimCLR": result(0.99, 0.99)}
     assert compare.best_on_validation(shared, results, "labels") == "ResNet, labels"
     assert compare.best_on_validation(shared, results, "self-supervised") == "SimCLR"
     with pytest.raises(KeyError):

@@ -189,7 +189,9 @@ def test_a_probe_on_real_files_gives_all_that_is_reported(shared):
     parts = splits.make(shared, "shapes")
     result = probes.probe(shared, parts)
     assert set(result.rows) == {"validation", "test", "later"} and "ring" not in result.classes
-    assert str(result.selected) in {f"{c.layer}@t{c.timestep}" for c in result.finalists.itertuples()}
+    chosen = result.finalists.loc[result.finalists["accuracy"].idxmax()]
+    assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
+    assert result.validation == {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
     assert set(result.probabilities) == {"linear", "weighted", "k-NN"}
     for head, part in ((head, part) for head, parts in result.probabilities.items() for part in parts):
         chances = result.probabilities[head][part]
