@@ -6,7 +6,7 @@ SEED    ?= $(or $(PLANKTON_SEED),0)
 DATA    ?= $(PLANKTON_DATA)
 PYTHON  ?= python3
 
-NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 10_claims
+NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 06_shift 07_clusters 08_labels 09_monitoring 10_claims
 
 # --- the profile: its file, those it extends, its folder of results -------------------------------------------
 
@@ -89,12 +89,15 @@ modules   = $(patsubst %,plankton_study/%.py,$(1))
 # One line a notebook: the executed notebooks it needs, then the modules (beyond theirs) that it uses.
 $(DONE)/01_data.ipynb: $(call modules,profile schema study store progress sources readers synthetic data splits metrics report) \
                        plankton_study/catalogue.toml plankton_study/synthetic.toml
-$(DONE)/02_diffusion.ipynb: $(DONE)/01_data.ipynb $(call modules,diffusion train)
-$(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb $(call modules,features networks baselines encoders linear probes)
+$(DONE)/02_diffusion.ipynb: $(DONE)/01_data.ipynb $(call modules,diffusion train features networks baselines encoders linear probes)
+$(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb
 $(DONE)/04_encoders.ipynb: $(DONE)/03_layers_and_noise.ipynb $(call modules,compare)
 $(DONE)/05_long_tail.ipynb: $(DONE)/04_encoders.ipynb
-$(DONE)/10_claims.ipynb: $(DONE)/01_data.ipynb $(DONE)/02_diffusion.ipynb $(DONE)/03_layers_and_noise.ipynb \
-                         $(DONE)/04_encoders.ipynb $(DONE)/05_long_tail.ipynb
+$(DONE)/06_shift.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,shift) plankton_study/coarse_classes.csv
+$(DONE)/07_clusters.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,shift clusters)
+$(DONE)/08_labels.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,labels)
+$(DONE)/09_monitoring.ipynb: $(DONE)/06_shift.ipynb $(call modules,monitoring)
+$(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED))
 
 # New pins count as a change; the environment itself only has to be there.
 $(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV)

@@ -44,7 +44,18 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
     what["start"] = digest(*(file.read_bytes() for file in sorted(start.rglob("*.safetensors")))) if start else ""
     network = {"unet": study.profile.unet, "resnet": study.profile.resnet, "vit": study.profile.vit}[config.network]
     what |= {"encoder": config.model_dump(exclude={"equal_flops"}), "network": network.model_dump()}
-    make = partial(_train, study, splits, name, rows, held_out, images_seen, codes, start)
+
+    def make(folder: Path) -> None:
+        model, size = _build(study, config, codes, start), study.profile.images.size
+        losses = {"labels": partial(labels, codes=codes), "mae": masked}
+        step_loss = losses.get(config.kind, contrastive)(config, size)
+        changes = {key: getattr(config, key) for key in ("batch_size", "learning_rate", "weight_decay")}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        title, images = f"training {name} on {splits.collection.name}", splits.collection.images
+        train.fit(study, folder, model, step_loss, images, rows, images_seen, title, held_out, changes)
+        state = _reading(study, model.cpu(), supervised).state_dict()
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors")
+
     folder = keep(study, "encoder", what, ["train", "networks", "baselines", "diffusion"], make, resume=True)
     model = _reading(study, _build(study, config, codes, start), supervised)
     model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -83,31 +94,6 @@ def _reading(study: Study, model: torch.nn.Module, supervised: bool) -> torch.nn
     vit = networks.build_vit(study.profile)
     vit.load_state_dict(model.vit.state_dict())
     return vit
-
-
-def _train(
-    study: Study,
-    splits: Splits,
-    name: str,
-    rows: np.ndarray,
-    held_out: np.ndarray,
-    images_seen: int,
-    codes: np.ndarray,
-    start: Path | None,
-    folder: Path,
-) -> None:
-    config, size = study.profile.encoders[name], study.profile.images.size
-    model = _build(study, config, codes, start)
-    if config.kind == "labels":
-        step_loss = labels(config, size, codes)
-    else:
-        step_loss = masked(config, size) if config.kind == "mae" else contrastive(config, size)
-    changes = {key: getattr(config, key) for key in ("batch_size", "learning_rate", "weight_decay")}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    what, images = f"training {name} on {splits.collection.name}", splits.collection.images
-    train.fit(study, folder, model, step_loss, images, rows, images_seen, what, held_out, changes)
-    state = _reading(study, model.cpu(), config.kind == "labels").state_dict()
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors")
 
 
 def views(config: EncoderConfig, size: int) -> torch.nn.Module:

@@ -84,28 +84,45 @@ def differences(study: Study, splits: Splits, results: Results, part: str) -> pd
     return pd.concat(tables, ignore_index=True)
 
 
-def forest(delta: pd.DataFrame) -> Any:
-    """Draw `differences`, a panel a metric; return the matplotlib figure. Filled points have p_holm below 0.05."""
+def panels(table: pd.DataFrame, xlabel: str) -> Any:
+    """Draw estimates with their intervals, in percent or points; return the matplotlib figure.
+
+    Columns of `table`: panel; encoder, a line each; kind, a colour each; estimate; and if wanted filled (bool).
+    """
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    labels = delta["metric"].unique()
-    figure, axes = plt.subplots(1, len(labels), figsize=(3.7 * len(labels), 1.1 + 0.13 * len(delta)), sharey=True)
-    colours = dict(zip(delta["learnt from"].unique(), sns.color_palette("colorblind"), strict=False))
-    for ax, label in zip(axes, labels, strict=True):
-        one = delta[delta["metric"] == label]
-        for place, row in enumerate(one.to_dict("records")):
-            colour = colours[row["learnt from"]]
-            ax.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour)
-            ax.plot(100 * row["value"], place, "o", color=colour, mfc=colour if row["p_holm"] < 0.05 else "white")
-        ax.axvline(0, color="0.5", linewidth=0.8)
-        ax.set(
-            xlabel=f"{label}: diffusion minus the other (points)", yticks=range(len(one)), yticklabels=one["encoder"]
-        )
-    axes[0].invert_yaxis()
-    handles = [plt.Line2D([], [], color=colour, marker="o", label=name) for name, colour in colours.items()]
-    figure.legend(handles=handles, title="learnt from", loc="outside lower center", ncol=4, frameon=False)
+    names, shown = table["encoder"].unique(), table["panel"].unique()
+    width, size = max(len(shown), 1), (2 + 2.6 * max(len(shown), 1), 1.3 + 0.26 * len(names))
+    figure, axes = plt.subplots(1, width, figsize=size, sharey=True, squeeze=False)
+    looks = dict(
+        zip(table["kind"].unique(), zip(sns.color_palette("colorblind"), "os^Dvph", strict=False), strict=False)
+    )
+    for ax, panel in zip(axes[0], shown, strict=False):
+        for number, one in table[table["panel"] == panel].groupby("encoder", sort=False):
+            for place, row in enumerate(one.to_dict("records")):
+                at = list(names).index(number) + 0.7 * ((place + 0.5) / len(one) - 0.5)
+                (colour, mark), (value, low, high) = looks[row["kind"]], (100 * x for x in row["estimate"][:3])
+                ax.plot([low, high], [at, at], color=colour)
+                ax.plot(value, at, mark, color=colour, markersize=4, mfc=colour if row.get("filled", True) else "white")
+        if table["estimate"].map(lambda estimate: estimate.p is not None).all():
+            ax.axvline(0, color="0.5", linewidth=0.8)
+        ax.set(title=panel, xlabel=xlabel)
+    if table.empty:
+        axes[0, 0].set(title="not part of this profile", xticks=[])
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].invert_yaxis()
+    handles = [plt.Line2D([], [], color=colour, marker=mark, label=kind) for kind, (colour, mark) in looks.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncol=4, frameon=False)
     return figure
+
+
+def forest(delta: pd.DataFrame) -> Any:
+    """Draw `differences`, a panel a metric; return the matplotlib figure. Filled points have p_holm below 0.05."""
+    estimates = [metrics.Estimate(r.value, r.low, r.high, 0, r.p) for r in delta.itertuples()]
+    table = delta.assign(estimate=estimates, filled=delta["p_holm"] < 0.05)
+    table = table.rename(columns={"metric": "panel", "learnt from": "kind"})
+    return panels(table, "diffusion minus the other (points)")
 
 
 def written(delta: pd.DataFrame) -> pd.DataFrame:

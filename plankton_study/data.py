@@ -41,9 +41,10 @@ def collection(study: Study, name: str) -> Collection:
 
     Raises: StudyError if the set cannot be found or downloaded, holds no images, or has too many broken files.
     """
-    if name not in study.profile.sets:
-        raise StudyError(f"the profile {study.profile.name} has no set {name!r}, only {', '.join(study.profile.sets)}")
-    config, wanted = study.profile.sets[name], study.profile.images
+    sets, wanted = study.profile.sets | study.profile.transfers, study.profile.images
+    if name not in sets:
+        raise StudyError(f"the profile {study.profile.name} has no set {name!r}, only {', '.join(sets)}")
+    config = sets[name]
     source = config.source or name
     entry = sources.entry(source, config.entry)
     if entry.reader == "synthetic":

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
+from plankton_study.data import Collection
 from plankton_study.networks import first, to_map
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
@@ -67,10 +69,9 @@ def find_taps(model: torch.nn.Module, *inputs: Any, patterns: tuple[str, ...] = 
         if type(module).__name__.endswith("Layer") and re.search(r"\.\d+$", path) and not inside:
             blocks[path] = module
     seen: list[tuple[str, torch.Tensor]] = []
-    handles = [
-        block.register_forward_hook(lambda m, i, out, path=path: seen.append((path, out)))
-        for path, block in blocks.items()
-    ]
+    handles = []
+    for path, block in blocks.items():
+        handles.append(block.register_forward_hook(lambda m, i, out, path=path: seen.append((path, out))))
     try:
         with torch.no_grad():
             model(*inputs)
@@ -227,29 +228,15 @@ def extract(
     `rows` are sorted int64 rows of the collection; `batch_size` is images a pass, None the profile's.
     """
     images = splits.collection
-    what = {
-        "images": images.digest,
-        "rows": digest(rows),
-        "encoder": encoder.identity,
-        "cells": [str(cell) for cell in encoder.cells],
-    }
-    batch = batch_size or study.profile.features.batch_size
-    code = ["features", "networks", "encoders", "diffusion", "train"]
-    ids = images.records["id"].to_numpy()
-    folder = keep(
-        study,
-        "bank",
-        what,
-        code,
-        lambda to: _extract(to, encoder, images.images, ids, rows, batch, images.name),
-        resume=True,
-    )
+    what = {"images": images.digest, "rows": digest(rows), "encoder": encoder.identity}
+    what["cells"] = [str(cell) for cell in encoder.cells]
+    make = partial(_extract, encoder, images, rows, batch_size or study.profile.features.batch_size)
+    folder = keep(study, "bank", what, ["features", "networks", "encoders", "diffusion", "train"], make, resume=True)
     return FeatureBank(folder, rows, encoder.cells, encoder.layers)
 
 
-def _extract(
-    folder: Path, encoder: Encoder, images: np.ndarray, ids: np.ndarray, rows: np.ndarray, batch: int, where: str
-) -> None:
+def _extract(encoder: Encoder, images: Collection, rows: np.ndarray, batch: int, folder: Path) -> None:
+    ids, where = images.records["id"].to_numpy(), images.name
     wide = {"mean_std": 2, "grid": 4}.get(encoder.identity.get("pooling"), 1)
     need_room(folder, 4 * wide * len(rows) * sum(encoder.layers["channels"][cell.layer] for cell in encoder.cells))
     passes: dict[int | None, list[Cell]] = {}
@@ -257,16 +244,15 @@ def _extract(
         passes.setdefault(cell.timestep, []).append(cell)
     done = folder / "done.json"
     finished = json.loads(done.read_text()) if done.exists() else []
-    with progress(
-        f"features of {where} from {encoder.name}", len(passes) * len(rows), len(finished) * len(rows)
-    ) as bar:
+    title = f"features of {where} from {encoder.name}"
+    with progress(title, len(passes) * len(rows), len(finished) * len(rows)) as bar:
         for timestep, cells in passes.items():
             if timestep in finished:
                 continue
             files: dict[Cell, np.ndarray] = {}
             for start in range(0, len(rows), batch):
                 part = rows[start : start + batch]
-                for cell, found in encoder.encode(images[part], list(ids[part]), cells).items():
+                for cell, found in encoder.encode(images.images[part], list(ids[part]), cells).items():
                     if cell not in files:
                         shape = (len(rows), found.shape[1])
                         files[cell] = np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, shape)

@@ -81,14 +81,16 @@ def estimates(
         others = scores(truth, minus, weights, taxa)
         values = {key: values[key] - others[key] for key in values}
     number = len(truth) if taxa is None else int(np.isin(truth, taxa).sum())
-    found = {}
-    for key, each in values.items():
-        value, drawn = each[0], each[1:]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
-        p = None if minus is None else min(2 * float(tail + 1) / (draws + 1), 1.0)
-        found[key] = Estimate(float(value), float(low), float(high), number, p)
-    return found
+    return {key: percentiles(each, number, minus is not None) for key, each in values.items()}
+
+
+def percentiles(values: np.ndarray, n: int, paired: bool = False) -> Estimate:
+    """Return the estimate of a value (the first of `values`) from its bootstrap draws (the rest); `paired` adds p."""
+    value, drawn = values[0], values[1:]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    tail = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
+    p = min(2 * float(tail + 1) / (len(drawn) + 1), 1.0) if paired else None
+    return Estimate(float(value), float(low), float(high), n, p)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

@@ -94,9 +94,10 @@ def probe(
             raise StudyError(f"{key} = {value!r} is not known, only {', '.join(known)}")
     if not (splits.classes if setting == "natural" else splits.balanced_classes):
         raise StudyError(f"no taxon of {splits.collection.name} has enough images for the {setting} setting")
-    made = encoders.make(study, splits, encoder, setting, budget)
+    base = splits.base or splits
+    made = encoders.make(study, base, encoder, setting, budget)
     cells = candidates(made, search, study.profile.probes.candidates)
-    bank = features.extract(study, made, splits, splits.evaluated)
+    bank = features.extract(study, made, base, base.evaluated)
     what = {
         "bank": bank.folder.name,
         "cells": [str(cell) for cell in cells],
@@ -114,6 +115,12 @@ def probe(
     return _read(folder, made, encoder, setting)
 
 
+def bank_of(study: Study, splits: Splits, encoder: str) -> FeatureBank:
+    """Return the features that an encoder's probes of the natural setting use."""
+    base = splits.base or splits
+    return features.extract(study, encoders.make(study, base, encoder), base, base.evaluated)
+
+
 def candidates(encoder: Encoder, search: str, number: int) -> list[Cell]:
     """Return the cells of a search; those of "equal" share the predeclared timestep, and the last is among them."""
     cells = [cell for cell in encoder.cells if cell != HEAD]
@@ -126,14 +133,14 @@ def candidates(encoder: Encoder, search: str, number: int) -> list[Cell]:
     return cells
 
 
-def parts_of(splits: Splits, setting: str) -> dict[str, np.ndarray]:
-    """Return the rows a setting trains, selects and tests on; shifted sets keep taxa with at least 10 images there."""
+def parts_of(splits: Splits, setting: str, shifted_images: int = 1) -> dict[str, np.ndarray]:
+    """Return the rows a setting trains, selects and tests on; shifted sets keep taxa with so many images there."""
     classes = splits.classes if setting == "natural" else splits.balanced_classes
     parts = {"train": splits["train" if setting == "natural" else "balanced"]}
     parts |= {part: splits.restrict(part, classes) for part in ("validation", "test")}
     for shift in splits.shifts:
         counts = pd.Series(splits.taxa(splits[shift])).value_counts()
-        often = tuple(t for t in classes if counts.get(t, 0) >= 10)
+        often = tuple(t for t in classes if counts.get(t, 0) >= shifted_images)
         if often:
             parts[shift] = splits.restrict(shift, often)
     return parts
@@ -194,7 +201,7 @@ def _probe(
     folder: Path, study: Study, splits: Splits, bank: FeatureBank, cells: list[Cell], setting: str, full: bool
 ) -> None:
     config = study.profile.probes
-    rows = parts_of(splits, setting)
+    rows = parts_of(splits, setting, config.shifted_images)
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
     grid, right, narrow = ridge_grid(bank, cells, rows, taxa, config)
     groups = splits.groups(rows["validation"])
@@ -208,7 +215,7 @@ def _probe(
     with progress(f"logistic probes of {len(ranked)} cells", len(ranked)) as bar:
         for cell in (cells[i] for i in ranked):
             x, v = standardised(bank, cell, rows["train"], rows["validation"])
-            for model in _path(study, bank, cell, rows["train"], x, codes):
+            for model in regressions(study, bank, cell, rows["train"], x, codes):
                 score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
                 values = {key: score[key][0] for key in ("accuracy", "macro_f1")}
                 fitted.append((cell.layer, cell.timestep, model.strength, *values.values()))
@@ -244,7 +251,7 @@ def _probe(
     write_json(folder / "selection.json", about)
 
 
-def _path(
+def regressions(
     study: Study, bank: FeatureBank, cell: Cell, rows: np.ndarray, x: np.ndarray, codes: np.ndarray
 ) -> list[Logistic]:
     """Return a cell's logistic regressions on `x`, its features of `rows`; stored, since other searches meet it too."""

@@ -87,9 +87,9 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Resolve the paths a profile names against its own folder, wherever the run starts."""
-    named = [table.values() for key in ("sets", "encoders") if isinstance(table := values.get(key), dict)]
-    for table in [values.get("unet"), *(one for tables in named for one in tables)]:
-        for key in ("pretrained", "source", "folder") if isinstance(table, dict) else ():
+    named = [table.values() for key in ("sets", "transfers", "encoders") if isinstance(table := values.get(key), dict)]
+    for table in [values, values.get("unet"), *(one for tables in named for one in tables)]:
+        for key in ("pretrained", "source", "folder", "coarse") if isinstance(table, dict) else ():
             if isinstance(table.get(key), str) and table[key] and (folder / table[key]).exists():
                 table[key] = str((folder / table[key]).resolve())
     return values

@@ -68,7 +68,13 @@ def figure(study: Study, name: str, figure: Any, caption: str, inputs: Iterable[
 
 
 def table(study: Study, name: str, table: pd.DataFrame, caption: str, inputs: Iterable[str] = ()) -> pd.DataFrame:
-    """Save a table of formatted cells as CSV and as LaTeX (booktabs) under `tables/`; return it for display."""
+    """Save a table as CSV and as LaTeX (booktabs) under `tables/`; return it for display.
+
+    Estimates are shown in percent (or points) with their interval; a table without rows says that it was not asked for.
+    """
+    table = table.map(lambda cell: cell.text() if isinstance(cell, Estimate) else cell)
+    if table.empty:
+        table = pd.DataFrame({"": ["not part of this profile"]})
     write(study.results / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
     write(study.results / "tables" / f"{name}.tex", table.to_latex(index=False, escape=True))
     caption = f"{caption} ({SYNTHETIC})" if study.profile.synthetic else caption
@@ -81,6 +87,7 @@ def number(study: Study, name: str, value: Estimate | float | str, unit: str = "
 
     With the unit "%" or "points" an estimate of a share is shown in percent, with its interval.
     """
+    unit = "" if isinstance(value, str) else unit
     entry: dict[str, Any] = {"value": value, "low": None, "high": None, "n": None, "unit": unit}
     if isinstance(value, Estimate):
         entry |= value._asdict()

@@ -162,7 +162,30 @@ class Probes(Strict):
     draws: Count = 1000  # bootstrap draws of every interval
     metric: Literal["accuracy", "macro_f1"] = "accuracy"  # the finalists' criterion on validation data
     width: Count = 64  # common number of dimensions of the resolution curve
+    shifted_images: Count = 10  # a shifted part keeps the taxa with at least so many images in it
     tail: tuple[Count, Count] = (20, 100)  # training images below which a taxon is of the tail, of the middle
+
+
+class Clusters(Strict):
+    restarts: Count = 3  # of k-means
+
+
+class Labels(Strict):
+    counts: Annotated[tuple[Count, ...], Some] = (1, 2, 5, 10, 20, 50, 100)  # labelled images of each class
+    draws: Count = 3  # of the labelled images
+    strength: Positive = 1.0  # C of the probes from few labels: fixed, since few labels cannot choose
+
+
+class Monitoring(Strict):
+    period_images: Count = 20  # days or weeks with fewer images are left out, since a community of few is mere chance
+
+
+class Ablation(Strict):
+    """Denoisers trained besides the study's own, to learn what matters; none by default."""
+
+    unet: dict[str, dict[str, Any]] = {}  # name → keys of [unet] that differ
+    pool: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()  # shares of the unlabelled images
+    images_seen: Count | None = None  # by each of them; None: as many as by the study's own
 
 
 class Profile(Strict):
@@ -174,6 +197,8 @@ class Profile(Strict):
     hub: bool = False  # may the run use the Hugging Face Hub?
     images: Images = Images()
     sets: Annotated[dict[str, DataSet], Field(min_length=1)]
+    transfers: dict[str, DataSet] = {}  # small sets that nothing is trained on: probes are cross-validated
+    coarse: str = "coarse_classes.csv"  # table (set, taxon, coarse): classes that sets share; of the package, or a path
     unet: UNet = UNet()
     noise: Noise = Noise()
     training: Training = Training()
@@ -184,11 +209,22 @@ class Profile(Strict):
     )  # in the order of the tables; those of BASIC come first
     features: Features = Features()
     probes: Probes = Probes()
+    clusters: Clusters = Clusters()
+    labels: Labels = Labels()
+    monitoring: Monitoring = Monitoring()
+    ablation: Ablation = Ablation()
 
     @field_validator("encoders", mode="after")
     @classmethod
     def _with_basic(cls, given: dict[str, EncoderConfig]) -> dict[str, EncoderConfig]:
         return {name: EncoderConfig(kind=kind) for name, kind in BASIC.items()} | given
+
+    @field_validator("ablation", mode="after")
+    @classmethod
+    def _known_parts(cls, given: Ablation) -> Ablation:
+        for changes in given.unet.values():
+            UNet(**changes)
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":
@@ -209,6 +245,7 @@ class Profile(Strict):
             "images.size must be divisible by 2 for every level of unet.channels but the first": not (
                 here and self.images.size % 2 ** (len(unet.channels) - 1)
             ),
+            "ablation needs a denoiser that is trained here": here or not (self.ablation.unet or self.ablation.pool),
             "vit.patch must divide images.size": self.images.size % self.vit.patch == 0,
             "vit.heads must divide vit.width": self.vit.width % self.vit.heads == 0,
             "resnet.widths and resnet.depths must have one number a stage each": len(self.resnet.widths)

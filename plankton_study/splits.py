@@ -4,7 +4,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from plankton_study import data
-from plankton_study.profile import StudyError
+from plankton_study.profile import PACKAGE, StudyError, reason
 from plankton_study.schema import PARTS, Split, Where
 from plankton_study.store import digest, keep, write_json
 from plankton_study.study import Study
@@ -32,6 +32,7 @@ class Splits:
     classes: tuple[str, ...]  # taxa of the natural setting, by falling number of images at home
     balanced_classes: tuple[str, ...]  # taxa of the balanced setting, in the same order
     removed: dict[str, int]  # what was left out, reason → number of images
+    base: "Splits | None" = None  # of `relabelled` splits: those whose encoders and features they use
 
     def __getitem__(self, part: str) -> np.ndarray:
         return self.parts[part]
@@ -223,3 +224,34 @@ def label_fraction(splits: Splits, each: int, seed: int) -> np.ndarray:
     """Return a sorted draw of at most `each` labelled training rows of every natural class, nested over `each`."""
     taxa = splits.collection.records["taxon"].to_numpy(dtype=object)
     return _equal(splits["train"], taxa, splits.classes, each, seed)
+
+
+def relabelled(splits: Splits, names: dict[str, str]) -> Splits:
+    """Return the same splits under other names (taxon → name); images of taxa without one leave the labelled parts.
+
+    Encoders are trained and features extracted for the splits it is made from, its `base`.
+    """
+    records = splits.collection.records
+    records = records.assign(taxon=records["taxon"].map(names).fillna(""))
+    collection = replace(splits.collection, records=records, digest=digest(splits.collection.digest, names))
+    named = records["taxon"].ne("").to_numpy()
+    parts = {part: rows if part == "pool" else rows[named[rows]] for part, rows in splits.parts.items()}
+    natural, balanced = (
+        tuple(dict.fromkeys(names[taxon] for taxon in classes if taxon in names))
+        for classes in (splits.classes, splits.balanced_classes)
+    )
+    return replace(splits, collection=collection, parts=parts, classes=natural, balanced_classes=balanced, base=splits)
+
+
+def shared_classes(study: Study) -> dict[str, pd.DataFrame]:
+    """Return set → table of its taxa (index) with a coarse class that sets of the profile share.
+
+    Columns: coarse; resolved, "no" for a taxon that may hold others.
+    Raises: StudyError if the profile's table `coarse` cannot be read or lacks a column.
+    """
+    path = PACKAGE / study.profile.coarse
+    try:
+        table = pd.read_csv(path, comment="#", dtype=str).set_index("taxon")[["set", "coarse", "resolved"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise StudyError(f"coarse = {path} needs the columns set, taxon, coarse, resolved ({reason(error)})") from None
+    return {name: one for name, one in table.groupby("set") if name in study.profile.sets}

@@ -54,7 +54,7 @@ def test_a_point_is_filled_where_the_corrected_p_is_small():
     delta = pd.DataFrame([*rows, *[(*r[:2], "macro-F1", *r[3:]) for r in rows]], columns=columns)
     figure = compare.forest(delta)
     for ax in figure.axes:
-        filled = [line.get_markerfacecolor() != "white" for line in ax.lines if line.get_marker() == "o"]
+        filled = [line.get_markerfacecolor() != "white" for line in ax.lines if line.get_marker() in ("o", "s")]
         assert filled == [True, False]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["one", "two"]
 

@@ -1,7 +1,6 @@
 """Every encoder of the comparison: what it is trained on, what is read from it, and who may take its place."""
 
 import json
-import pickle
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,17 +13,12 @@ import torch
 from conftest import load_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from plankton_study import baselines, diffusion, encoders, features, networks, probes, splits, train
 from plankton_study.features import Cell
 from plankton_study.probes import HEAD
 from plankton_study.profile import StudyError
 from plankton_study.schema import EncoderConfig
-from plankton_study.sklearn_features import DiffusionFeatures
 from plankton_study.store import digest
 
 LABELS = ["U-Net, labels", "ResNet, labels", "ViT, labels", "fine-tuned"]
@@ -539,32 +533,3 @@ def test_an_encoder_of_ones_own_is_probed_like_any_other(shared, monkeypatch):
     assert delta.value == pytest.approx(
         estimate.value - probes.evaluate(shared, parts, other, "test")["accuracy"].value
     )
-
-
-# --- scikit-learn
-
-
-def test_diffusion_features_follow_scikit_learns_conventions(shared):
-    parts = splits.make(shared, "shapes")
-    folder = diffusion.denoiser(shared, parts)
-    reader = DiffusionFeatures(str(folder), layer="up16.resnet0", timestep=20)
-    assert clone(reader).get_params() == reader.get_params()
-    x, y = parts.collection.images[parts["train"]], parts.taxa(parts["train"]).astype(str)
-    pipeline = make_pipeline(reader, StandardScaler(), LogisticRegression(max_iter=200)).fit(x, y)
-    assert pipeline.score(x, y) > 0.6
-    fitted = pipeline[0]
-    stored = pickle.dumps(fitted)
-    assert len(stored) < 2000
-    again = pickle.loads(stored)
-    np.testing.assert_array_equal(again.transform(x[:5]), fitted.transform(x[:5]))
-    cell = Cell("up16.resnet0", 20)
-    bank = features.extract(shared, encoders.denoiser(shared, parts), parts, parts.evaluated)
-    np.testing.assert_allclose(fitted.transform(x), bank.take(cell, parts["train"]), atol=2e-5)
-
-
-def test_diffusion_features_refuse_what_they_cannot_read(shared):
-    folder = str(diffusion.denoiser(shared, splits.make(shared, "shapes")))
-    with pytest.raises(StudyError, match="uint8"):
-        DiffusionFeatures(folder, "mid8.resnet0").fit(np.zeros((3, 16, 16)))
-    with pytest.raises(StudyError, match=r"by_image.*shared"):
-        DiffusionFeatures(folder, noise="by_image").fit(np.zeros((3, 16, 16), np.uint8))

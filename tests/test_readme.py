@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from plankton_study import diffusion, probes, splits
+from plankton_study.features import Cell
 from plankton_study.profile import read_profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,3 +35,16 @@ def test_the_encoder_of_ones_own_is_probed(tmp_path):
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"^histogram(16|64) \d+\.\d \[\d+\.\d, \d+\.\d\]$", ran.stdout, re.M), ran.stdout
+
+
+def test_the_features_are_a_step_of_a_scikit_learn_pipeline(shared):
+    (code,) = [block for block in blocks("python") if "FunctionTransformer" in block]
+    parts = splits.make(shared, "shapes")
+    code = code.replace("path/to/diffusers/folder", str(diffusion.denoiser(shared, parts))).replace("[50]", "[20]")
+    rows = parts["train"]
+    names = {"images": parts.collection.images[rows], "taxa": parts.taxa(rows).astype(str)}
+    exec(code, names)
+    assert names["model"].score(names["images"], names["taxa"]) > 0.6
+    bank = probes.bank_of(shared, parts, "diffusion")
+    found = names["features"](names["images"])
+    np.testing.assert_allclose(found, bank.take(Cell("up16.resnet0", 20), rows), atol=2e-5)

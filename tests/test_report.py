@@ -47,9 +47,16 @@ def test_synthetic_figures_and_tables_say_so(tmp_path, monkeypatch):
     assert report.SYNTHETIC in caption
 
 
+def test_estimates_are_shown_with_their_interval_and_an_empty_table_says_so(shared):
+    table = pd.DataFrame({"taxon": ["a", "b"], "macro-F1 (%)": [Estimate(0.5, 0.4, 0.6, 9), "not run"]})
+    assert report.table(shared, "shown", table, "Some.")["macro-F1 (%)"].tolist() == ["50.0 [40.0, 60.0]", "not run"]
+    report.table(shared, "none", table.iloc[:0], "None.")
+    assert (shared.results / "tables" / "none.csv").read_text().splitlines()[-1] == "not part of this profile"
+
+
 def test_a_table_is_written_for_typst_and_for_latex(shared):
     table = pd.DataFrame({"taxon": ["a_b", "c&d"], "accuracy (%)": ["50.0 [40.0, 60.0]", ""]})
-    assert report.table(shared, "some", table, "Some.") is table
+    assert report.table(shared, "some", table, "Some.").equals(table)
     again = pd.read_csv(shared.results / "tables" / "some.csv", dtype=str, keep_default_na=False)
     pd.testing.assert_frame_equal(again, table)
     latex = (shared.results / "tables" / "some.tex").read_text()
