@@ -98,16 +98,9 @@ def probe(
     made = encoders.make(study, base, encoder, setting, budget)
     cells = candidates(made, search, study.profile.probes.candidates)
     bank = features.extract(study, made, base, base.evaluated)
-    what = {
-        "bank": bank.folder.name,
-        "cells": [str(cell) for cell in cells],
-        "search": search,
-        "splits": splits.digest,
-        "setting": setting,
-        "probes": study.profile.probes.model_dump(exclude={"candidates", "tail"}),
-        "classes": [splits.classes, splits.balanced_classes],
-        "group_by": splits.collection.entry.group_by,
-    }
+    what = {"bank": bank.folder.name, "cells": [str(cell) for cell in cells], "search": search, "setting": setting}
+    what |= {"probes": study.profile.probes.model_dump(exclude={"candidates", "tail"}), "splits": splits.digest}
+    what |= {"classes": [splits.classes, splits.balanced_classes], "group_by": splits.collection.entry.group_by}
     code = ["probes", "linear", "metrics", "splits"]
     folder = keep(
         study, "probe", what, code, lambda to: _probe(to, study, splits, bank, cells, setting, search == "all")
@@ -276,15 +269,5 @@ def _read(folder: Path, made: Encoder, encoder: str, setting: str) -> ProbeResul
             head, _, part = key.partition("/")
             heads.setdefault(head, {})[part] = stored[key]
     classes, prior, rows = (heads.pop(key) for key in ("classes", "prior", "rows"))
-    return ProbeResult(
-        encoder,
-        setting,
-        **tables,
-        **about,
-        rows=rows,
-        probabilities=heads,
-        cost=made.cost,
-        training=made.folder,
-        classes=classes[""],
-        prior=prior[""],
-    )
+    about |= {"rows": rows, "probabilities": heads, "classes": classes[""], "prior": prior[""]}
+    return ProbeResult(encoder, setting, **tables, **about, cost=made.cost, training=made.folder)
