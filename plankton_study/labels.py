@@ -21,8 +21,7 @@ def few_labels(study: Study, splits: Splits, encoder: str) -> dict[int, np.ndarr
     is the predeclared one, the regularisation `labels.strength`; unlabelled training images scale the features.
 
     Returns:
-        Labels a class (those of the profile up to the first that all classes together no longer reach) →
-        (draws, n test) taxa.
+        Labels a class (those of the profile that the commonest class has) → (draws, n test) taxa.
     """
     config, rows = study.profile.labels, probes.parts_of(splits, "natural")
     made = encoders.make(study, splits, encoder)
