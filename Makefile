@@ -94,7 +94,7 @@ $(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb
 $(DONE)/04_encoders.ipynb: $(DONE)/03_layers_and_noise.ipynb $(call modules,compare)
 $(DONE)/05_long_tail.ipynb: $(DONE)/04_encoders.ipynb
 $(DONE)/06_shift.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,shift) plankton_study/coarse_classes.csv
-$(DONE)/07_clusters.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,shift clusters)
+$(DONE)/07_clusters.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,clusters)
 $(DONE)/08_labels.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,labels)
 $(DONE)/09_monitoring.ipynb: $(DONE)/06_shift.ipynb $(call modules,monitoring)
 $(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED))

@@ -49,8 +49,8 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
         model, size = _build(study, config, codes, start), study.profile.images.size
         losses = {"labels": partial(labels, codes=codes), "mae": masked}
         step_loss = losses.get(config.kind, contrastive)(config, size)
-        changes = {key: getattr(config, key) for key in ("batch_size", "learning_rate", "weight_decay")}
-        changes = {key: value for key, value in changes.items() if value is not None}
+        given = ("batch_size", "learning_rate", "weight_decay")
+        changes = {key: value for key in given if (value := getattr(config, key)) is not None}
         title, images = f"training {name} on {splits.collection.name}", splits.collection.images
         train.fit(study, folder, model, step_loss, images, rows, images_seen, title, held_out, changes)
         state = _reading(study, model.cpu(), supervised).state_dict()

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from plankton_study import metrics, probes, shift
+from plankton_study import metrics, probes
 from plankton_study.features import Cell
 from plankton_study.linear import standardised
 from plankton_study.progress import progress
@@ -51,7 +51,7 @@ def cluster(study: Study, splits: Splits, encoder: str) -> Clusters:
 
     Features are standardised with the statistics of the training images; no label enters but the number of classes.
     """
-    bank, config = probes.bank_of(study, splits, encoder), study.profile.clusters
+    (_, bank), config = probes.read(study, splits, encoder), study.profile.clusters
     parts = probes.parts_of(splits, "natural")
     rows = {part: parts[part] for part in ("train", "validation", "test")}
     what = {"bank": bank.folder.name, "splits": splits.digest, "clusters": config.model_dump()}
@@ -80,10 +80,10 @@ def cluster(study: Study, splits: Splits, encoder: str) -> Clusters:
 
     folder = keep(study, "clusters", what, ["clusters", "linear", "metrics", "probes", "splits"], make)
     table = pd.read_parquet(folder / "table.parquet")
-    selected = shift.as_cells(table.loc[[table["validation NMI"].idxmax()]])[0]
+    selected = probes.as_cells(table.loc[[table["validation NMI"].idxmax()]])[0]
     with np.load(folder / "selected.npz") as stored:
-        drawn = {name: stored[name] for name in AGREEMENT}
-        return Clusters(table, selected, rows["test"], stored["labels"], stored["distance"], drawn)
+        kept = (stored["labels"], stored["distance"], {name: stored[name] for name in AGREEMENT})
+    return Clusters(table, selected, rows["test"], *kept)
 
 
 def kmeans(x: np.ndarray, number: int, restarts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -93,15 +93,15 @@ def panels(table: pd.DataFrame, xlabel: str) -> Any:
     import seaborn as sns
 
     names, shown = table["encoder"].unique(), table["panel"].unique()
-    width, size = max(len(shown), 1), (2 + 2.6 * max(len(shown), 1), 1.3 + 0.26 * len(names))
+    width = max(len(shown), 1)
+    size = (2 + 2.6 * width, 1.3 + 0.26 * len(names))
     figure, axes = plt.subplots(1, width, figsize=size, sharey=True, squeeze=False)
-    looks = dict(
-        zip(table["kind"].unique(), zip(sns.color_palette("colorblind"), "os^Dvph", strict=False), strict=False)
-    )
+    styles = zip(sns.color_palette("colorblind"), "os^Dvph", strict=False)
+    looks = dict(zip(table["kind"].unique(), styles, strict=False))
     for ax, panel in zip(axes[0], shown, strict=False):
-        for number, one in table[table["panel"] == panel].groupby("encoder", sort=False):
+        for name, one in table[table["panel"] == panel].groupby("encoder", sort=False):
             for place, row in enumerate(one.to_dict("records")):
-                at = list(names).index(number) + 0.7 * ((place + 0.5) / len(one) - 0.5)
+                at = list(names).index(name) + 0.7 * ((place + 0.5) / len(one) - 0.5)
                 (colour, mark), (value, low, high) = looks[row["kind"]], (100 * x for x in row["estimate"][:3])
                 ax.plot([low, high], [at, at], color=colour)
                 ax.plot(value, at, mark, color=colour, markersize=4, mfc=colour if row.get("filled", True) else "white")

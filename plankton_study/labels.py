@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.preprocessing import StandardScaler
 
-from plankton_study import encoders, features, metrics, probes
-from plankton_study.linear import logistic_path
+from plankton_study import metrics, probes
+from plankton_study.linear import logistic_path, standardised
 from plankton_study.progress import progress
 from plankton_study.splits import Splits, label_fraction
 from plankton_study.store import keep
@@ -24,22 +23,20 @@ def few_labels(study: Study, splits: Splits, encoder: str) -> dict[int, np.ndarr
         Labels a class (those of the profile that the commonest class has) → (draws, n test) taxa.
     """
     config, rows = study.profile.labels, probes.parts_of(splits, "natural")
-    made = encoders.make(study, splits, encoder)
-    bank = features.extract(study, made, splits, splits.evaluated)
+    made, bank = probes.read(study, splits, encoder)
     what = {"bank": bank.folder.name, "cell": str(made.predeclared), "splits": splits.digest, **config.model_dump()}
     most = pd.Series(splits.taxa(rows["train"])).value_counts().max()
     counts = [count for count in config.counts if count <= most]
 
     def make(folder: Path) -> None:
-        scaler = StandardScaler().fit(bank.take(made.predeclared, rows["train"]))
-        z, told = scaler.transform(bank.take(made.predeclared, rows["test"])), {}
+        x, z = standardised(bank, made.predeclared, rows["train"], rows["test"])
+        told: dict[str, list[np.ndarray]] = {}
         with progress(f"probes of {encoder} from few labels", len(counts) * config.draws) as bar:
             for count in counts:
                 for draw in range(config.draws):
                     some = label_fraction(splits, count, draw)
                     classes, codes = np.unique(splits.taxa(some).astype(str), return_inverse=True)
-                    x = scaler.transform(bank.take(made.predeclared, some))
-                    (model,) = logistic_path(x, codes, [config.strength])
+                    (model,) = logistic_path(x[np.searchsorted(rows["train"], some)], codes, [config.strength])
                     told.setdefault(str(count), []).append(classes[model.probabilities(z).argmax(axis=1)])
                     bar.update()
         np.savez(folder / "predicted.npz", **told)

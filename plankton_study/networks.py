@@ -67,8 +67,15 @@ def to_map(output: Any) -> torch.Tensor:
 def build_resnet(profile: Profile) -> ResNetModel:
     """Return an untrained ResNet of basic blocks for one grey channel, its stem a 3 x 3 convolution of stride 1."""
     widths = profile.resnet.widths
-    shape = {"embedding_size": widths[0], "hidden_sizes": list(widths), "depths": list(profile.resnet.depths)}
-    resnet = ResNetModel(ResNetConfig(num_channels=1, layer_type="basic", downsample_in_first_stage=False, **shape))
+    config = ResNetConfig(
+        num_channels=1,
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=list(profile.resnet.depths),
+        layer_type="basic",
+        downsample_in_first_stage=False,
+    )
+    resnet = ResNetModel(config)
     resnet.embedder.embedder.convolution = torch.nn.Conv2d(1, widths[0], 3, padding=1, bias=False)
     torch.nn.init.kaiming_normal_(resnet.embedder.embedder.convolution.weight, mode="fan_out", nonlinearity="relu")
     resnet.embedder.pooler = torch.nn.Identity()

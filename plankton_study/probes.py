@@ -85,19 +85,15 @@ def probe(
     Returns:
         The stored result; made on the first call. Test and shifted images are predicted once, by the selected probe.
     """
-    for key, value, known in (
-        ("setting", setting, ("natural", "balanced")),
-        ("search", search, ("all", "equal", "predeclared")),
-        ("budget", budget, ("images", "flops")),
-    ):
-        if value not in known:
-            raise StudyError(f"{key} = {value!r} is not known, only {', '.join(known)}")
+    known = {"setting": ("natural", "balanced"), "budget": ("images", "flops")}
+    known["search"] = ("all", "equal", "predeclared")
+    for key, value in (("setting", setting), ("search", search), ("budget", budget)):
+        if value not in known[key]:
+            raise StudyError(f"{key} = {value!r} is not known, only {', '.join(known[key])}")
     if not (splits.classes if setting == "natural" else splits.balanced_classes):
         raise StudyError(f"no taxon of {splits.collection.name} has enough images for the {setting} setting")
-    base = splits.base or splits
-    made = encoders.make(study, base, encoder, setting, budget)
+    made, bank = read(study, splits, encoder, setting, budget)
     cells = candidates(made, search, study.profile.probes.candidates)
-    bank = features.extract(study, made, base, base.evaluated)
     what = {"bank": bank.folder.name, "cells": [str(cell) for cell in cells], "search": search, "setting": setting}
     what |= {"probes": study.profile.probes.model_dump(exclude={"candidates", "tail"}), "splits": splits.digest}
     what |= {"classes": [splits.classes, splits.balanced_classes], "group_by": splits.collection.entry.group_by}
@@ -108,10 +104,18 @@ def probe(
     return _read(folder, made, encoder, setting)
 
 
-def bank_of(study: Study, splits: Splits, encoder: str) -> FeatureBank:
-    """Return the features that an encoder's probes of the natural setting use."""
+def read(
+    study: Study, splits: Splits, encoder: str, setting: str = "natural", budget: str = "images"
+) -> tuple[Encoder, FeatureBank]:
+    """Return an encoder and the features of all rows that its probes use; of relabelled splits those of their base."""
     base = splits.base or splits
-    return features.extract(study, encoders.make(study, base, encoder), base, base.evaluated)
+    made = encoders.make(study, base, encoder, setting, budget)
+    return made, features.extract(study, made, base, base.evaluated)
+
+
+def as_cells(grid: pd.DataFrame) -> list[Cell]:
+    """Return the cells of a table's rows, of columns layer and timestep."""
+    return [Cell(c.layer, None if pd.isna(c.timestep) else int(c.timestep)) for c in grid.itertuples()]
 
 
 def candidates(encoder: Encoder, search: str, number: int) -> list[Cell]:

@@ -12,8 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from plankton_study import encoders, features, metrics, probes
-from plankton_study.features import Cell
+from plankton_study import features, metrics, probes
 from plankton_study.linear import ridge_grid
 from plankton_study.metrics import Estimate
 from plankton_study.probes import ProbeResult
@@ -36,29 +35,31 @@ def answers(splits: Splits, result: ProbeResult, part: str) -> Answers:
 
 
 def elsewhere(
-    study: Study, splits: Splits, result: ProbeResult, away: Splits, part: str, rows: np.ndarray
-) -> tuple[ProbeResult, np.ndarray]:
-    """Return a result whose only part holds `rows` of other splits, as its linear probe sees them.
+    study: Study, splits: Splits, result: ProbeResult, away: Splits, parts: dict[str, np.ndarray]
+) -> tuple[ProbeResult, dict[str, np.ndarray]]:
+    """Return a result whose parts are rows of other splits (or others of the same), as its linear probe sees them.
 
     Nothing is fitted or chosen: encoder, cell, scaling and regularisation are those of home.
 
     Returns:
-        The result, for `probes.evaluate` with the splits `away`; and the standardised features (len(rows), C).
+        The result, for `probes.evaluate` with the splits `away`; and part → standardised features (n, C).
     """
-    base, cell = splits.base or splits, result.selected
-    encoder = encoders.make(study, base, result.encoder, result.setting)
-    home = features.extract(study, encoder, base, base.evaluated)
-    train = probes.parts_of(splits, result.setting)["train"]
-    scaler = StandardScaler().fit(home.take(cell, train))
+    encoder, home = probes.read(study, splits, result.encoder, result.setting)
+    cell, train = result.selected, probes.parts_of(splits, result.setting)["train"]
+    x = home.take(cell, train)
+    scaler = StandardScaler().fit(x)
     reader = copy(encoder)
     reader.cells = [cell]
-    known = away.collection is splits.collection and np.isin(rows, home.rows).all()
-    found = home if known else features.extract(study, reader, away.base or away, rows)
-    z = scaler.transform(found.take(cell, rows))
+    z = {}
+    for part, rows in parts.items():
+        known = away.collection is splits.collection and np.isin(rows, home.rows).all()
+        found = home if known else features.extract(study, reader, away.base or away, rows)
+        z[part] = scaler.transform(found.take(cell, rows))
     codes = np.unique(splits.taxa(train).astype(str), return_inverse=True)[1]
-    path = probes.regressions(study, home, cell, train, scaler.transform(home.take(cell, train)), codes)
+    path = probes.regressions(study, home, cell, train, scaler.transform(x), codes)
     model = next(model for model in path if model.strength == result.regularisation)
-    return replace(result, rows={part: rows}, probabilities={"linear": {part: model.probabilities(z)}}), z
+    chances = {part: model.probabilities(each) for part, each in z.items()}
+    return replace(result, rows=parts, probabilities={"linear": chances}), z
 
 
 def renamed(result: ProbeResult, names: dict[str, str]) -> ProbeResult:
@@ -103,27 +104,21 @@ def decompose(home: Answers, away: Answers, draws: int) -> dict[str, Estimate]:
         )
     values = {"home": home_accuracy, "away": away_accuracy}
     values |= {"mix": home_accuracy - mixed_accuracy, "appearance": mixed_accuracy - away_accuracy}
-    lost = ("mix", "appearance")
-    return {key: metrics.percentiles(value, len(away.truth), key in lost) for key, value in values.items()}
+    return {k: metrics.percentiles(v, len(away.truth), k in ("mix", "appearance")) for k, v in values.items()}
 
 
 def cells(study: Study, splits: Splits, encoder: str, parts: list[str]) -> pd.DataFrame:
     """Return `ProbeResult.grid` with one column more a part: the accuracy there of each cell's ridge probe of home."""
-    result, bank = probes.probe(study, splits, encoder), probes.bank_of(study, splits, encoder)
+    result, (_, bank) = probes.probe(study, splits, encoder), probes.read(study, splits, encoder)
     rows = result.rows | {"train": probes.parts_of(splits, "natural")["train"]}
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
     grid = result.grid.copy()
-    for place, cell in zip(grid.index, as_cells(grid), strict=True):
+    for place, cell in zip(grid.index, probes.as_cells(grid), strict=True):
         fixed = study.profile.probes.model_copy(update={"ridge": (grid["penalty"][place],)})
         for part in parts:
             at, names = ({"train": both["train"], "validation": both[part]} for both in (rows, taxa))
             grid.loc[place, part] = ridge_grid(bank, [cell], at, names, fixed)[0]["accuracy"].item()
     return grid
-
-
-def as_cells(grid: pd.DataFrame) -> list[Cell]:
-    """Return the cells of a table's rows, of columns layer and timestep."""
-    return [Cell(c.layer, None if pd.isna(c.timestep) else int(c.timestep)) for c in grid.itertuples()]
 
 
 def readable(x: np.ndarray, z: np.ndarray, target: np.ndarray, truth: np.ndarray, taxa: np.ndarray) -> float:

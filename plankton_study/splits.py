@@ -236,10 +236,8 @@ def relabelled(splits: Splits, names: dict[str, str]) -> Splits:
     collection = replace(splits.collection, records=records, digest=digest(splits.collection.digest, names))
     named = records["taxon"].ne("").to_numpy()
     parts = {part: rows if part == "pool" else rows[named[rows]] for part, rows in splits.parts.items()}
-    natural, balanced = (
-        tuple(dict.fromkeys(names[taxon] for taxon in classes if taxon in names))
-        for classes in (splits.classes, splits.balanced_classes)
-    )
+    both = (splits.classes, splits.balanced_classes)
+    natural, balanced = (tuple(dict.fromkeys(names[taxon] for taxon in taxa if taxon in names)) for taxa in both)
     return replace(splits, collection=collection, parts=parts, classes=natural, balanced_classes=balanced, base=splits)
 
 

@@ -93,10 +93,15 @@ def held_out_rows(validation: np.ndarray, most: int = 256) -> np.ndarray:
 
 def inputs(study: Study, splits: Splits, rows: np.ndarray, held_out: np.ndarray, images_seen: int) -> dict[str, Any]:
     """Return what determines a training besides its network and loss (JSON values), for the cache's key."""
-    training = study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"})
-    seen = {"images": splits.collection.digest, "rows": digest(rows), "held out": digest(held_out)}
-    size = {"images_seen": images_seen, "size": study.profile.images.size}
-    return {**seen, **size, "training": training, "seed": study.seed}
+    return {
+        "images": splits.collection.digest,
+        "rows": digest(rows),
+        "held out": digest(held_out),
+        "training": study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"}),
+        "images_seen": images_seen,
+        "size": study.profile.images.size,
+        "seed": study.seed,
+    }
 
 
 def cost(folder: Path) -> dict[str, float]:

@@ -45,6 +45,6 @@ def test_the_features_are_a_step_of_a_scikit_learn_pipeline(shared):
     names = {"images": parts.collection.images[rows], "taxa": parts.taxa(rows).astype(str)}
     exec(code, names)
     assert names["model"].score(names["images"], names["taxa"]) > 0.6
-    bank = probes.bank_of(shared, parts, "diffusion")
+    _, bank = probes.read(shared, parts, "diffusion")
     found = names["features"](names["images"])
     np.testing.assert_allclose(found, bank.take(Cell("up16.resnet0", 20), rows), atol=2e-5)

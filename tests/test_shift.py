@@ -97,8 +97,8 @@ def test_elsewhere_says_of_known_images_what_the_probe_said(shared):
         result = probes.probe(shared, parts, encoder)
         rows = result.rows["test"]
         for away in (parts, replace(parts, collection=replace(parts.collection))):  # its own bank, and one more
-            found, z = shift.elsewhere(shared, parts, result, away, "there", rows)
-            assert list(found.rows) == ["there"] and len(z) == len(rows)
+            found, z = shift.elsewhere(shared, parts, result, away, {"there": rows})
+            assert list(found.rows) == ["there"] and len(z["there"]) == len(rows)
             expected = result.probabilities["linear"]["test"]
             np.testing.assert_allclose(found.probabilities["linear"]["there"], expected, atol=1e-4)
             assert probes.evaluate(shared, away, found, "there") == probes.evaluate(shared, parts, result, "test")
@@ -138,7 +138,7 @@ def test_relabelled_splits_use_the_encoders_and_features_they_come_from(shared):
     assert result.classes.tolist() == ["round", "straight"]
     assert result.training == probes.probe(shared, parts, "ResNet, labels").training
     assert {folder.name for folder in (shared.cache / "bank").iterdir()} == before | {
-        probes.bank_of(shared, parts, "ResNet, labels").folder.name
+        probes.read(shared, parts, "ResNet, labels")[1].folder.name
     }
 
 
