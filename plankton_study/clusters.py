@@ -1,6 +1,5 @@
 """Do classes form groups by themselves? k-means on each cell, with as many clusters as classes."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from plankton_study.features import Cell
 from plankton_study.linear import standardised
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
-from plankton_study.store import keep
+from plankton_study.store import computed
 from plankton_study.study import Study
 
 
@@ -58,32 +57,27 @@ def cluster(study: Study, splits: Splits, encoder: str) -> Clusters:
     what |= {"classes": splits.classes, "draws": study.profile.probes.draws, "by": splits.collection.entry.group_by}
     candidates = [cell for cell in bank.cells if cell != probes.HEAD]
 
-    def make(folder: Path) -> None:
+    def compute() -> dict[str, Any]:
         truth = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
         table, labels = [], {}
-        with progress(f"k-means of {len(candidates)} cells of {encoder}", len(candidates)) as bar:
-            for cell in candidates:
-                x = dict(zip(rows, standardised(bank, cell, *rows.values()), strict=True))
-                row: dict[str, Any] = {"layer": cell.layer, "timestep": cell.timestep}
-                for part in ("validation", "test"):
-                    found = kmeans(x[part], len(splits.classes), config.restarts)
-                    for name, measure in AGREEMENT.items():
-                        each = [measure(truth[part], one) for one in found[0]]
-                        row |= {f"{part} {name}": np.mean(each), f"{part} {name} sd": np.std(each)}
-                if row["validation NMI"] > max((one["validation NMI"] for one in table), default=-1):
-                    labels = dict(zip(("labels", "distance"), found, strict=True))
-                table.append(row)
-                bar.update()
+        for cell in progress(f"k-means of {len(candidates)} cells of {encoder}", candidates):
+            x = dict(zip(rows, standardised(bank, cell, *rows.values()), strict=True))
+            row: dict[str, Any] = {"layer": cell.layer, "timestep": cell.timestep}
+            for part in ("validation", "test"):
+                found = kmeans(x[part], len(splits.classes), config.restarts)
+                for name, measure in AGREEMENT.items():
+                    each = [measure(truth[part], one) for one in found[0]]
+                    row |= {f"{part} {name}": np.mean(each), f"{part} {name} sd": np.std(each)}
+            if row["validation NMI"] > max((one["validation NMI"] for one in table), default=-1):
+                labels = dict(zip(("labels", "distance"), found, strict=True))
+            table.append(row)
         drawn = agreement(truth["test"], labels["labels"], splits.groups(rows["test"]), study.profile.probes.draws)
-        np.savez(folder / "selected.npz", **labels, **drawn)
-        pd.DataFrame(table).astype({"timestep": "Int64"}).to_parquet(folder / "table.parquet")
+        return {"table": pd.DataFrame(table).astype({"timestep": "Int64"}), **labels, **drawn}
 
-    folder = keep(study, "clusters", what, ["clusters", "linear", "metrics", "probes", "splits"], make)
-    table = pd.read_parquet(folder / "table.parquet")
-    selected = probes.as_cells(table.loc[[table["validation NMI"].idxmax()]])[0]
-    with np.load(folder / "selected.npz") as stored:
-        kept = (stored["labels"], stored["distance"], {name: stored[name] for name in AGREEMENT})
-    return Clusters(table, selected, rows["test"], *kept)
+    found = computed(study, "clusters", what, ["clusters", "linear", "metrics", "probes", "splits"], compute)
+    (selected,) = probes.as_cells(found["table"].loc[[found["table"]["validation NMI"].idxmax()]])
+    drawn = {name: found[name] for name in AGREEMENT}
+    return Clusters(found["table"], selected, rows["test"], found["labels"], found["distance"], drawn)
 
 
 def kmeans(x: np.ndarray, number: int, restarts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from sklearn.metrics import f1_score
 
 from plankton_study import encoders, metrics, probes
 from plankton_study.probes import ProbeResult
@@ -14,15 +12,11 @@ from plankton_study.study import Study
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 Results = dict[str, ProbeResult]
+Names = Iterable[str] | None
 
 
 def run(
-    study: Study,
-    splits: Splits,
-    setting: str,
-    search: str = "all",
-    budget: str = "images",
-    names: Iterable[str] | None = None,
+    study: Study, splits: Splits, setting: str, search: str = "all", budget: str = "images", names: Names = None
 ) -> tuple[Results, dict[str, str]]:
     """Return encoder → its probes in one setting, and encoder → why it was not run.
 
@@ -71,16 +65,15 @@ def differences(study: Study, splits: Splits, results: Results, part: str) -> pd
     """Return one row a metric and other encoder: the paired difference of diffusion's linear probe to it.
 
     Returns:
-        Columns encoder, learnt from, metric, value, low, high (shares), p and p_holm, which is corrected over the
-        encoders of one metric.
+        Columns encoder, learnt from, metric, estimate, and p_holm, corrected over the encoders of one metric.
     """
-    first, others = results["diffusion"], [name for name in results if name != "diffusion"]
-    found = {n: probes.evaluate(study, splits, first, part, minus=results[n]) for n in others}
+    others = {name: result for name, result in results.items() if name != "diffusion"}
+    found = {n: probes.evaluate(study, splits, results["diffusion"], part, minus=r) for n, r in others.items()}
     tables = []
     for key, label in METRICS.items():
-        rows = [(n, family(study, n), label, found[n][key].value, *found[n][key][1:3], found[n][key].p) for n in others]
-        table = pd.DataFrame(rows, columns=["encoder", "learnt from", "metric", "value", "low", "high", "p"])
-        tables.append(table.assign(p_holm=metrics.holm(table["p"])))
+        rows = [(name, family(study, name), label, each[key]) for name, each in found.items()]
+        table = pd.DataFrame(rows, columns=["encoder", "learnt from", "metric", "estimate"])
+        tables.append(table.assign(p_holm=metrics.holm([estimate.p for estimate in table["estimate"]])))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -119,18 +112,14 @@ def panels(table: pd.DataFrame, xlabel: str) -> Any:
 
 def forest(delta: pd.DataFrame) -> Any:
     """Draw `differences`, a panel a metric; return the matplotlib figure. Filled points have p_holm below 0.05."""
-    estimates = [metrics.Estimate(r.value, r.low, r.high, 0, r.p) for r in delta.itertuples()]
-    table = delta.assign(estimate=estimates, filled=delta["p_holm"] < 0.05)
-    table = table.rename(columns={"metric": "panel", "learnt from": "kind"})
+    table = delta.rename(columns={"metric": "panel", "learnt from": "kind"}).assign(filled=delta["p_holm"] < 0.05)
     return panels(table, "diffusion minus the other (points)")
 
 
 def written(delta: pd.DataFrame) -> pd.DataFrame:
-    """Return `differences` as a table to show: points with their interval, and the corrected p."""
-    values = [f"{100 * r.value:+.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}]" for r in delta.itertuples()]
-    table = delta.assign(difference=values, p=delta["p_holm"].map("{:.3f}".format))
-    table = table[["encoder", "learnt from", "metric", "difference", "p"]]
-    return table.set_axis(["diffusion minus", "learnt from", "metric", "difference (points)", "p (Holm)"], axis=1)
+    """Return `differences` as a table to show."""
+    names = ["diffusion minus", "learnt from", "metric", "difference (points)", "p (Holm)"]
+    return delta.assign(p_holm=delta["p_holm"].map("{:.3f}".format)).set_axis(names, axis=1)
 
 
 def family(study: Study, name: str) -> str:
@@ -139,37 +128,7 @@ def family(study: Study, name: str) -> str:
     return config.family if config else "elsewhere"
 
 
-def costs(study: Study, results: Results) -> pd.DataFrame:
-    """Return one row an encoder: its parameters, images seen in training, training GFLOPs and device seconds."""
-    rows = []
-    for name, result in results.items():
-        seen, flops, seconds = (result.cost.get(key, np.nan) for key in ("images_seen", "flops", "seconds"))
-        rows.append(
-            (name, family(study, name), result.cost.get("parameters", np.nan), seen, seen * flops / 1e9, seconds)
-        )
-    columns = ["encoder", "learnt from", "parameters", "images seen", "training GFLOPs", "seconds"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
-    """Return the encoder of a family whose selected probe, the one that is tested, has the best validation macro-F1.
-
-    Raises: KeyError if there is none.
-    """
+    """Return the encoder of a family whose selected probe, the one that is tested, has the best validation macro-F1."""
     names = [name for name in results if family(study, name) == learnt_from]
-    if not names:
-        raise KeyError(learnt_from)
     return max(names, key=lambda name: results[name].validation["macro_f1"])
-
-
-def by_taxon(splits: Splits, results: Results, part: str) -> pd.DataFrame:
-    """Return (taxa, encoders): F1 of each taxon of a part, with the numbers of training and test images as index."""
-    result = next(iter(results.values()))
-    truth = splits.taxa(result.rows[part]).astype(str)
-    taxa = sorted(set(truth))
-    scores = {
-        n: f1_score(truth, r.predicted(part), labels=taxa, average=None, zero_division=0) for n, r in results.items()
-    }
-    labelled = pd.Series(splits.taxa(splits["balanced" if result.setting == "balanced" else "train"])).value_counts()
-    index = pd.MultiIndex.from_arrays([taxa, labelled[taxa], pd.Series(truth).value_counts()[taxa]])
-    return pd.DataFrame(scores, index=index.set_names(["taxon", "training images", "test images"]))

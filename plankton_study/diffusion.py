@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from plankton_study import train
@@ -105,37 +105,32 @@ def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> 
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
     train.fit(study, folder, unet, step_loss, images, splits["pool"], train.budget(study, splits), name, held_out)
     unseen = train.to_model(images[held_out], study.device)
-    levels = loss_per_level(unet, scheduler, unseen, profile.training.precision)
-    levels.to_csv(folder / "levels.csv", index=False)
+    noise = torch.randn(unseen.shape, generator=torch.Generator().manual_seed(0))
+    losses = losses_by_level(unet, scheduler, unseen, noise, profile.training.precision, levels=20)
+    kept = scheduler.alphas_cumprod[list(losses)]
+    levels = {"loss": losses.mean(), "standard_error": losses.sem(), "signal_to_noise": kept / (1 - kept)}
+    pd.DataFrame(levels).rename_axis("timestep").to_csv(folder / "levels.csv")
     DDPMPipeline(unet.cpu(), scheduler).save_pretrained(folder)
 
 
 @torch.no_grad()
-def held_out_losses(
-    unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, timesteps: torch.Tensor, precision: str
-) -> torch.Tensor:
-    """Return the loss (B,) of clean images x (B, 1, R, R), each at its timestep (B,), always with the same noise."""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
-    with train.autocast(precision, x.device.type):
-        batches = zip(x.split(32), noise.split(32), timesteps.to(x.device).split(32))
-        return torch.cat([denoising_loss(unet, scheduler, *batch) for batch in batches]).float()
-
-
-def loss_per_level(
-    unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, precision: str, levels: int = 20
+def losses_by_level(
+    unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor, noise: torch.Tensor, precision: str, levels: int
 ) -> pd.DataFrame:
-    """Return the loss of clean images x (B, 1, R, R) at evenly spread timesteps.
+    """Return the loss of each image at evenly spread timesteps, the middles of equal parts of the schedule.
+
+    `x` are clean images (B, C, R, R); `noise` is standard normal of that shape, or (1, C, R, R): the same for all.
 
     Returns:
-        `levels` rows: timestep (the middle of its part of the schedule), loss, standard_error, signal_to_noise (power).
+        (B, levels) float32, its columns the timesteps.
     """
-    rows = []
-    for level in range(levels):
-        t = int((level + 0.5) * scheduler.config.num_train_timesteps / levels)
-        losses = held_out_losses(unet, scheduler, x, torch.full((len(x),), t), precision)
-        kept = scheduler.alphas_cumprod[t].item()
-        rows.append((t, losses.mean().item(), losses.std().item() / len(x) ** 0.5, kept / (1 - kept)))
-    return pd.DataFrame(rows, columns=["timestep", "loss", "standard_error", "signal_to_noise"])
+    noise, found = noise.to(x.device).expand_as(x), {}
+    with train.autocast(precision, x.device.type):
+        for t in ((np.arange(levels) + 0.5) * scheduler.config.num_train_timesteps / levels).astype(int).tolist():
+            at = torch.full((len(x),), t, device=x.device)
+            parts = (denoising_loss(unet, scheduler, *part) for part in zip(x.split(32), noise.split(32), at.split(32)))
+            found[t] = torch.cat(list(parts)).float().cpu().numpy()
+    return pd.DataFrame(found)
 
 
 def model_folder(study: Study, name: str) -> Path:
@@ -166,7 +161,7 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
     try:
         parts = {part: part if (folder / part).is_dir() else None for part in ("unet", "scheduler")}  # or in the root
         options = {"use_safetensors": True, "low_cpu_mem_usage": False, "subfolder": parts["unet"]}
-        unet = UNet2DModel.from_pretrained(folder, **options)
+        unet = UNet2DModel.from_pretrained(folder, sample_size=size, **options)
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder=parts["scheduler"])
     except Exception as error:  # diffusers, safetensors and json each fail in their own way
         why = f"{folder} is not a readable folder of an unconditional diffusers model ({reason(error)})"
@@ -177,26 +172,14 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
     return unet, scheduler
 
 
-def samples(study: Study, folder: Path, number: int, steps: int = 50) -> np.ndarray:
-    """Draw (number, R, R) uint8 images from the denoiser with DDIM (Song et al. 2021), seeded by the study."""
-    unet, scheduler = load(folder, study.profile.images.size, study.device)
-    pipeline = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(study.seed)
-    steps = min(steps, scheduler.config.num_train_timesteps)
-    drawn = pipeline(number, generator, num_inference_steps=steps, output_type="np").images
-    return (drawn.mean(axis=3) * 255).round().astype(np.uint8)
-
-
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find for each image (N, R, R) uint8 the nearest of `others` (M, R, R), in any of the 8 orientations trained on.
 
     Returns:
         Row in `others` (N,) int64, and the root mean square difference of grey values (N,) float32.
     """
-    flat = others.reshape(len(others), -1).astype(np.float32)
-    turned = [np.rot90(images, turn, (1, 2))[:, :, ::flip] for turn in range(4) for flip in (1, -1)]
-    pairs = [pairwise_distances_argmin_min(x.reshape(len(x), -1).astype(np.float32), flat) for x in turned]
-    rows, distances = (np.array(x) for x in zip(*pairs))
+    turned = np.concatenate([np.rot90(images, turn, (1, 2))[:, :, ::flip] for turn in range(4) for flip in (1, -1)])
+    flat, asked = (x.reshape(len(x), -1).astype(np.float32) for x in (others, turned))
+    rows, distances = (found.reshape(8, -1) for found in pairwise_distances_argmin_min(asked, flat))
     best = distances.argmin(axis=0), np.arange(len(images))
     return rows[best], distances[best] / flat.shape[1] ** 0.5

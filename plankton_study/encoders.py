@@ -20,6 +20,7 @@ from plankton_study.splits import Splits
 from plankton_study.store import digest
 from plankton_study.study import Study
 
+Look = Callable[[np.ndarray], torch.Tensor]
 ENCODERS: dict[str, Callable[[Study, Splits], Encoder]] = {}  # encoders of one's own: name → function that makes it
 
 
@@ -75,7 +76,7 @@ def pretrained(study: Study, name: str) -> Encoder:
     folder = diffusion.model_folder(study, config.folder)
     if any((folder / part).is_file() for part in ("model_index.json", "scheduler_config.json")):
         unet, scheduler = diffusion.load(folder, size, study.device)
-        return DiffusionEncoder(name, unet, scheduler, size, settings, settings.timesteps, study.seed)
+        return DiffusionEncoder(name, unet, scheduler, settings, study.seed)
     from transformers import AutoModel
 
     try:
@@ -104,33 +105,27 @@ def pretrained(study: Study, name: str) -> Encoder:
 class NetworkEncoder:
     """A frozen network read at its blocks: all taps of a timestep in one pass, which ends at the deepest.
 
-    `look` turns images (B, R, R) uint8 into the network's input; `size` is R; `folder` that of its training, if any;
-    `patterns` choose taps. A network without timesteps has only None. A classifier's own logits are the cell "head".
+    `look` turns images (B, R, R) uint8 into the network's input; `size` is R; `folder` that of its training, if any.
+    A network without timesteps has only None. A classifier's own logits are the cell "head".
     """
 
     draws = 1  # of noise, whose features are averaged
+    timesteps: Sequence[int | None] = (None,)
+    patterns = ("*",)  # choose taps
 
     def __init__(
-        self,
-        name: str,
-        model: torch.nn.Module,
-        size: int,
-        settings: Features,
-        look: Callable[[np.ndarray], torch.Tensor],
-        folder: Path | None = None,
-        timesteps: Sequence[int | None] = (None,),
-        patterns: tuple[str, ...] = ("*",),
+        self, name: str, model: torch.nn.Module, size: int, settings: Features, look: Look, folder: Path | None = None
     ) -> None:
         self.name, self.settings, self.look, self.folder = name, settings, look, folder
         self.model, network = model.eval().requires_grad_(False), getattr(model, "network", model)
         self.cost = train.cost(folder) if folder else {}
         self.cost["parameters"] = sum(p.numel() for p in network.parameters())
         blank = np.zeros((1, size, size), np.uint8)
-        taps = features.find_taps(model, *self.inputs(blank, [""], timesteps[0], 0), patterns=patterns)
+        taps = features.find_taps(model, *self.inputs(blank, [""], self.timesteps[0], 0), patterns=self.patterns)
         if isinstance(model, networks.WithHead):
-            taps.append(Tap("head", "head", "head", 1, model.head.out_features, len(taps)))
+            taps.append(Tap("head", "head", "head", 1, model.head[-1].out_features, len(taps)))
         self.taps = {tap.name: tap for tap in taps}
-        self.cells = [Cell(tap, t) for t in timesteps for tap in self.taps]
+        self.cells = [Cell(tap, t) for t in self.timesteps for tap in self.taps]
         self.layers = pd.DataFrame(taps, columns=Tap._fields).set_index("name").rename_axis("layer")
         weights = digest(*(value.detach().cpu().float().numpy() for value in model.state_dict().values()))
         self.identity = {"weights": weights, "size": size, "model": _config(network)}
@@ -150,7 +145,7 @@ class NetworkEncoder:
         found: dict[Cell, Any] = {}
         for timestep in dict.fromkeys(cell.timestep for cell in cells):
             taps = [self.taps[cell.layer] for cell in cells if cell.timestep == timestep]
-            with features.Tapped(self.model, taps, self.settings.pooling) as read:
+            with features.tapped(self.model, taps, self.settings.pooling) as read:
                 for draw in range(self.draws):
                     inputs = self.inputs(images, ids, timestep, draw)
                     with train.autocast(self.settings.precision, inputs[0].device.type):
@@ -163,24 +158,17 @@ class NetworkEncoder:
 class DiffusionEncoder(NetworkEncoder):
     """A frozen U-Net read at taps and timesteps.
 
-    `settings` gives taps, pooling, noise mode and precision; `size` is the images' side (px), `seed` that of the noise.
+    `settings` gives taps, timesteps, pooling, noise mode and precision; `seed` is that of the noise. Images have the
+    side `unet.config.sample_size`.
     """
 
     def __init__(
-        self,
-        name: str,
-        unet: UNet2DModel,
-        scheduler: DDPMScheduler,
-        size: int,
-        settings: Features,
-        timesteps: Sequence[int],
-        seed: int,
-        folder: Path | None = None,
+        self, name: str, unet: UNet2DModel, scheduler: DDPMScheduler, settings: Features, seed: int = 0, **given: Any
     ) -> None:
-        self.scheduler, self.seed = scheduler, seed
+        self.scheduler, self.seed, self.timesteps, self.patterns = scheduler, seed, settings.timesteps, settings.taps
         self.draws = settings.noise_draws if settings.noise == "mean" else 1
         look = partial(train.to_model, device=unet.device)
-        super().__init__(name, unet, size, settings, look, folder, timesteps, settings.taps)
+        super().__init__(name, unet, unet.config.sample_size, settings, look, **given)
         self.identity |= {"schedule": _config(scheduler), "seed": seed, "noise": settings.noise, "draws": self.draws}
 
     @property
@@ -239,12 +227,11 @@ def denoiser(study: Study, splits: Splits, settings: Features | None = None, ran
 
     `settings` may replace the profile's features.
     """
-    settings, size = settings or study.profile.features, study.profile.images.size
-    folder = diffusion.denoiser(study, splits)
-    unet, scheduler = diffusion.load(folder, size, study.device)
+    settings, folder = settings or study.profile.features, diffusion.denoiser(study, splits)
+    unet, scheduler = diffusion.load(folder, study.profile.images.size, study.device)
     if not random:
         trained = None if study.profile.unet.pretrained else folder
-        return DiffusionEncoder("diffusion", unet, scheduler, size, settings, settings.timesteps, study.seed, trained)
-    unet = diffusion.untrained(study)
-    unet.to(study.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return DiffusionEncoder("random U-Net", unet, scheduler, size, settings, settings.random_timesteps, study.seed)
+        return DiffusionEncoder("diffusion", unet, scheduler, settings, study.seed, folder=trained)
+    unet = diffusion.untrained(study).to(study.device, memory_format=torch.channels_last)
+    settings = settings.model_copy(update={"timesteps": settings.random_timesteps})
+    return DiffusionEncoder("random U-Net", unet, scheduler, settings, study.seed)

@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -69,15 +69,11 @@ def find_taps(model: torch.nn.Module, *inputs: Any, patterns: tuple[str, ...] = 
         if type(module).__name__.endswith("Layer") and re.search(r"\.\d+$", path) and not inside:
             blocks[path] = module
     seen: list[tuple[str, torch.Tensor]] = []
-    handles = []
-    for path, block in blocks.items():
-        handles.append(block.register_forward_hook(lambda m, i, out, path=path: seen.append((path, out))))
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for path, block in blocks.items():
+            hook = block.register_forward_hook(lambda m, i, out, path=path: seen.append((path, out)))
+            hooks.enter_context(hook)
+        model(*inputs)
     taps, counts = [], Counter()
     for order, (path, output) in enumerate(seen):
         shape = to_map(output).shape
@@ -113,43 +109,34 @@ def pool(output: Any, how: str) -> torch.Tensor:
     return torch.cat(parts, dim=1)
 
 
-class Tapped:
-    """Context in which calling a network gives pooled features; its hooks vanish with the context, also after an error.
+@contextmanager
+def tapped(
+    model: torch.nn.Module, taps: list[Tap], pooling: str = "mean_std"
+) -> Iterator[Callable[..., dict[str, torch.Tensor]]]:
+    """Give a function that calls the model and returns tap name → features (B, C'), float32 on the model's device.
 
-    The pass ends at the deepest of `taps`; `pooling` is that of `pool`.
+    The pass ends at the deepest of `taps`; `pooling` is that of `pool`. The hooks vanish with the context, also after
+    an error.
     """
+    found: dict[str, torch.Tensor] = {}
+    deepest = max(taps, key=lambda tap: tap.order)
 
-    def __init__(self, model: torch.nn.Module, taps: list[Tap], pooling: str = "mean_std") -> None:
-        self.model, self.taps, self.pooling = model, sorted(taps, key=lambda tap: tap.order), pooling
-        self._handles: list[Any] = []
-        self._found: dict[str, torch.Tensor] = {}
-
-    def __enter__(self) -> "Tapped":
-        for tap in self.taps:
-            hook = self._hook(tap.name, last=tap is self.taps[-1])
-            self._handles.append(self.model.get_submodule(tap.path).register_forward_hook(hook))
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _hook(self, name: str, last: bool) -> Any:
-        def read(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            self._found[name] = pool(output, self.pooling)
-            if last:
-                raise _DeepEnough
-
-        return read
+    def keep_features(tap: Tap, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        found[tap.name] = pool(output, pooling)
+        if tap == deepest:
+            raise _DeepEnough
 
     @torch.no_grad()
-    def __call__(self, *inputs: Any) -> dict[str, torch.Tensor]:
-        """Return tap name → features (B, C'), float32 on the model's device, for what the model is called with."""
-        self._found = {}
+    def read(*inputs: Any) -> dict[str, torch.Tensor]:
+        found.clear()
         with suppress(_DeepEnough):
-            self.model(*inputs)
-        return self._found
+            model(*inputs)
+        return dict(found)
+
+    with ExitStack() as hooks:
+        for tap in taps:
+            hooks.enter_context(model.get_submodule(tap.path).register_forward_hook(partial(keep_features, tap)))
+        yield read
 
 
 def noised(

@@ -1,7 +1,5 @@
 """How few labels are enough? Linear probes on the predeclared cell, from few labelled images of each class."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -9,7 +7,7 @@ from plankton_study import metrics, probes
 from plankton_study.linear import logistic_path, standardised
 from plankton_study.progress import progress
 from plankton_study.splits import Splits, label_fraction
-from plankton_study.store import keep
+from plankton_study.store import computed
 from plankton_study.study import Study
 
 
@@ -28,22 +26,19 @@ def few_labels(study: Study, splits: Splits, encoder: str) -> dict[int, np.ndarr
     most = pd.Series(splits.taxa(rows["train"])).value_counts().max()
     counts = [count for count in config.counts if count <= most]
 
-    def make(folder: Path) -> None:
+    def compute() -> dict[str, np.ndarray]:
         x, z = standardised(bank, made.predeclared, rows["train"], rows["test"])
         told: dict[str, list[np.ndarray]] = {}
-        with progress(f"probes of {encoder} from few labels", len(counts) * config.draws) as bar:
-            for count in counts:
-                for draw in range(config.draws):
-                    some = label_fraction(splits, count, draw)
-                    classes, codes = np.unique(splits.taxa(some).astype(str), return_inverse=True)
-                    (model,) = logistic_path(x[np.searchsorted(rows["train"], some)], codes, [config.strength])
-                    told.setdefault(str(count), []).append(classes[model.probabilities(z).argmax(axis=1)])
-                    bar.update()
-        np.savez(folder / "predicted.npz", **told)
+        drawn = [(count, draw) for count in counts for draw in range(config.draws)]
+        for count, draw in progress(f"probes of {encoder} from few labels", drawn):
+            some = label_fraction(splits, count, draw)
+            classes, codes = np.unique(splits.taxa(some).astype(str), return_inverse=True)
+            (model,) = logistic_path(x[np.searchsorted(rows["train"], some)], codes, [config.strength])
+            told.setdefault(str(count), []).append(classes[model.probabilities(z).argmax(axis=1)])
+        return {count: np.array(each) for count, each in told.items()}
 
-    folder = keep(study, "labels", what, ["labels", "linear", "probes", "splits"], make)
-    with np.load(folder / "predicted.npz") as stored:
-        return {count: stored[str(count)] for count in counts}
+    stored = computed(study, "labels", what, ["labels", "linear", "probes", "splits"], compute)
+    return {count: stored[str(count)] for count in counts}
 
 
 def curve(
@@ -70,9 +65,6 @@ def needed(curves: pd.DataFrame, level: np.ndarray) -> np.ndarray:
     `curves` is from `curve`, `level` (1 + draws,) the metric to reach. Never reached: infinity; at once: the first.
     """
     counts, rising = np.log(curves.columns.to_numpy(dtype=float)), np.maximum.accumulate(curves.to_numpy(), axis=1)
-    first, every = (rising >= level[:, None]).argmax(axis=1), np.arange(len(rising))
-    before = np.maximum(first - 1, 0)
-    low, high = rising[every, before], rising[every, first]
-    share = np.where(high > low, (level - low) / np.where(high > low, high - low, 1), 0)
-    labels = np.exp(counts[before] + share * (counts[first] - counts[before]))
-    return np.where(rising[:, -1] >= level, labels, np.inf)
+    # backwards, so that of equal values the first count is taken
+    found = [np.interp(-at, -row[::-1], counts[::-1], left=np.inf) for at, row in zip(level, rising, strict=True)]
+    return np.exp(found)

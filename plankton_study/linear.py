@@ -30,36 +30,37 @@ def ridge_grid(
     eigenvectors gives the same probe on that many principal components.
 
     Returns:
-        One row a cell: layer, timestep, accuracy, macro_f1, penalty, equal_width; and twice (cells, n validation) bool:
-        right or not, with all features and at equal width.
+        One row a cell: layer, timestep, accuracy, macro_f1, penalty, equal_width, and the accuracy on each part of
+        `rows` besides "train" and "validation"; and twice (cells, n validation) bool: right or not, with all features
+        and at equal width.
     """
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     targets = np.eye(len(classes), dtype=np.float32)[codes]
-    offset = targets.mean(axis=0)
+    offset, asked = targets.mean(axis=0), [part for part in rows if part != "train"]
     table, right, right_narrow = [], [], []
-    with progress(f"ridge probes of {len(cells)} cells", len(cells)) as bar:
-        for cell in cells:
-            x, v = standardised(bank, cell, rows["train"], rows["validation"])
-            values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
-            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
-            turned, towards = v @ vectors, vectors.T @ (x.T @ (targets - offset)) / len(x)
+    for cell in progress(f"ridge probes of {len(cells)} cells", cells):
+        x, *others = standardised(bank, cell, rows["train"], *(rows[part] for part in asked))
+        values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
+        values, vectors = values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
+        turned = {part: z @ vectors for part, z in zip(asked, others, strict=True)}
+        towards = vectors.T @ (x.T @ (targets - offset)) / len(x)
 
-            def predict(penalty: float, width: int | None = None) -> np.ndarray:
-                scale = (1 / (values + penalty)).astype(np.float32)  # noqa: B023 - called in this round only
-                best = ((turned * scale)[:, :width] @ towards[:width] + offset).argmax(axis=1)  # noqa: B023
-                return classes[best]
+        def predict(penalty: float, width: int | None = None, part: str = "validation") -> np.ndarray:
+            scale = (1 / (values + penalty)).astype(np.float32)  # noqa: B023 - called in this round only
+            best = ((turned[part] * scale)[:, :width] @ towards[:width] + offset).argmax(axis=1)  # noqa: B023
+            return classes[best]
 
-            wide = {penalty: predict(penalty) for penalty in config.ridge}
-            penalty = max(wide, key=lambda p: np.mean(wide[p] == taxa["validation"]))
-            narrow = max((predict(p, config.width) == taxa["validation"] for p in config.ridge), key=np.mean)
-            score = metrics.scores(taxa["validation"], wide[penalty])
-            accuracy, macro_f1 = score["accuracy"][0], score["macro_f1"][0]
-            table.append((cell.layer, cell.timestep, accuracy, macro_f1, penalty, narrow.mean()))
-            right.append(wide[penalty] == taxa["validation"])
-            right_narrow.append(narrow)
-            bar.update()
-    columns = ["layer", "timestep", "accuracy", "macro_f1", "penalty", "equal_width"]
-    return pd.DataFrame(table, columns=columns).astype({"timestep": "Int64"}), np.array(right), np.array(right_narrow)
+        wide = {penalty: predict(penalty) for penalty in config.ridge}
+        penalty = max(wide, key=lambda p: np.mean(wide[p] == taxa["validation"]))
+        narrow = max((predict(p, config.width) == taxa["validation"] for p in config.ridge), key=np.mean)
+        score = metrics.scores(taxa["validation"], wide[penalty])
+        row = {"layer": cell.layer, "timestep": cell.timestep, **{k: score[k][0] for k in ("accuracy", "macro_f1")}}
+        row |= {"penalty": penalty, "equal_width": narrow.mean()}
+        row |= {p: np.mean(predict(penalty, None, p) == taxa[p]) for p in asked if p != "validation"}
+        table.append(row)
+        right.append(wide[penalty] == taxa["validation"])
+        right_narrow.append(narrow)
+    return pd.DataFrame(table).astype({"timestep": "Int64"}), np.array(right), np.array(right_narrow)
 
 
 class Logistic(NamedTuple):

@@ -16,9 +16,9 @@ class Estimate(NamedTuple):
     p: float | None = None
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
-        """Return "52.1 [50.3, 53.9]", in percent unless told otherwise."""
+        """Return "52.1 [50.3, 53.9]", in percent unless told otherwise; a difference, "+2.1 [0.3, 3.9]"."""
         value, low, high = (f"{scale * x:.{digits}f}" for x in self[:3])
-        return f"{value} [{low}, {high}]"
+        return f"{'+' if self.p is not None and self.value > 0 else ''}{value} [{low}, {high}]"
 
 
 def scores(

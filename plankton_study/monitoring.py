@@ -66,20 +66,11 @@ def novelty(x: np.ndarray, codes: np.ndarray, z: np.ndarray, chances: np.ndarray
 
 def denoising_error(study: Study, splits: Splits, rows: np.ndarray, levels: int = 5) -> np.ndarray:
     """Return the diffusion model's own surprise (n,): its loss, mean over evenly spread timesteps, at one noise."""
-    folder, size = diffusion.denoiser(study, splits), study.profile.images.size
-    unet, scheduler = diffusion.load(folder, size, study.device)
-    noise = torch.randn(
-        (1, unet.config.in_channels, size, size), generator=torch.Generator().manual_seed(study.seed)
-    ).to(study.device)
-    timesteps = [int((k + 0.5) * scheduler.config.num_train_timesteps / levels) for k in range(levels)]
-    found = []
-    for part in np.array_split(rows, -(-len(rows) // study.profile.features.batch_size)):
-        x = train.to_model(splits.collection.images[part], study.device).expand(-1, noise.shape[1], -1, -1)
-        at = (torch.full((len(x),), t, device=x.device) for t in timesteps)
-        with torch.no_grad(), train.autocast(study.profile.features.precision, x.device.type):
-            losses = [diffusion.denoising_loss(unet, scheduler, x, noise.expand_as(x), t) for t in at]
-        found.append(torch.stack(losses).mean(dim=0).float().cpu().numpy())
-    return np.concatenate(found)
+    unet, scheduler = diffusion.load(diffusion.denoiser(study, splits), study.profile.images.size, study.device)
+    x = train.to_model(splits.collection.images[rows], study.device).expand(-1, unet.config.in_channels, -1, -1)
+    noise = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(study.seed))
+    losses = diffusion.losses_by_level(unet, scheduler, x, noise, study.profile.features.precision, levels)
+    return losses.mean(axis=1).to_numpy()
 
 
 def abundances(chances: np.ndarray, known: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:

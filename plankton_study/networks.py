@@ -37,13 +37,8 @@ class WithHead(torch.nn.Module):
     def __init__(self, network: torch.nn.Module, width: int, outputs: int, hidden: int = 0) -> None:
         super().__init__()
         self.network = network
-        if hidden:
-            norm = torch.nn.BatchNorm1d(hidden)
-            self.head = torch.nn.Sequential(
-                torch.nn.Linear(width, hidden), norm, torch.nn.ReLU(), torch.nn.Linear(hidden, outputs)
-            )
-        else:
-            self.head = torch.nn.Linear(width, outputs)
+        layers = [torch.nn.Linear(width, hidden), torch.nn.BatchNorm1d(hidden), torch.nn.ReLU()] if hidden else []
+        self.head = torch.nn.Sequential(*layers, torch.nn.Linear(hidden or width, outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, outputs) for images (B, 1, R, R)."""

@@ -1,8 +1,9 @@
 """Judging an encoder: the grid of linear probes, validation data that selects, test data that is predicted once."""
 
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from plankton_study.metrics import Estimate
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
 from plankton_study.splits import Splits
-from plankton_study.store import digest, keep, write_json
+from plankton_study.store import computed, digest
 from plankton_study.study import Study
 
 HEAD = Cell("head")  # a supervised encoder's own logits: no candidate, but the head "end to end"
@@ -67,12 +68,7 @@ class ProbeResult:
 
 
 def probe(
-    study: Study,
-    splits: Splits,
-    encoder: str = "diffusion",
-    setting: str = "natural",
-    search: str = "all",
-    budget: str = "images",
+    study: Study, splits: Splits, encoder: str, setting: str = "natural", search: str = "all", budget: str = "images"
 ) -> ProbeResult:
     """Extract an encoder's features, fit the grid and return what was selected and predicted.
 
@@ -97,11 +93,15 @@ def probe(
     what = {"bank": bank.folder.name, "cells": [str(cell) for cell in cells], "search": search, "setting": setting}
     what |= {"probes": study.profile.probes.model_dump(exclude={"candidates", "tail"}), "splits": splits.digest}
     what |= {"classes": [splits.classes, splits.balanced_classes], "group_by": splits.collection.entry.group_by}
-    code = ["probes", "linear", "metrics", "splits"]
-    folder = keep(
-        study, "probe", what, code, lambda to: _probe(to, study, splits, bank, cells, setting, search == "all")
-    )
-    return _read(folder, made, encoder, setting)
+    compute = partial(_probe, study, splits, bank, cells, setting, search == "all")
+    found = computed(study, "probe", what, ["probes", "linear", "metrics", "splits"], compute)
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for key in [key for key in found if "/" in key]:
+        head, _, part = key.partition("/")
+        arrays.setdefault(head, {})[part] = found.pop(key)
+    found |= {"selected": Cell(*found["selected"]), "near_best": dict(found["near_best"])}
+    found |= {"rows": arrays.pop("rows"), "probabilities": arrays, "cost": made.cost, "training": made.folder}
+    return ProbeResult(encoder, setting, **found)
 
 
 def read(
@@ -195,12 +195,13 @@ def selection_frequencies(right: np.ndarray, groups: np.ndarray, draws: int) -> 
 
 
 def _probe(
-    folder: Path, study: Study, splits: Splits, bank: FeatureBank, cells: list[Cell], setting: str, full: bool
-) -> None:
+    study: Study, splits: Splits, bank: FeatureBank, cells: list[Cell], setting: str, full: bool
+) -> dict[str, Any]:
     config = study.profile.probes
     rows = parts_of(splits, setting, config.shifted_images)
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    grid, right, narrow = ridge_grid(bank, cells, rows, taxa, config)
+    home = {part: rows[part] for part in ("train", "validation")}
+    grid, right, narrow = ridge_grid(bank, cells, home, taxa, config)
     groups = splits.groups(rows["validation"])
     error, near, share = selection_frequencies(right, groups, config.draws)
     grid["near_best_equal_width"] = selection_frequencies(narrow, groups, config.draws)[1]
@@ -209,15 +210,13 @@ def _probe(
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     fitted: list[tuple] = []
     tried: list[tuple[dict[str, float], Cell, Logistic]] = []
-    with progress(f"logistic probes of {len(ranked)} cells", len(ranked)) as bar:
-        for cell in (cells[i] for i in ranked):
-            x, v = standardised(bank, cell, rows["train"], rows["validation"])
-            for model in regressions(study, bank, cell, rows["train"], x, codes):
-                score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
-                values = {key: score[key][0] for key in ("accuracy", "macro_f1")}
-                fitted.append((cell.layer, cell.timestep, model.strength, *values.values()))
-                tried.append((values, cell, model))
-            bar.update()
+    for cell in progress(f"logistic probes of {len(ranked)} cells", [cells[i] for i in ranked]):
+        x, v = standardised(bank, cell, rows["train"], rows["validation"])
+        for model in regressions(study, bank, cell, rows["train"], x, codes):
+            score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
+            values = {key: score[key][0] for key in ("accuracy", "macro_f1")}
+            fitted.append((cell.layer, cell.timestep, model.strength, *values.values()))
+            tried.append((values, cell, model))
     validation, cell, linear = max(tried, key=lambda one: one[0][config.metric])
     x, *others = standardised(bank, cell, *rows.values())
     parts = dict(zip(list(rows)[1:], others, strict=True))
@@ -237,15 +236,12 @@ def _probe(
     arrays |= {f"{head}/{part}": np.float32(f(z)) for head, f in predict.items() for part, z in parts.items()}
     if HEAD in bank.cells:
         arrays |= {f"end to end/{part}": softmax(bank.take(HEAD, rows[part]), axis=1) for part in parts}
-    prior = np.bincount(codes) / len(codes)
-    np.savez(folder / "predictions.npz", classes=classes, prior=prior, **arrays)
-    grid.join(bank.layers, on="layer").to_parquet(folder / "grid.parquet")
     columns = ["layer", "timestep", "C", "accuracy", "macro_f1"]
-    pd.DataFrame(fitted, columns=columns).astype({"timestep": "Int64"}).to_parquet(folder / "finalists.parquet")
+    finalists = pd.DataFrame(fitted, columns=columns).astype({"timestep": "Int64"})
     order = [i for i in np.argsort(-share, kind="stable") if near[i]]
-    about = {"selected": cell, "regularisation": linear.strength, "validation": validation}
-    about |= {"standard_error": error, "near_best": [[str(cells[i]), share[i]] for i in order]}
-    write_json(folder / "selection.json", about)
+    about = {"selected": cell, "regularisation": linear.strength, "validation": validation, "standard_error": error}
+    about |= {"near_best": [[str(cells[i]), share[i]] for i in order], "prior": np.bincount(codes) / len(codes)}
+    return {"grid": grid.join(bank.layers, on="layer"), "finalists": finalists, "classes": classes, **about, **arrays}
 
 
 def regressions(
@@ -255,23 +251,9 @@ def regressions(
     strengths = sorted(study.profile.probes.logistic)
     what = {"bank": bank.folder.name, "cell": str(cell), "train": digest(rows, codes), "strengths": strengths}
 
-    def make(folder: Path) -> None:
+    def compute() -> dict[str, np.ndarray]:
         path = zip(*logistic_path(x, codes, strengths), strict=True)
-        np.savez(folder / "path.npz", **dict(zip(Logistic._fields, map(np.array, path), strict=True)))
+        return dict(zip(Logistic._fields, map(np.array, path), strict=True))
 
-    with np.load(keep(study, "logistic", what, ["linear"], make) / "path.npz") as stored:
-        return [Logistic(*one) for one in zip(*(stored[field] for field in Logistic._fields), strict=True)]
-
-
-def _read(folder: Path, made: Encoder, encoder: str, setting: str) -> ProbeResult:
-    about = json.loads((folder / "selection.json").read_text())
-    about |= {"selected": Cell(*about["selected"]), "near_best": dict(about["near_best"])}
-    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("grid", "finalists")}
-    heads: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(folder / "predictions.npz") as stored:
-        for key in stored.files:
-            head, _, part = key.partition("/")
-            heads.setdefault(head, {})[part] = stored[key]
-    classes, prior, rows = (heads.pop(key) for key in ("classes", "prior", "rows"))
-    about |= {"rows": rows, "probabilities": heads, "classes": classes[""], "prior": prior[""]}
-    return ProbeResult(encoder, setting, **tables, **about, cost=made.cost, training=made.folder)
+    path = computed(study, "logistic", what, ["linear"], compute)
+    return [Logistic(*one) for one in zip(*(path[field] for field in Logistic._fields), strict=True)]

@@ -1,9 +1,9 @@
 """The keys of a profile: what each may be, and its default. `profile.py` reads and merges the files."""
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -13,7 +13,20 @@ Some = Field(min_length=1)
 
 
 class Strict(BaseModel):
+    """A table of keys: unknown ones are refused, and so is whatever `wrong` tells."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def wrong(self) -> dict[str, Any]:
+        """Return what would be wrong with these keys together → whether it is."""
+        return {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for message, holds in self.wrong().items():
+            if holds:
+                raise ValueError(message)
+        return self
 
 
 class Images(Strict):
@@ -51,6 +64,10 @@ class Split(Strict):
     test_images: Count | None = None
     duplicate_correlation: Annotated[float, Field(gt=0.5, le=1)] = 0.99
     seed: int = 0  # the split does not move with the training seed
+
+    def wrong(self) -> dict[str, Any]:
+        taken = set(PARTS) & set(self.shifts)
+        return {f"shifts: {', '.join(taken)} is the name of another part": taken}
 
 
 class DataSet(Strict):
@@ -97,6 +114,9 @@ class ResNet(Strict):
     widths: Annotated[tuple[Count, ...], Some] = (32, 64, 128)  # of each stage, each half as large as the one before
     depths: Annotated[tuple[Count, ...], Some] = (2, 2, 3)  # residual blocks of a stage
 
+    def wrong(self) -> dict[str, Any]:
+        return {"resnet.widths and resnet.depths need one number a stage": len(self.widths) != len(self.depths)}
+
 
 class ViT(Strict):
     patch: Count = 4  # px
@@ -105,9 +125,11 @@ class ViT(Strict):
     heads: Count = 4
     decoder_width: Annotated[int, Field(ge=4, multiple_of=4)] = 64  # of masked autoencoding
     decoder_depth: Count = 2
-    normalise_patches: bool = (
-        False  # target of masked autoencoding; plain ground, most of a plankton image, has no norm
-    )
+    # the target of masked autoencoding; plain ground, most of a plankton image, has no norm
+    normalise_patches: bool = False
+
+    def wrong(self) -> dict[str, Any]:
+        return {"vit.heads must divide vit.width": self.width % self.heads}
 
 
 class EncoderConfig(Strict):
@@ -136,8 +158,19 @@ class EncoderConfig(Strict):
         names = {"diffusion": "diffusion", "random": "nothing", "pixels": "nothing", "pretrained": "elsewhere"}
         return names.get(self.kind, "self-supervised")
 
+    def wrong(self) -> dict[str, Any]:
+        views, unet = self.kind in ("simclr", "vicreg", "mae"), self.network == "unet"
+        return {
+            f"kind {self.kind!r} needs the network 'resnet' or 'vit'": views and unet,
+            "kind 'pretrained' needs a folder": self.kind == "pretrained" and not self.folder,
+            "only network = 'unet' can start from the denoiser": self.start == "denoiser" and not unet,
+        }
 
-BASIC = {"diffusion": "diffusion", "random U-Net": "random", "pixels + PCA": "pixels"}  # always in the comparison
+
+BASIC = {  # always in the comparison
+    name: EncoderConfig(kind=kind)
+    for name, kind in {"diffusion": "diffusion", "random U-Net": "random", "pixels + PCA": "pixels"}.items()
+}
 
 
 class Features(Strict):
@@ -183,7 +216,9 @@ class Monitoring(Strict):
 class Ablation(Strict):
     """Denoisers trained besides the study's own, to learn what matters; none by default."""
 
-    unet: dict[str, dict[str, Any]] = {}  # name → keys of [unet] that differ
+    unet: dict[
+        str, Annotated[dict[str, Any], AfterValidator(lambda keys: UNet(**keys) and keys)]
+    ] = {}  # name → keys of [unet] that differ
     pool: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()  # shares of the unlabelled images
     images_seen: Count | None = None  # by each of them; None: as many as by the study's own
 
@@ -204,9 +239,10 @@ class Profile(Strict):
     training: Training = Training()
     resnet: ResNet = ResNet()
     vit: ViT = ViT()
-    encoders: dict[str, EncoderConfig] = Field(
+    # in the order of the tables; those of BASIC come first
+    encoders: Annotated[dict[str, EncoderConfig], AfterValidator(lambda given: BASIC | given)] = Field(
         {}, validate_default=True
-    )  # in the order of the tables; those of BASIC come first
+    )
     features: Features = Features()
     probes: Probes = Probes()
     clusters: Clusters = Clusters()
@@ -214,57 +250,22 @@ class Profile(Strict):
     monitoring: Monitoring = Monitoring()
     ablation: Ablation = Ablation()
 
-    @field_validator("encoders", mode="after")
-    @classmethod
-    def _with_basic(cls, given: dict[str, EncoderConfig]) -> dict[str, EncoderConfig]:
-        return {name: EncoderConfig(kind=kind) for name, kind in BASIC.items()} | given
-
-    @field_validator("ablation", mode="after")
-    @classmethod
-    def _known_parts(cls, given: Ablation) -> Ablation:
-        for changes in given.unet.values():
-            UNet(**changes)
-        return given
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Profile":
-        unet, steps = self.unet, self.noise.steps
-        sides = [self.images.size // 2**level for level in range(len(unet.channels))]
+    def wrong(self) -> dict[str, Any]:
+        unet, size, steps = self.unet, self.images.size, self.noise.steps
         here = not unet.pretrained  # what does not hold of a model made elsewhere
-        bad_groups = [c for c in unet.channels if c % unet.groups]
-        bad_attention = sorted(set(unet.attention) - set(sides))
-        rules = {
-            f"features.timesteps must lie between 0 and noise.steps - 1 = {steps - 1}": max(
-                *self.features.timesteps, *self.features.random_timesteps
-            )
-            < steps,
-            f"unet.channels {bad_groups} must be multiples of unet.groups = {unet.groups}": not bad_groups,
-            f"unet.attention {bad_attention} is no resolution of this network, which has {sides} px": not (
-                here and bad_attention
-            ),
-            "images.size must be divisible by 2 for every level of unet.channels but the first": not (
-                here and self.images.size % 2 ** (len(unet.channels) - 1)
-            ),
-            "ablation needs a denoiser that is trained here": here or not (self.ablation.unet or self.ablation.pool),
-            "vit.patch must divide images.size": self.images.size % self.vit.patch == 0,
-            "vit.heads must divide vit.width": self.vit.width % self.vit.heads == 0,
-            "resnet.widths and resnet.depths must have one number a stage each": len(self.resnet.widths)
-            == len(self.resnet.depths),
+        latest = max(*self.features.timesteps, *self.features.random_timesteps)
+        sides = [size // 2**level for level in range(len(unet.channels))]
+        groups = [c for c in unet.channels if c % unet.groups]
+        attention = sorted(set(unet.attention) - set(sides))
+        halved = "images.size must be divisible by 2 for every level of unet.channels but the first"
+        return {
+            f"features.timesteps must lie between 0 and noise.steps - 1 = {steps - 1}": latest >= steps,
+            f"unet.channels {groups} must be multiples of unet.groups = {unet.groups}": groups,
+            f"unet.attention {attention} is no resolution of this network, which has {sides} px": here and attention,
+            halved: here and size % 2 ** (len(sides) - 1),
+            "ablation needs a denoiser that is trained here": (self.ablation.unet or self.ablation.pool) and not here,
+            "vit.patch must divide images.size": size % self.vit.patch,
         }
-        for name, config in self.sets.items():
-            taken = ", ".join(set(PARTS) & set(config.split.shifts))
-            rules[f"sets.{name}.split.shifts: {taken} is the name of another part"] = not taken
-        for name, encoder in self.encoders.items():
-            contrast = encoder.kind in ("simclr", "vicreg", "mae") and encoder.network == "unet"
-            rules[f"encoders.{name}: kind {encoder.kind!r} needs the network 'resnet' or 'vit'"] = not contrast
-            found = encoder.kind != "pretrained" or encoder.folder
-            rules[f"encoders.{name}: kind 'pretrained' needs a folder"] = bool(found)
-            fine = encoder.start == "random" or encoder.network == "unet"
-            rules[f"encoders.{name}: only network = 'unet' can start from the denoiser"] = fine
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(rule)
-        return self
 
     @property
     def synthetic(self) -> bool:

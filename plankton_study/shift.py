@@ -13,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study import features, metrics, probes
-from plankton_study.linear import ridge_grid
 from plankton_study.metrics import Estimate
 from plankton_study.probes import ProbeResult
 from plankton_study.splits import Splits
@@ -105,20 +104,6 @@ def decompose(home: Answers, away: Answers, draws: int) -> dict[str, Estimate]:
     values = {"home": home_accuracy, "away": away_accuracy}
     values |= {"mix": home_accuracy - mixed_accuracy, "appearance": mixed_accuracy - away_accuracy}
     return {k: metrics.percentiles(v, len(away.truth), k in ("mix", "appearance")) for k, v in values.items()}
-
-
-def cells(study: Study, splits: Splits, encoder: str, parts: list[str]) -> pd.DataFrame:
-    """Return `ProbeResult.grid` with one column more a part: the accuracy there of each cell's ridge probe of home."""
-    result, (_, bank) = probes.probe(study, splits, encoder), probes.read(study, splits, encoder)
-    rows = result.rows | {"train": probes.parts_of(splits, "natural")["train"]}
-    taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    grid = result.grid.copy()
-    for place, cell in zip(grid.index, probes.as_cells(grid), strict=True):
-        fixed = study.profile.probes.model_copy(update={"ridge": (grid["penalty"][place],)})
-        for part in parts:
-            at, names = ({"train": both["train"], "validation": both[part]} for both in (rows, taxa))
-            grid.loc[place, part] = ridge_grid(bank, [cell], at, names, fixed)[0]["accuracy"].item()
-    return grid
 
 
 def readable(x: np.ndarray, z: np.ndarray, target: np.ndarray, truth: np.ndarray, taxa: np.ndarray) -> float:

@@ -1,12 +1,11 @@
 """Which image serves for what: decided once, by groups, before any model is trained."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 from plankton_study import data
 from plankton_study.profile import PACKAGE, StudyError, reason
 from plankton_study.schema import PARTS, Split, Where
-from plankton_study.store import digest, keep, write_json
+from plankton_study.store import computed, digest
 from plankton_study.study import Study
 
 
@@ -81,16 +80,14 @@ def make(study: Study, name: str) -> Splits:
     """
     images, config = data.collection(study, name), study.profile.sets[name].split
 
-    def write(folder: Path) -> None:
+    def compute() -> dict[str, Any]:
         parts, *rest = split(images, config)
-        np.savez(folder / "parts.npz", **parts)
-        write_json(folder / "rest.json", rest)
+        return {**parts, ".": rest}
 
     what = {"split": config.model_dump(mode="json"), "entry": images.entry.model_dump(mode="json")}
-    folder = keep(study, "splits", {"collection": images.digest, **what}, ["splits"], write)
-    classes, balanced, removed = json.loads((folder / "rest.json").read_text())
-    with np.load(folder / "parts.npz") as parts:
-        return Splits(images, dict(parts), tuple(classes), tuple(balanced), removed)
+    parts = computed(study, "splits", {"collection": images.digest, **what}, ["splits"], compute)
+    classes, balanced, removed = parts.pop(".")
+    return Splits(images, parts, tuple(classes), tuple(balanced), removed)
 
 
 def split(images: data.Collection, config: Split) -> tuple[dict[str, np.ndarray], list[str], list[str], dict[str, int]]:

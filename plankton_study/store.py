@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from filelock import FileLock
 
 from plankton_study.profile import PACKAGE, StudyError
@@ -83,6 +85,29 @@ def keep(
             return partial.rename(folder)
     except OSError as error:
         raise disk_error(error, folder) from error
+
+
+def computed(
+    study: Study, stage: str, what: dict, code: Iterable[str], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what `compute` returns, from the cache once it was computed; the other arguments are those of `keep`.
+
+    Its values may be NumPy arrays, tables (with columns of one type each) and JSON values.
+    """
+
+    def make(folder: Path) -> None:
+        values = compute()
+        tables = {name: value for name, value in values.items() if isinstance(value, pd.DataFrame)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        for name, table in tables.items():
+            table.to_parquet(folder / f"{name}.parquet")
+        np.savez(folder / "arrays.npz", **arrays)
+        write_json(folder / "rest.json", {k: v for k, v in values.items() if k not in {**tables, **arrays}})
+
+    folder = keep(study, stage, what, [*code, "store"], make)
+    with np.load(folder / "arrays.npz") as arrays:
+        found = json.loads((folder / "rest.json").read_text(encoding="utf-8")) | dict(arrays)
+    return found | {file.stem: pd.read_parquet(file) for file in folder.glob("*.parquet")}
 
 
 def disk_error(error: OSError, path: Path) -> Exception:

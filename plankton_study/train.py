@@ -28,7 +28,7 @@ from plankton_study.profile import StudyError, reason
 from plankton_study.progress import progress
 from plankton_study.schema import Training
 from plankton_study.splits import Splits
-from plankton_study.store import digest, write_json
+from plankton_study.store import digest, write, write_json
 from plankton_study.study import Study
 
 StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, torch.Generator], torch.Tensor]
@@ -224,9 +224,7 @@ def fit(
 def _save(path: Path, state: dict[str, Any]) -> None:
     content = io.BytesIO()  # torch itself would not say that the disk is full
     torch.save(state, content)
-    beside = path.with_suffix(".writing")
-    beside.write_bytes(content.getbuffer())
-    beside.replace(path)  # whole or absent, also when killed here
+    write(path, content.getvalue())
 
 
 def _restore(path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer) -> dict[str, Any]:

@@ -47,10 +47,10 @@ def test_draws_lie_around_the_value_although_repeated_images_raise_it():
 def test_every_cell_is_clustered_and_validation_images_choose(shared):
     parts = splits.make(shared, "shapes")
     found = clusters.cluster(shared, parts, "diffusion")
-    assert len(found.table) == len(probes.probe(shared, parts).grid)
+    assert len(found.table) == len(probes.probe(shared, parts, "diffusion").grid)
     best = found.table.loc[found.table["validation NMI"].idxmax()]
     assert str(found.selected) == f"{best['layer']}@t{best['timestep']}"
-    assert np.array_equal(found.rows, probes.probe(shared, parts).rows["test"])
+    assert np.array_equal(found.rows, probes.probe(shared, parts, "diffusion").rows["test"])
     assert found.labels.shape == (shared.profile.clusters.restarts, len(found.rows))
     assert found.labels.max() < len(parts.classes)
     assert found.agreement["NMI"][0] == pytest.approx(best["test NMI"])

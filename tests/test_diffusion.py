@@ -268,12 +268,6 @@ def test_a_hub_id_without_the_hub_is_one_sentence_and_at_once(make_study):
     assert time.monotonic() - start < 10
 
 
-def test_samples_are_images_and_repeat(shared):
-    folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
-    one, two = (diffusion.samples(shared, folder, 3, steps=4) for _ in range(2))
-    assert one.shape == (3, 16, 16) and one.dtype == np.uint8 and np.array_equal(one, two)
-
-
 def test_nearest_finds_a_turned_copy():
     rng = np.random.default_rng(0)
     others = rng.integers(0, 256, (20, 16, 16), dtype=np.uint8)

@@ -57,7 +57,7 @@ def test_taps_of_other_networks_are_their_repeated_layers(shared):
     assert [tap.name for tap in taps] == ["tokens4.block0", "tokens4.block1"]
     assert {(tap.stage, tap.resolution, tap.channels) for tap in taps} == {("tokens", 4, 16)}
     x = train.to_model(np.arange(256, dtype=np.uint8).reshape(1, 16, 16))
-    with features.Tapped(vit, taps, "mean") as read:
+    with features.tapped(vit, taps, "mean") as read:
         found = read(x)
     with torch.no_grad():
         states = vit(x, output_hidden_states=True).hidden_states
@@ -89,7 +89,7 @@ def test_features_equal_those_of_a_full_pass_with_full_maps(unet, images, poolin
         unet(x, 50)
     for handle in handles:
         handle.remove()
-    with features.Tapped(unet, taps, pooling) as read:
+    with features.tapped(unet, taps, pooling) as read:
         found = read(x, 50)
     assert set(found) == set(maps)
     for name, full in maps.items():
@@ -104,14 +104,14 @@ def test_features_equal_those_of_a_full_pass_with_full_maps(unet, images, poolin
 def test_the_pass_ends_at_the_deepest_tap(unet, images):
     ran, taps = [], features.find_taps(unet, NOISY, 0, patterns=("mid*",))
     last = unet.up_blocks[-1].resnets[-1].register_forward_hook(lambda *_: ran.append(1))
-    with features.Tapped(unet, taps) as read:
+    with features.tapped(unet, taps) as read:
         read(train.to_model(images), 5)
     last.remove()
     assert not ran
 
 
 def test_hooks_vanish_also_after_an_error(unet, images):
-    with pytest.raises(RuntimeError), features.Tapped(unet, features.find_taps(unet, NOISY, 0)) as read:
+    with pytest.raises(RuntimeError), features.tapped(unet, features.find_taps(unet, NOISY, 0)) as read:
         assert hooks(unet) > 0
         read(torch.zeros(1, 3, 16, 16), 5)
     assert hooks(unet) == 0
@@ -150,8 +150,8 @@ def test_noise_is_added_as_the_scheduler_does():
 def encoder(unet, **changes):
     from plankton_study.schema import Features
 
-    config = Features(precision="float32", **changes)
-    return encoders.DiffusionEncoder("test", unet, diffusion.build_scheduler(Noise()), 16, config, [20, 300], 0)
+    config = Features(**{"precision": "float32", "timesteps": (20, 300), **changes})
+    return encoders.DiffusionEncoder("test", unet, diffusion.build_scheduler(Noise()), config)
 
 
 @pytest.mark.parametrize("noise", ["shared", "clean", "by_image", "mean"])
@@ -169,7 +169,7 @@ def test_the_mean_over_draws_is_the_mean_of_the_draws(unet, images):
     ids, cell = [str(i) for i in range(10)], one.cells[0]
     scheduler, x = one.scheduler, train.to_model(images)
     taps = features.find_taps(unet, NOISY, 0, patterns=("mid8.resnet1",))
-    with features.Tapped(unet, taps) as read:
+    with features.tapped(unet, taps) as read:
         draws = [read(features.noised(x, scheduler, 20, "shared", ids, 0, d), 20)["mid8.resnet1"] for d in (0, 1)]
     np.testing.assert_allclose(one.encode(images, ids, [cell])[cell], (draws[0] + draws[1]) / 2, atol=1e-6)
 

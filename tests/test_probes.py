@@ -79,7 +79,7 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     delta = metrics.estimates(truth, first, np.arange(400), 500, minus=second)["accuracy"]
     alone = metrics.estimates(truth, first, np.arange(400), 500)["accuracy"]
     assert delta.low > 0 and delta.high - delta.low < alone.high - alone.low
-    assert delta.text() == f"{100 * delta.value:.1f} [{100 * delta.low:.1f}, {100 * delta.high:.1f}]"
+    assert delta.text() == f"+{100 * delta.value:.1f} [{100 * delta.low:.1f}, {100 * delta.high:.1f}]"
 
 
 def test_judging_some_taxa_keeps_the_mistakes_of_the_others():
@@ -187,7 +187,7 @@ def test_adjusting_divides_by_the_training_prior(shared):
 
 def test_a_probe_on_real_files_gives_all_that_is_reported(shared):
     parts = splits.make(shared, "shapes")
-    result = probes.probe(shared, parts)
+    result = probes.probe(shared, parts, "diffusion")
     assert set(result.rows) == {"validation", "test", "later"} and "ring" not in result.classes
     chosen = result.finalists.loc[result.finalists["accuracy"].idxmax()]
     assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
@@ -256,7 +256,7 @@ def test_a_search_probes_no_other_cells(shared):
             assert [Cell(*pair) for pair in zip(result.grid["layer"], timesteps, strict=True)] == asked
             assert len(asked) == min(number, len(made.layers)) and result.selected in asked
             assert "linear" in result.probabilities
-    assert probes.probe(shared, parts, search="predeclared").selected == Cell("up16.resnet1", 20)
+    assert probes.probe(shared, parts, "diffusion", search="predeclared").selected == Cell("up16.resnet1", 20)
 
 
 @pytest.mark.parametrize("name", ["diffusion", "ViT, labels"])
@@ -301,5 +301,5 @@ def test_searches_share_the_regressions_of_the_cells_they_have_in_common(shared,
 
 def test_the_balanced_setting_keeps_to_its_classes(shared):
     parts = splits.make(shared, "shapes")
-    result = probes.probe(shared, parts, setting="balanced")
+    result = probes.probe(shared, parts, "diffusion", setting="balanced")
     assert set(result.classes) == set(parts.balanced_classes)

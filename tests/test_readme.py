@@ -40,7 +40,7 @@ def test_the_encoder_of_ones_own_is_probed(tmp_path):
 def test_the_features_are_a_step_of_a_scikit_learn_pipeline(shared):
     (code,) = [block for block in blocks("python") if "FunctionTransformer" in block]
     parts = splits.make(shared, "shapes")
-    code = code.replace("path/to/diffusers/folder", str(diffusion.denoiser(shared, parts))).replace("[50]", "[20]")
+    code = code.replace("path/to/diffusers/folder", str(diffusion.denoiser(shared, parts))).replace("(50,)", "(20,)")
     rows = parts["train"]
     names = {"images": parts.collection.images[rows], "taxa": parts.taxa(rows).astype(str)}
     exec(code, names)

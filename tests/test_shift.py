@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plankton_study import probes, shift, splits
+from plankton_study.linear import ridge_grid
 from plankton_study.profile import StudyError
 from plankton_study.shift import Answers
 
@@ -106,14 +107,21 @@ def test_elsewhere_says_of_known_images_what_the_probe_said(shared):
 
 def test_ridge_probes_of_home_are_those_of_the_grid(shared):
     parts = splits.make(shared, "shapes")
-    grid = shift.cells(shared, parts, "diffusion", ["validation", "later"])
-    np.testing.assert_allclose(grid["validation"], grid["accuracy"])
+    result, (encoder, bank) = probes.probe(shared, parts, "diffusion"), probes.read(shared, parts, "diffusion")
+    train, validation = probes.parts_of(parts, "natural")["train"], result.rows["validation"]
+    rows = {"train": train, "validation": validation, "same": validation, "later": result.rows["later"]}
+    taxa = {part: parts.taxa(index).astype(str) for part, index in rows.items()}
+    grid, right, _ = ridge_grid(bank, encoder.cells, rows, taxa, shared.profile.probes)
+    for column in ("accuracy", "macro_f1", "penalty", "equal_width"):
+        np.testing.assert_array_equal(grid[column], result.grid[column])
+    np.testing.assert_allclose(grid["same"], grid["accuracy"])
+    np.testing.assert_allclose(right.mean(axis=1), grid["accuracy"])
     assert grid["later"].between(0, 1).all()
 
 
 def test_probabilities_of_one_name_are_added_up(shared):
     parts = splits.make(shared, "shapes")
-    result = probes.probe(shared, parts)
+    result = probes.probe(shared, parts, "diffusion")
     found = shift.renamed(result, {"disc": "round", "bar": "straight", "cross": "straight"})
     before, after = (r.probabilities["linear"]["test"] for r in (result, found))
     assert found.classes.tolist() == ["round", "straight"] and found.prior.sum() == pytest.approx(1)
