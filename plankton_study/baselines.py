@@ -14,7 +14,7 @@ from plankton_study.schema import EncoderConfig
 from plankton_study.splits import Splits
 from plankton_study.store import digest, keep
 from plankton_study.study import Study
-from plankton_study.train import StepLoss, flips_and_turns
+from plankton_study.train import Chance, StepLoss, flips_and_turns
 
 
 def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) -> tuple[torch.nn.Module, Path | None]:
@@ -46,6 +46,8 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
     what |= {"encoder": config.model_dump(exclude={"equal_flops"}), "network": network.model_dump()}
 
     def make(folder: Path) -> None:
+        if study.team.num_processes > 1:  # batch statistics and contrasts would be those of a part of the batch
+            raise StudyError(f"{name} trains in one process, not under `accelerate launch`: only the denoiser does")
         model, size = _build(study, config, codes, start), study.profile.images.size
         losses = {"labels": partial(labels, codes=codes), "mae": masked}
         step_loss = losses.get(config.kind, contrastive)(config, size)
@@ -117,7 +119,7 @@ def labels(config: EncoderConfig, size: int, codes: np.ndarray) -> StepLoss:
     """Return cross-entropy with the class `codes` (N,) int64 of the collection's rows."""
     augment, codes = views(config, size), torch.from_numpy(codes)
 
-    def loss(model: WithHead, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    def loss(model: WithHead, x: torch.Tensor, rows: np.ndarray, chance: Chance) -> torch.Tensor:
         shown = augment(x) if model.training else x
         return torch.nn.functional.cross_entropy(model(shown).float(), codes[rows].to(x.device))
 
@@ -132,8 +134,8 @@ def contrastive(config: EncoderConfig, size: int) -> StepLoss:
     vicreg = VICRegLoss()
     augment = views(config, size)
 
-    def loss(model: WithHead, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
-        upright, turned = augment(x), flips_and_turns(augment(x).clone(), generator)  # of different directions
+    def loss(model: WithHead, x: torch.Tensor, rows: np.ndarray, chance: Chance) -> torch.Tensor:
+        upright, turned = augment(x), flips_and_turns(augment(x).clone(), chance.generator)  # of different directions
         first, second = model(torch.cat([upright, turned])).float().chunk(2)
         return nt_xent(first, second) if config.kind == "simclr" else vicreg(first, ref_emb=second)
 
@@ -144,9 +146,9 @@ def masked(config: EncoderConfig, size: int) -> StepLoss:
     """Return the squared error of MAE on the patches it does not see (He et al. 2022)."""
     augment = views(config, size)
 
-    def loss(model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    def loss(model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, chance: Chance) -> torch.Tensor:
         patches = (size // model.config.patch_size) ** 2
-        order = torch.rand(len(x), patches, generator=generator).to(x.device)
+        order = chance(torch.rand, patches).to(x.device)
         return model(augment(x) if model.training else x, noise=order).loss
 
     return loss

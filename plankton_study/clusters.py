@@ -61,7 +61,7 @@ def cluster(study: Study, splits: Splits, encoder: str) -> Clusters:
         truth = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
         table, labels = [], {}
         for cell in progress(f"k-means of {len(candidates)} cells of {encoder}", candidates):
-            x = dict(zip(rows, standardised(bank, cell, *rows.values()), strict=True))
+            x = {part: z.whole() for part, z in zip(rows, standardised(bank, cell, *rows.values()), strict=True)}
             row: dict[str, Any] = {"layer": cell.layer, "timestep": cell.timestep}
             for part in ("validation", "test"):
                 found = kmeans(x[part], len(splits.classes), config.restarts)

@@ -15,6 +15,7 @@ from plankton_study.schema import Noise, UNet
 from plankton_study.splits import Splits
 from plankton_study.store import keep
 from plankton_study.study import Study
+from plankton_study.train import Chance
 
 
 def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
@@ -86,7 +87,7 @@ def denoiser(study: Study, splits: Splits) -> Path:
     what = train.inputs(study, splits, splits["pool"], held_out, train.budget(study, splits))
     what |= {"unet": profile.unet.model_dump(), "noise": profile.noise.model_dump()}
     make = partial(_train, study, splits, held_out)
-    return keep(study, "denoiser", what, ["train", "diffusion"], make, resume=True)
+    return keep(study, "denoiser", what, ["train", "diffusion"], make, resume=True, together=True)
 
 
 def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> None:
@@ -95,15 +96,15 @@ def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> 
     scheduler = build_scheduler(profile.noise)
     images = splits.collection.images
 
-    def step_loss(
-        model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, generator: torch.Generator
-    ) -> torch.Tensor:
-        noise = torch.randn(x.shape, generator=generator).to(x.device)
-        timesteps = torch.randint(profile.noise.steps, (len(x),), generator=generator).to(x.device)
+    def step_loss(model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, chance: Chance) -> torch.Tensor:
+        noise = chance(torch.randn, *x.shape[1:]).to(x.device)
+        timesteps = chance(partial(torch.randint, profile.noise.steps)).to(x.device)
         return denoising_loss(model, scheduler, x, noise, timesteps).mean()
 
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
     train.fit(study, folder, unet, step_loss, images, splits["pool"], train.budget(study, splits), name, held_out)
+    if not study.team.is_main_process:
+        return
     unseen = train.to_model(images[held_out], study.device)
     noise = torch.randn(unseen.shape, generator=torch.Generator().manual_seed(0))
     losses = losses_by_level(unet, scheduler, unseen, noise, profile.training.precision, levels=20)

@@ -27,6 +27,8 @@ from plankton_study.splits import Splits
 from plankton_study.store import digest, keep, need_room, write_json
 from plankton_study.study import Study
 
+CODE = ["features", "networks", "encoders", "diffusion", "train"]  # what the numbers of a bank depend on
+
 
 class Tap(NamedTuple):
     """A place in the network where features are read."""
@@ -217,12 +219,12 @@ def extract(
     images = splits.collection
     what = {"images": images.digest, "rows": digest(rows), "encoder": encoder.identity}
     what["cells"] = [str(cell) for cell in encoder.cells]
-    make = partial(_extract, encoder, images, rows, batch_size or study.profile.features.batch_size)
-    folder = keep(study, "bank", what, ["features", "networks", "encoders", "diffusion", "train"], make, resume=True)
+    make = partial(_extract, study.team, encoder, images, rows, batch_size or study.profile.features.batch_size)
+    folder = keep(study, "bank", what, CODE, make, resume=True, together=True)
     return FeatureBank(folder, rows, encoder.cells, encoder.layers)
 
 
-def _extract(encoder: Encoder, images: Collection, rows: np.ndarray, batch: int, folder: Path) -> None:
+def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, batch: int, folder: Path) -> None:
     ids, where = images.records["id"].to_numpy(), images.name
     wide = {"mean_std": 2, "grid": 4}.get(encoder.identity.get("pooling"), 1)
     need_room(folder, 4 * wide * len(rows) * sum(encoder.layers["channels"][cell.layer] for cell in encoder.cells))
@@ -236,16 +238,22 @@ def _extract(encoder: Encoder, images: Collection, rows: np.ndarray, batch: int,
         for timestep, cells in passes.items():
             if timestep in finished:
                 continue
-            files: dict[Cell, np.ndarray] = {}
-            for start in range(0, len(rows), batch):
+            widths = {
+                c: x.shape[1] for c, x in encoder.encode(images.images[rows[:1]], list(ids[rows[:1]]), cells).items()
+            }
+            if team.is_main_process:
+                for cell, width in widths.items():
+                    np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, (len(rows), width))
+            team.wait_for_everyone()
+            files = {cell: np.load(folder / f"{cell}.npy", mmap_mode="r+") for cell in widths}
+            for start in range(batch * team.process_index, len(rows), batch * team.num_processes):
                 part = rows[start : start + batch]
                 for cell, found in encoder.encode(images.images[part], list(ids[part]), cells).items():
-                    if cell not in files:
-                        shape = (len(rows), found.shape[1])
-                        files[cell] = np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, shape)
                     files[cell][start : start + len(part)] = found
-                bar.update(len(part))
+                bar.update(len(part) * team.num_processes)
             for array in files.values():
                 array.flush()
+            team.wait_for_everyone()
             finished.append(timestep)
-            write_json(done, finished)
+            if team.is_main_process:
+                write_json(done, finished)

@@ -27,13 +27,14 @@ def few_labels(study: Study, splits: Splits, encoder: str) -> dict[int, np.ndarr
     counts = [count for count in config.counts if count <= most]
 
     def compute() -> dict[str, np.ndarray]:
-        x, z = standardised(bank, made.predeclared, rows["train"], rows["test"])
+        blocks, z = standardised(bank, made.predeclared, rows["train"], rows["test"])
+        x = blocks.whole()
         told: dict[str, list[np.ndarray]] = {}
         drawn = [(count, draw) for count in counts for draw in range(config.draws)]
         for count, draw in progress(f"probes of {encoder} from few labels", drawn):
             some = label_fraction(splits, count, draw)
             classes, codes = np.unique(splits.taxa(some).astype(str), return_inverse=True)
-            (model,) = logistic_path(x[np.searchsorted(rows["train"], some)], codes, [config.strength])
+            (model,) = logistic_path([x[np.searchsorted(rows["train"], some)]], codes, [config.strength])
             told.setdefault(str(count), []).append(classes[model.probabilities(z).argmax(axis=1)])
         return {count: np.array(each) for count, each in told.items()}
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study import metrics
@@ -13,11 +14,31 @@ from plankton_study.features import Cell, FeatureBank
 from plankton_study.progress import progress
 from plankton_study.schema import Probes
 
+BLOCK = 65_536  # rows of features that are in memory at a time
 
-def standardised(bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+
+class Blocks:
+    """Features of some rows, standardised, as blocks that fit into memory: several blocks are read anew each time."""
+
+    def __init__(self, bank: FeatureBank, cell: Cell, rows: np.ndarray, scaler: StandardScaler) -> None:
+        self.scaler, self.read = scaler, lambda part: scaler.transform(bank.take(cell, part))
+        self.parts = np.array_split(rows, -(-len(rows) // BLOCK) or 1)
+        self.only = [self.read(rows)] if len(self.parts) == 1 else None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.only or map(self.read, self.parts))
+
+    def whole(self) -> np.ndarray:
+        """Return all at once, (n, C) float32."""
+        return np.concatenate(list(self))
+
+
+def standardised(bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray) -> list[Blocks]:
     """Return a cell's features of several parts, (n, C) float32 each, scaled by the statistics of the training rows."""
-    scaler = StandardScaler().fit(bank.take(cell, train))
-    return [scaler.transform(bank.take(cell, rows)) for rows in (train, *others)]
+    scaler = StandardScaler()
+    for part in np.array_split(train, -(-len(train) // BLOCK)):
+        scaler.partial_fit(bank.take(cell, part))
+    return [Blocks(bank, cell, rows, scaler) for rows in (train, *others)]
 
 
 def ridge_grid(
@@ -35,20 +56,25 @@ def ridge_grid(
         and at equal width.
     """
     classes, codes = np.unique(taxa["train"], return_inverse=True)
-    targets = np.eye(len(classes), dtype=np.float32)[codes]
-    offset, asked = targets.mean(axis=0), [part for part in rows if part != "train"]
+    offset = (np.bincount(codes) / len(codes)).astype(np.float32)
+    asked = [part for part in rows if part != "train"]
     table, right, right_narrow = [], [], []
     for cell in progress(f"ridge probes of {len(cells)} cells", cells):
         x, *others = standardised(bank, cell, rows["train"], *(rows[part] for part in asked))
-        values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64) / len(x))
+        covariance, towards, at = 0.0, 0.0, 0
+        for block in x:
+            own = codes[at : at + len(block)]
+            covariance = covariance + (block.T @ block).astype(np.float64) / len(codes)
+            towards = towards + block.T @ (np.eye(len(classes), dtype=np.float32)[own] - offset) / len(codes)
+            at += len(block)
+        values, vectors = np.linalg.eigh(covariance)
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
-        turned = {part: z @ vectors for part, z in zip(asked, others, strict=True)}
-        towards = vectors.T @ (x.T @ (targets - offset)) / len(x)
+        towards, blocks = vectors.T @ towards, dict(zip(asked, others, strict=True))
 
         def predict(penalty: float, width: int | None = None, part: str = "validation") -> np.ndarray:
-            scale = (1 / (values + penalty)).astype(np.float32)  # noqa: B023 - called in this round only
-            best = ((turned[part] * scale)[:, :width] @ towards[:width] + offset).argmax(axis=1)  # noqa: B023
-            return classes[best]
+            scale = (1 / (values + penalty)).astype(np.float32)[:width]  # noqa: B023 - called in this round only
+            weights = vectors[:, :width] * scale @ towards[:width]  # noqa: B023
+            return classes[np.concatenate([(z @ weights + offset).argmax(axis=1) for z in blocks[part]])]  # noqa: B023
 
         wide = {penalty: predict(penalty) for penalty in config.ridge}
         penalty = max(wide, key=lambda p: np.mean(wide[p] == taxa["validation"]))
@@ -71,13 +97,13 @@ class Logistic(NamedTuple):
     bias: np.ndarray  # (K,) float32
     iterations: int
 
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Return (n, K) float32 class probabilities of features (n, C)."""
-        return torch.from_numpy(x @ self.weights + self.bias).softmax(dim=1).numpy()
+    def probabilities(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        """Return (n, K) float32 class probabilities of blocks of features, (n, C) together."""
+        return np.concatenate([softmax(x @ self.weights + self.bias, axis=1) for x in blocks])
 
 
 def logistic_path(
-    x: np.ndarray,
+    blocks: Iterable[np.ndarray],
     codes: np.ndarray,
     strengths: Iterable[float],
     sample_weight: np.ndarray | None = None,
@@ -91,37 +117,57 @@ def logistic_path(
     accelerated gradient steps (Nesterov, with adaptive restart; O'Donoghue and Candes 2015) along the eigenvectors.
 
     Args:
-        x: (n, C) float32 training features, standardised; `codes` (n,) int64 classes, each of 0 … K-1 present.
+        blocks: (n, C) float32 training features together, standardised; iterated once an iteration.
+        codes: (n,) int64 classes, each of 0 … K-1 present.
         strengths: values of C, best from weak to strong.
         sample_weight: (n,) float, None for equal weights.
         tolerance: of the largest entry of the gradient; `most` iterations at most.
     """
-    w = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
-    share = torch.from_numpy((w / w.sum()).astype(np.float32))[:, None]
-    centre = (share.T @ torch.from_numpy(x)).numpy()  # with it the bias is independent of the weights
-    z = torch.from_numpy(x - centre)
-    values, vectors = np.linalg.eigh((z.T @ (z * share)).double().numpy())
+    w = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
+    share, own = torch.from_numpy((w / w.sum()).astype(np.float32)), torch.from_numpy(codes)
+
+    def each() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        at = 0
+        for x in map(torch.from_numpy, blocks):
+            yield x, own[at : at + len(x)], share[at : at + len(x), None]
+            at += len(x)
+
+    centre = sum(x.T @ part for x, _, part in each())  # with it the bias is independent of the weights
+    covariance = sum(((x - centre.T).T @ ((x - centre.T) * part)).double() for x, _, part in each())
+    values, vectors = np.linalg.eigh(covariance.numpy())
     vectors = torch.from_numpy(vectors.astype(np.float32))
-    z = torch.cat([z @ vectors, torch.ones(len(x), 1)], dim=1)
     curvature = torch.from_numpy(np.append(values.clip(min=0), 1.0).astype(np.float32))[:, None] / 2
-    targets = torch.nn.functional.one_hot(torch.from_numpy(codes)).float()
-    solution = torch.zeros(z.shape[1], targets.shape[1])
-    solution[-1] = ((share * targets).sum(dim=0)).log()
+    solution = torch.zeros(len(vectors) + 1, int(own.max()) + 1)
+    solution[-1] = torch.bincount(own, share).log()
+
+    def unturned(turned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights = vectors @ turned[:-1]
+        return weights, turned[-1] - (centre.T @ weights)[0]
+
+    def gradient(turned: torch.Tensor) -> torch.Tensor:
+        weights, bias = unturned(turned)
+        total, mass = torch.zeros_like(weights), torch.zeros_like(bias)
+        for x, codes_here, part in each():
+            error = torch.addmm(bias, x, weights).softmax(dim=1)
+            error[torch.arange(len(x)), codes_here] -= 1
+            error *= part
+            total, mass = total + x.T @ error, mass + error.sum(dim=0)
+        return torch.cat([vectors.T @ (total - centre * mass), mass[None]])
+
     for strength in strengths:
-        penalty = torch.full((z.shape[1], 1), 1 / (strength * w.sum()), dtype=torch.float32)
+        penalty = torch.full((len(solution), 1), 1 / (strength * w.sum()), dtype=torch.float32)
         penalty[-1] = 0
         ahead, momentum, iterations = solution.clone(), 1.0, 0
         for iterations in range(1, most + 1):  # noqa: B007 - reported
-            gradient = z.T @ (((z @ ahead).softmax(dim=1) - targets) * share) + penalty * ahead
-            if gradient.abs().max() < tolerance:
+            downhill = gradient(ahead) + penalty * ahead
+            if downhill.abs().max() < tolerance:
                 break
-            moved = ahead - gradient / (curvature + penalty + 1e-6) - solution
-            if (gradient * moved).sum() > 0:  # the momentum points uphill: forget it
+            moved = ahead - downhill / (curvature + penalty + 1e-6) - solution
+            if (downhill * moved).sum() > 0:  # the momentum points uphill: forget it
                 momentum = 1.0
             faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             solution = solution + moved
             ahead = solution + (momentum - 1) / faster * moved
             momentum = faster
-        weights = (vectors @ ahead[:-1]).numpy()
-        yield Logistic(strength, weights, ahead[-1].numpy() - (centre @ weights)[0], iterations)
+        yield Logistic(strength, *(part.numpy() for part in unturned(ahead)), iterations)
         solution = ahead

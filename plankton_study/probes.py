@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from plankton_study import encoders, features, metrics
 from plankton_study.features import Cell, Encoder, FeatureBank
-from plankton_study.linear import Logistic, logistic_path, ridge_grid, standardised
+from plankton_study.linear import Blocks, Logistic, logistic_path, ridge_grid, standardised
 from plankton_study.metrics import Estimate
 from plankton_study.profile import StudyError
 from plankton_study.progress import progress
@@ -228,10 +228,14 @@ def _probe(
             key=lambda m: metrics.scores(truth, classes[m.probabilities(v).argmax(axis=1)])["macro_f1"][0],
         )
         neighbours = max(
-            (KNeighborsClassifier(k, metric="cosine").fit(x, codes) for k in config.neighbours if k <= len(x)),
-            key=lambda m: np.mean(classes[m.predict_proba(v).argmax(axis=1)] == truth),
+            (
+                KNeighborsClassifier(k, metric="cosine").fit(x.whole(), codes)
+                for k in config.neighbours
+                if k <= len(codes)
+            ),
+            key=lambda m: np.mean(classes[m.predict_proba(v.whole()).argmax(axis=1)] == truth),
         )
-        predict |= {"weighted": weighted.probabilities, "k-NN": neighbours.predict_proba}
+        predict |= {"weighted": weighted.probabilities, "k-NN": lambda z: neighbours.predict_proba(z.whole())}
     arrays = {f"rows/{part}": rows[part] for part in parts}
     arrays |= {f"{head}/{part}": np.float32(f(z)) for head, f in predict.items() for part, z in parts.items()}
     if HEAD in bank.cells:
@@ -245,7 +249,7 @@ def _probe(
 
 
 def regressions(
-    study: Study, bank: FeatureBank, cell: Cell, rows: np.ndarray, x: np.ndarray, codes: np.ndarray
+    study: Study, bank: FeatureBank, cell: Cell, rows: np.ndarray, x: Blocks, codes: np.ndarray
 ) -> list[Logistic]:
     """Return a cell's logistic regressions on `x`, its features of `rows`; stored, since other searches meet it too."""
     strengths = sorted(study.profile.probes.logistic)

@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study import features, metrics, probes
+from plankton_study.linear import Blocks, standardised
 from plankton_study.metrics import Estimate
 from plankton_study.probes import ProbeResult
 from plankton_study.splits import Splits
@@ -45,19 +46,18 @@ def elsewhere(
     """
     encoder, home = probes.read(study, splits, result.encoder, result.setting)
     cell, train = result.selected, probes.parts_of(splits, result.setting)["train"]
-    x = home.take(cell, train)
-    scaler = StandardScaler().fit(x)
+    (x,) = standardised(home, cell, train)
     reader = copy(encoder)
     reader.cells = [cell]
     z = {}
     for part, rows in parts.items():
         known = away.collection is splits.collection and np.isin(rows, home.rows).all()
         found = home if known else features.extract(study, reader, away.base or away, rows)
-        z[part] = scaler.transform(found.take(cell, rows))
+        z[part] = Blocks(found, cell, rows, x.scaler).whole()
     codes = np.unique(splits.taxa(train).astype(str), return_inverse=True)[1]
-    path = probes.regressions(study, home, cell, train, scaler.transform(x), codes)
+    path = probes.regressions(study, home, cell, train, x, codes)
     model = next(model for model in path if model.strength == result.regularisation)
-    chances = {part: model.probabilities(each) for part, each in z.items()}
+    chances = {part: model.probabilities([each]) for part, each in z.items()}
     return replace(result, rows=parts, probabilities={"linear": chances}), z
 
 

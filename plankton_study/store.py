@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,34 +56,56 @@ def code_digest(modules: Iterable[str]) -> str:
 
 
 def keep(
-    study: Study, stage: str, what: dict, code: Iterable[str], make: Callable[[Path], None], resume: bool = False
+    study: Study,
+    stage: str,
+    what: dict,
+    code: Iterable[str],
+    make: Callable[[Path], None],
+    resume: bool = False,
+    together: bool = False,
 ) -> Path:
     """Return the finished folder of a stage, `<cache>/<stage>/<key>`, making it first if the cache does not hold it.
 
-    Arguments: `stage` is a folder name, such as "denoiser"; `what` (JSON values) and the package modules named in
-    `code` determine the result and its key, whereas device and threads are only recorded in its `origin.json`; `make`
-    fills a folder, which is empty or, with `resume`, holds what a killed call left; an unfinished one is never read.
-    Raises: StudyError if the disk is full or cannot be written.
+    Args:
+        study: gives the cache, and the processes that work together.
+        stage: a folder name, such as "denoiser".
+        what: JSON values that determine the result and its key, together with the package modules named in `code`;
+            device, threads and number of processes are only recorded, in its `origin.json`.
+        make: fills a folder, which is empty or, with `resume`, holds what a killed call left.
+        together: every process of an `accelerate launch` calls `make`, else the first one while the others wait.
+
+    Raises:
+        StudyError: the disk is full or cannot be written.
     """
-    folder = study.cache / stage / digest(stage, what, code_digest(code))
-    if folder.is_dir():
+    folder, team = study.cache / stage / digest(stage, what, code_digest(code)), study.team
+    if team.num_processes == 1 and folder.is_dir():
         return folder
     partial = folder.with_name(folder.name + ".partial")
+    lock = FileLock(str(folder) + ".lock") if team.is_main_process else nullcontext()
+    team.wait_for_everyone()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(folder) + ".lock"):  # two notebooks may want the same thing: one makes it
-            if folder.is_dir():
-                return folder
-            if partial.exists() and not resume:
-                shutil.rmtree(partial)
-            partial.mkdir(exist_ok=True)
-            need_room(partial, 1 << 20)
-            started = time.monotonic()
-            make(partial)
-            seconds = round(time.monotonic() - started, 2)
-            origin = {"stage": stage, "what": what, "device": study.device, "threads": study.threads}
-            write_json(partial / "origin.json", {**origin, "seconds": seconds})
-            return partial.rename(folder)
+        with lock:  # two notebooks may want the same thing: one makes it
+            team.wait_for_everyone()
+            if not folder.is_dir():
+                if team.is_main_process:
+                    if partial.exists() and not resume:
+                        shutil.rmtree(partial)
+                    partial.mkdir(exist_ok=True)
+                    need_room(partial, 1 << 20)
+                team.wait_for_everyone()
+                started = time.monotonic()
+                if together or team.is_main_process:
+                    make(partial)
+                team.wait_for_everyone()
+                if team.is_main_process:
+                    seconds = round(time.monotonic() - started, 2)
+                    origin = {"stage": stage, "what": what, "device": study.device, "threads": study.threads}
+                    origin |= {"processes": team.num_processes, "seconds": seconds}
+                    write_json(partial / "origin.json", origin)
+                    partial.rename(folder)
+            team.wait_for_everyone()
+            return folder
     except OSError as error:
         raise disk_error(error, folder) from error
 

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from plankton_study.profile import ROOT, StudyError, read_profile
@@ -38,6 +40,15 @@ class Study:
         if device not in ("cpu", "cuda", "mps"):
             raise StudyError(f"PLANKTON_DEVICE={device} is no device: give cpu, cuda or mps")
         return device
+
+    @cached_property
+    def team(self) -> Any:
+        """The processes of one `accelerate launch` (Accelerate's PartialState); a single one without it."""
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, wait_for_everyone=tuple)
+        from accelerate import PartialState
+
+        return PartialState(cpu=self.device == "cpu", timeout=timedelta(days=7))  # others wait while one reads images
 
     @cached_property
     def revision(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,20 @@ from plankton_study.splits import Splits
 from plankton_study.store import digest, write, write_json
 from plankton_study.study import Study
 
-StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, torch.Generator], torch.Tensor]
+
+class Chance(NamedTuple):
+    """The chance of a step: drawn for its whole batch in every process, each of which takes its own images' part."""
+
+    generator: torch.Generator
+    batch: int
+    mine: slice
+
+    def __call__(self, draw: Callable[..., torch.Tensor], *shape: int) -> torch.Tensor:
+        """Return what e.g. `torch.randn` draws, (images of this process, *shape)."""
+        return draw((self.batch, *shape), generator=self.generator)[self.mine]
+
+
+StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, Chance], torch.Tensor]
 
 
 def to_model(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -130,7 +143,7 @@ def fit(
     Args:
         study: gives `profile.training`, the seed and the device; `folder` keeps the checkpoint meanwhile.
         model: any module; ends in evaluation mode.
-        step_loss: (model, x (B, 1, R, R) in [-1, 1], rows (B,), generator) → scalar loss.
+        step_loss: (model, x (B, 1, R, R) in [-1, 1], rows (B,), chance) → scalar loss.
         images, rows: (N, R, R) uint8, and the int64 rows to train on.
         images_seen: the budget; steps = images_seen / batch size. `what` is shown with the progress.
         held_out: rows for the learning curve.
@@ -140,11 +153,13 @@ def fit(
         StudyError: the loss is no longer finite, or the checkpoint does not fit the model.
     """
     config = study.profile.training.model_copy(update=changes or {})
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier fit may have had another precision
+    team = study.team
+    alone = team.num_processes == 1
+    AcceleratorState._reset_state(reset_partial_state=alone)  # an earlier fit may have had another precision
     mixed = "bf16" if bfloat16(config.precision, study.device) else "no"
     accelerator = Accelerator(cpu=study.device == "cpu", mixed_precision=mixed)
-    if accelerator.num_processes > 1:
-        raise StudyError("training in several processes is not supported yet: start it without `accelerate launch`")
+    if config.batch_size % team.num_processes:
+        raise StudyError(f"{what}: {team.num_processes} processes cannot share batches of {config.batch_size} images")
     model.to(accelerator.device, memory_format=torch.channels_last).train()
     average = EMAModel(model.parameters(), decay=config.ema)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -159,12 +174,15 @@ def fit(
     started = time.monotonic() - progressed["seconds"]
     saved = time.monotonic()
 
-    def batch_loss(chosen: np.ndarray, seeds: list[int], network: torch.nn.Module = wrapped) -> torch.Tensor:
+    def batch_loss(
+        chosen: np.ndarray, seeds: list[int], network: torch.nn.Module = model, first: int = 0, every: int = 1
+    ) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         torch.manual_seed(generator.initial_seed())  # of crops, jitter and dropout
-        x = to_model(images[chosen])
+        x, mine = to_model(images[chosen]), slice(first, None, every)
         x = flips_and_turns(x, generator) if model.training else x
-        return step_loss(network, x.to(accelerator.device), chosen, generator)
+        chance = Chance(generator, len(chosen), mine)
+        return step_loss(network, x[mine].to(accelerator.device), chosen[mine], chance)
 
     some = np.random.default_rng(study.seed).permutation(rows)[:1024]
     some = np.array_split(some, max(len(some) // 128, 1))
@@ -183,11 +201,13 @@ def fit(
     twin, counter = copy.deepcopy(model).train(), FlopCounterMode(display=False)  # counting must not touch the model
     with sdpa_kernel(SDPBackend.MATH), counter:  # other kinds of attention are not counted on every device
         batch_loss(batch_rows(rows, 0, config.batch_size, study.seed), [study.seed, 0], twin).backward()
+    mine = team.process_index, team.num_processes
     with progress(what, steps, step) as bar:
         while step < steps:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
-            loss = batch_loss(batch_rows(rows, step, config.batch_size, study.seed), [study.seed, step])
+            chosen = batch_rows(rows, step, config.batch_size, study.seed)
+            loss = batch_loss(chosen, [study.seed, step], wrapped, *mine)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
             optimiser.step()
@@ -197,7 +217,7 @@ def fit(
             step += 1
             bar.update()
             if step in marks:
-                mean = torch.stack(losses).mean().item()
+                mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
                 if not math.isfinite(mean):
                     raise StudyError(f"{what}: the loss is no longer finite; lower the learning rate in the profile")
                 average.store(model.parameters())
@@ -207,13 +227,16 @@ def fit(
                 model.train()
                 average.restore(model.parameters())
                 losses.clear()
-            if time.monotonic() - saved > config.checkpoint_seconds:
+            if team.is_main_process and time.monotonic() - saved > config.checkpoint_seconds:
                 state = {"model": model.state_dict(), "average": average.state_dict(), "step": step, "curve": curve}
                 state |= {"optimiser": optimiser.state_dict(), "losses": losses, "seconds": time.monotonic() - started}
                 _save(checkpoint, state)
                 saved = time.monotonic()
     settle()
     accelerator.free_memory()
+    team.wait_for_everyone()
+    if not team.is_main_process:
+        return
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "images_seen": steps * config.batch_size}
     cost |= {"batch_size": config.batch_size, "flops": counter.get_total_flops() / config.batch_size}

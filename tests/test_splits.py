@@ -163,3 +163,18 @@ def test_splits_are_stored(shared):
     assert one.digest == two.digest and one.shifts == ("later",)
     assert list(one.parts) == ["pool", "train", "balanced", "validation", "test", "later", "novel"]
     assert sum(map(len, one.parts.values())) > len(one.collection) / 2
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.6, 0.9, 0.99, 1.0]))
+def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, first, second, limit):
+    """Images around a few motifs, so that correlations lie on both sides of the limit."""
+    rng = np.random.default_rng(seed)
+    motifs = rng.integers(0, 256, (4, 16, 16))[rng.integers(4, size=first + second)]
+    noise = rng.normal(0, 1, motifs.shape) * rng.choice([1, 10, 40], (len(motifs), 1, 1))
+    images = (motifs + noise).clip(0, 255).astype(np.uint8)
+    rows, others = np.arange(first), np.arange(first, first + second)
+    correlation = np.corrcoef(images.reshape(len(images), -1))[:first, first:]
+    expected = rows[(correlation > limit + 1e-6).any(axis=1)]
+    found = splits.near_duplicates(images, rows, others, limit)
+    assert set(expected) <= set(found) <= set(rows[(correlation > limit - 1e-6).any(axis=1)])
