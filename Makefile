@@ -80,7 +80,7 @@ PLANKTON_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval lab pdf publish strip outputs pins \
+.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf publish strip outputs pins \
         clean clean-cache clean-env clean-all FORCE
 
 EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
@@ -169,6 +169,9 @@ unit: $(ENV) ## run the unit tests
 nbval: $(ENV) ## rerun the notebooks with the smoke profile and compare their checked cells
 	PLANKTON_PROFILE=smoke PLANKTON_SEED=0 "$(PY)" -m pytest --nbval-lax --nbval-current-env -p no:cacheprovider \
 	  $(NOTEBOOKS:%=notebooks/%.ipynb)
+
+bench: $(ENV) ## measure speed, memory and scale, about 20 minutes; writes tests/benchmarks/ and the README's table
+	PLANKTON_THREADS=$(PLANKTON_THREADS) OMP_NUM_THREADS=$(PLANKTON_THREADS) "$(PY)" tests/benchmarks/bench.py
 
 # as in .pre-commit-config.yaml; the version of Python would change with every contributor
 STRIP = --keep-count --keep-id --extra-keys metadata.language_info.version $(wildcard notebooks/*.ipynb)

@@ -187,21 +187,24 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
 
     Two of `images` (N, R, R) uint8, averaged to at most 32 x 32 px, are the same from this Pearson correlation on.
     """
-    from torch import from_numpy, pca_lowrank
+    from torch import cat, from_numpy, pca_lowrank
     from torch.nn.functional import adaptive_avg_pool2d, normalize
 
     if not min(len(rows), len(others)):
         return rows[:0]
-    whole = (from_numpy(images[index]).float()[:, None] for index in (rows, others))
-    small = (adaptive_avg_pool2d(x, min(images.shape[1], 32)).flatten(1) for x in whole)
-    first, second = (normalize(x - x.mean(dim=1, keepdim=True), eps=1e-6) for x in small)
+
+    def unit(index: np.ndarray) -> Any:
+        x = adaptive_avg_pool2d(from_numpy(images[index]).float()[:, None], min(images.shape[1], 32)).flatten(1)
+        return normalize(x - x.mean(dim=1, keepdim=True), eps=1e-6)
+
     # Unit vectors of this correlation lie so near each other, and their projections on any axes at least as near: only
     # such pairs are compared, so that time does not grow with the square of the number of images.
-    reach = (2 - 2 * correlation) ** 0.5 + 1e-4
-    axes = pca_lowrank(second[:4096], min(12, *second[:4096].shape))[2]
-    candidates = KDTree(second @ axes).query_ball_point(first @ axes, reach)
-    near = [bool(c) and (second[c] @ x).max().item() > correlation for x, c in zip(first, candidates, strict=True)]
-    return rows[np.array(near)]
+    reach, sample = (2 - 2 * correlation) ** 0.5 + 1e-4, unit(others[:4096])
+    axes = pca_lowrank(sample, min(12, *sample.shape))[2]
+    placed = [cat([unit(part) @ axes for part in np.split(of, range(4096, len(of), 4096))]) for of in (rows, others)]
+    candidates = KDTree(placed[1]).query_ball_point(placed[0], reach)
+    found = [bool(c) and (unit(others[c]) @ unit(rows[[i]])[0]).max() > correlation for i, c in enumerate(candidates)]
+    return rows[np.array(found)]
 
 
 def _sample(chosen: np.ndarray, taxa: np.ndarray, most: int | None, seed: int) -> np.ndarray:
