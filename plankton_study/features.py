@@ -98,15 +98,15 @@ def pool(output: Any, how: str) -> torch.Tensor:
     """
     if first(output).ndim == 2:
         return first(output).float()
-    x = to_map(output).float()
     if how == "grid":
-        parts = [torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)]
-    elif how == "mean_std":
-        parts = list(torch.std_mean(x, dim=(2, 3), correction=0))[::-1]
+        parts = [torch.nn.functional.adaptive_avg_pool2d(to_map(output).float(), 2).flatten(1)]
     else:
-        parts = [x.mean(dim=(2, 3))]
+        x = to_map(output).permute(0, 2, 3, 1).flatten(1, 2).float()  # (B, H W, C), as it lies in memory
+        parts = [x.mean(dim=1)]
+        if how == "mean_std":  # torch.std_mean takes up to ten times as long
+            parts.append((x - parts[0][:, None]).square().mean(dim=1).sqrt())
     tokens = first(output)
-    if tokens.ndim == 3 and tokens.shape[1] > x.shape[2] * x.shape[3]:
+    if tokens.ndim == 3 and tokens.shape[1] > to_map(output)[0, 0].numel():
         parts.append(tokens[:, 0].float())
     return torch.cat(parts, dim=1)
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,11 +88,15 @@ def learning_rate(step: int, steps: int, config: Training) -> float:
 
 def batch_rows(rows: np.ndarray, step: int, batch: int, seed: int) -> np.ndarray:
     """Return the rows of a step: the pool is shuffled anew each pass, and no image waits longer than that."""
-    first, last = step * batch, (step + 1) * batch
-    epochs = range(first // len(rows), (last - 1) // len(rows) + 1)
-    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(rows) for epoch in epochs])
-    start = first - epochs.start * len(rows)
-    return order[start : start + batch]
+    places = np.arange(step * batch, (step + 1) * batch)
+    epochs, within = np.divmod(places, len(rows))
+    each = [_order(len(rows), seed, epoch)[within[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+    return rows[np.concatenate(each)]
+
+
+@lru_cache(maxsize=2)  # else every step would shuffle the whole pool
+def _order(number: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(number)
 
 
 def budget(study: Study, splits: Splits) -> int:
@@ -161,8 +166,10 @@ def fit(
     if config.batch_size % team.num_processes:
         raise StudyError(f"{what}: {team.num_processes} processes cannot share batches of {config.batch_size} images")
     model.to(accelerator.device, memory_format=torch.channels_last).train()
-    average = EMAModel(model.parameters(), decay=config.ema)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    average = EMAModel(model.parameters(), decay=config.ema, foreach=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     checkpoint = folder / "checkpoint.pt"
     progressed = {"step": 0, "curve": [], "losses": [], "seconds": 0.0}
     if checkpoint.exists():
