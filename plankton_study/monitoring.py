@@ -67,10 +67,13 @@ def novelty(x: np.ndarray, codes: np.ndarray, z: np.ndarray, chances: np.ndarray
 def denoising_error(study: Study, splits: Splits, rows: np.ndarray, levels: int = 5) -> np.ndarray:
     """Return the diffusion model's own surprise (n,): its loss, mean over evenly spread timesteps, at one noise."""
     unet, scheduler = diffusion.load(diffusion.denoiser(study, splits), study.profile.images.size, study.device)
-    x = train.to_model(splits.collection.images[rows], study.device).expand(-1, unet.config.in_channels, -1, -1)
-    noise = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(study.seed))
-    losses = diffusion.losses_by_level(unet, scheduler, x, noise, study.profile.features.precision, levels)
-    return losses.mean(axis=1).to_numpy()
+    shape = (1, unet.config.in_channels, *splits.collection.images.shape[1:])
+    noise, found = torch.randn(shape, generator=torch.Generator().manual_seed(study.seed)), []
+    for part in np.split(rows, range(1024, len(rows), 1024)):
+        x = train.to_model(splits.collection.images[part], study.device).expand(-1, shape[1], -1, -1)
+        losses = diffusion.losses_by_level(unet, scheduler, x, noise, study.profile.features.precision, levels)
+        found.append(losses.mean(axis=1).to_numpy())
+    return np.concatenate(found)
 
 
 def abundances(chances: np.ndarray, known: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Progress that suits its reader: a bar at a terminal, a log line every half minute elsewhere."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,9 @@ def progress(what: str, items: Sequence[Any] | int, done: int = 0) -> tqdm:
 
     `done` steps were finished by a run that was interrupted.
     """
-    shown = {"total": items} if isinstance(items, int) else {"iterable": items}
+    shown = {"initial": done, "desc": what, "disable": int(os.environ.get("RANK", 0)) > 0}  # one of several tells
+    shown |= {"total": items} if isinstance(items, int) else {"iterable": items}
     if sys.stderr.isatty():
-        return tqdm(**shown, initial=done, desc=what, leave=False)
+        return tqdm(**shown, leave=False)
     line = "{desc}: {n_fmt} of {total_fmt}, about {remaining} left\n"
-    return tqdm(**shown, initial=done, desc=what, file=sys.stdout, delay=30, mininterval=30, bar_format=line)
+    return tqdm(**shown, file=sys.stdout, delay=30, mininterval=30, bar_format=line)

@@ -187,7 +187,7 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
 
     Two of `images` (N, R, R) uint8, averaged to at most 32 x 32 px, are the same from this Pearson correlation on.
     """
-    from torch import cat, from_numpy, pca_lowrank
+    from torch import cat, from_numpy, pca_lowrank, zeros
     from torch.nn.functional import adaptive_avg_pool2d, normalize
 
     if not min(len(rows), len(others)):
@@ -197,14 +197,17 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
         x = adaptive_avg_pool2d(from_numpy(images[index]).float()[:, None], min(images.shape[1], 32)).flatten(1)
         return normalize(x - x.mean(dim=1, keepdim=True), eps=1e-6)
 
-    # Unit vectors of this correlation lie so near each other, and their projections on any axes at least as near: only
-    # such pairs are compared, so that time does not grow with the square of the number of images.
+    # Unit vectors of this correlation lie so near each other, and their projections on any axes at least as near. Only
+    # such pairs are compared: few among images of many kinds, all of them at worst.
     reach, sample = (2 - 2 * correlation) ** 0.5 + 1e-4, unit(others[:4096])
     axes = pca_lowrank(sample, min(12, *sample.shape))[2]
-    placed = [cat([unit(part) @ axes for part in np.split(of, range(4096, len(of), 4096))]) for of in (rows, others)]
-    candidates = KDTree(placed[1]).query_ball_point(placed[0], reach)
-    found = [bool(c) and (unit(others[c]) @ unit(rows[[i]])[0]).max() > correlation for i, c in enumerate(candidates)]
-    return rows[np.array(found)]
+    placed = [cat([unit(part) @ axes for part in np.split(of, range(1024, len(of), 1024))]) for of in (rows, others)]
+    tree, found = KDTree(placed[1]), [np.zeros(0, bool)]
+    for part, at in zip(np.split(rows, range(1024, len(rows), 1024)), placed[0].split(1024), strict=True):
+        few = np.unique(np.concatenate(tree.query_ball_point(at, reach))).astype(int)
+        near = (unit(part) @ unit(others[few]).T > correlation).any(dim=1) if len(few) else zeros(len(part), dtype=bool)
+        found.append(near.numpy())
+    return rows[np.concatenate(found)]
 
 
 def _sample(chosen: np.ndarray, taxa: np.ndarray, most: int | None, seed: int) -> np.ndarray:

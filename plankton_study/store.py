@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock
 
 from plankton_study.profile import PACKAGE, StudyError
-from plankton_study.study import Study
+from plankton_study.study import ALONE, Study
 
 
 def digest(*parts: Any) -> str:
@@ -95,8 +95,12 @@ def keep(
                     need_room(partial, 1 << 20)
                 team.wait_for_everyone()
                 started = time.monotonic()
-                if together or team.is_main_process:
+                if together:
                     make(partial)
+                elif team.is_main_process:
+                    study.__dict__["team"] = ALONE  # for whatever `make` keeps: the others wait here
+                    make(partial)
+                    study.__dict__["team"] = team
                 team.wait_for_everyone()
                 if team.is_main_process:
                     seconds = round(time.monotonic() - started, 2)

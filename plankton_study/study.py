@@ -15,6 +15,8 @@ from typing import Any
 from plankton_study.profile import ROOT, StudyError, read_profile
 from plankton_study.schema import Profile
 
+ALONE = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, wait_for_everyone=tuple)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -50,7 +52,7 @@ class Study:
     def team(self) -> Any:
         """The processes of one `accelerate launch` (Accelerate's PartialState); a single one without it."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            return SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, wait_for_everyone=tuple)
+            return ALONE
         from accelerate import PartialState
 
         return PartialState(cpu=self.device == "cpu", timeout=timedelta(days=7))  # others wait while one reads images
@@ -78,7 +80,7 @@ def load(profile: str | None = None, seed: int | None = None) -> Study:
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = str(int(not checked.hub))
     for name in {"huggingface_hub.constants", "datasets.config"} & set(sys.modules):  # they read it when imported
         sys.modules[name].HF_HUB_OFFLINE = not checked.hub
-    threads = _whole("PLANKTON_THREADS", os.cpu_count() or 1)
+    threads = _whole("PLANKTON_THREADS", max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     data = Path(os.environ["PLANKTON_DATA"]) if os.environ.get("PLANKTON_DATA") else None
     if data and not data.is_dir():

@@ -171,6 +171,8 @@ def fit(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     checkpoint = folder / "checkpoint.pt"
+    for half in folder.glob(".checkpoint.pt.*") if team.is_main_process else ():  # of a run that was killed
+        half.unlink()
     progressed = {"step": 0, "curve": [], "losses": [], "seconds": 0.0}
     if checkpoint.exists():
         progressed = _restore(checkpoint, model, average, optimiser)
@@ -205,10 +207,10 @@ def fit(
             parts = np.array_split(held_out, -(-len(held_out) // config.batch_size))
             return float(np.mean([batch_loss(part, [0, number]).item() for number, part in enumerate(parts)]))
 
+    mine = team.process_index, team.num_processes
     twin, counter = copy.deepcopy(model).train(), FlopCounterMode(display=False)  # counting must not touch the model
     with sdpa_kernel(SDPBackend.MATH), counter:  # other kinds of attention are not counted on every device
-        batch_loss(batch_rows(rows, 0, config.batch_size, study.seed), [study.seed, 0], twin).backward()
-    mine = team.process_index, team.num_processes
+        batch_loss(batch_rows(rows, 0, config.batch_size, study.seed), [study.seed, 0], twin, *mine).backward()
     with progress(what, steps, step) as bar:
         while step < steps:
             for group in optimiser.param_groups:
@@ -246,7 +248,10 @@ def fit(
         return
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "images_seen": steps * config.batch_size}
-    cost |= {"batch_size": config.batch_size, "flops": counter.get_total_flops() / config.batch_size}
+    cost |= {
+        "batch_size": config.batch_size,
+        "flops": counter.get_total_flops() * team.num_processes / config.batch_size,
+    }
     write_json(folder / "cost.json", cost | {"seconds": round(time.monotonic() - started, 1)})
     checkpoint.unlink(missing_ok=True)
 

@@ -1,16 +1,17 @@
-"""Several processes under `accelerate launch` give what one process gives."""
+"""Several processes give what one process gives."""
 
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 from safetensors.numpy import load_file
 
 from plankton_study import probes, splits
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def launch(profile, cache):
@@ -25,12 +26,12 @@ def test_two_processes_train_and_read_like_one(make_study, tmp_path):
     assert ran.returncode == 0, ran.stderr[-3000:]
     parts = splits.make(study, "shapes")
     banks = [probes.read(study, parts, name)[1] for name in ("diffusion", "random U-Net", "pixels + PCA")]
-    together, alone = (
-        [load_file(file) for file in (tmp_path / cache / "denoiser").rglob("*.safetensors")]
-        for cache in ("two", "cache")
-    )
-    for name, weights in alone[0].items():
-        np.testing.assert_allclose(together[0][name], weights, atol=2e-4, err_msg=name)
+    two, one = (next((tmp_path / cache / "denoiser").glob("*/curve.csv")).parent for cache in ("two", "cache"))
+    np.testing.assert_allclose(pd.read_csv(two / "curve.csv"), pd.read_csv(one / "curve.csv"), rtol=2e-3)
+    weights, expected = (load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (two, one))
+    for name in expected:  # Adam magnifies rounding where a gradient is next to nothing
+        np.testing.assert_allclose(weights[name], expected[name], atol=2e-3, err_msg=name)
+    assert json.loads((two / "cost.json").read_text())["flops"] == json.loads((one / "cost.json").read_text())["flops"]
     found = {folder.name for folder in (tmp_path / "two" / "bank").iterdir() if folder.is_dir()}
     for bank in banks[1:]:  # of the same weights: the same bytes
         assert bank.folder.name in found
@@ -38,6 +39,9 @@ def test_two_processes_train_and_read_like_one(make_study, tmp_path):
             np.testing.assert_array_equal(
                 np.load(tmp_path / "two" / "bank" / bank.folder.name / f"{cell}.npy"), bank[cell]
             )
+    for stage, processes in (("denoiser", 2), ("bank", 2), ("collection", 2)):
+        for file in (tmp_path / "two" / stage).glob("*/origin.json"):
+            assert json.loads(file.read_text())["processes"] == processes, file
     assert not list((tmp_path / "two").rglob("*.partial"))
 
 

@@ -1,6 +1,6 @@
 """Time and memory of each stage while the number of images doubles four times, and two processes instead of one.
 
-`python scale.py STAGE NUMBER` runs one stage in a process of its own and prints seconds and peak memory as JSON.
+`python scale.py run STAGE NUMBER FOLDER` runs one stage and prints seconds and peak memory as JSON.
 """
 
 import json
@@ -78,65 +78,78 @@ def write_images(folder: Path, number: int, size: int = 40) -> None:
         Image.fromarray(picture).save(at / f"{i:06d}.png")
 
 
-def write_bank(folder: Path, number: int, channels: int = 64, classes: int = 20):
-    """Write a bank of one cell, a block at a time."""
-    from plankton_study.features import Cell, FeatureBank
-
-    rng, cell = np.random.default_rng(0), Cell("layer", 0)
+def write_bank(folder: Path, number: int, channels: int = 64, classes: int = 20) -> None:
+    """Write the features of one cell, a block at a time, and the codes of their classes."""
+    rng = np.random.default_rng(0)
     codes, means = rng.integers(classes, size=number), rng.normal(size=(classes, channels))
-    array = np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, (number, channels))
+    array = np.lib.format.open_memmap(folder / "layer@t0.npy", "w+", np.float32, (number, channels))
     for start in range(0, number, 16_384):
         part = codes[start : start + 16_384]
         array[start : start + len(part)] = means[part] + 2 * rng.normal(size=(len(part), channels))
     array.flush()
-    return FeatureBank(folder, np.arange(number), [cell], pd.DataFrame()), cell, codes
+    np.save(folder / "codes.npy", codes)
 
 
-def stage(name: str, number: int, folder: Path):
-    """Prepare a stage and return the call to measure."""
-    from plankton_study import data, diffusion, encoders, features, linear, splits, study
-    from plankton_study.schema import Features, Noise, Probes, UNet
+def prepare(name: str, number: int, folder: Path) -> None:
+    """Write what a stage reads; in a process of its own, so that the measured one starts small."""
+    from plankton_study import data, study
 
     if name in ("reading", "splits"):
         write_images(folder / "images", number)
         (folder / "bench.toml").write_text(PROFILE.format(folder=folder / "images"))
-        os.environ["PLANKTON_CACHE"] = str(folder / "cache")
+        if name == "splits":
+            data.collection(study.load(str(folder / "bench.toml"), 0), "bench")
+    elif name == "extraction":
+        np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (number, 32, 32), dtype=np.uint8))
+    else:
+        write_bank(folder, number)
+
+
+def stage(name: str, number: int, folder: Path):
+    """Return the call to measure."""
+    from plankton_study import data, diffusion, encoders, features, linear, splits, study
+    from plankton_study.features import Cell, FeatureBank
+    from plankton_study.schema import Features, Noise, Probes, UNet
+
+    if name in ("reading", "splits"):
         s = study.load(str(folder / "bench.toml"), 0)
-        if name == "reading":
-            return lambda: data.collection(s, "bench")
-        data.collection(s, "bench")
-        return lambda: splits.make(s, "bench")
+        return lambda: (data.collection if name == "reading" else splits.make)(s, "bench")
+    study.load("smoke").device  # noqa: B018 - fixes the threads
     if name == "extraction":
-        study.load("smoke").device  # noqa: B018 - fixes the threads
         config = Features(timesteps=(15,))
         unet = diffusion.build_unet(UNet(channels=(16, 40, 80), head_channels=40), 32, 0)
         encoder = encoders.DiffusionEncoder("bench", unet, diffusion.build_scheduler(Noise()), config)
-        images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (number, 32, 32))
-        images[:] = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+        images = np.load(folder / "images.npy", mmap_mode="r")
         records = pd.DataFrame({"id": [f"{i:06d}" for i in range(number)]})
         collection = SimpleNamespace(images=images, records=records, name="bench")
-        alone = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True, wait_for_everyone=tuple)
-        return lambda: features._extract(alone, encoder, collection, np.arange(number), config.batch_size, folder)
-    study.load("smoke").device  # noqa: B018
+        encoder.encode(images[: config.batch_size], [], encoder.cells)  # what every run needs, whatever its size
+        return lambda: features._extract(study.ALONE, encoder, collection, np.arange(number), config.batch_size, folder)
     linear.BLOCK = 16_384  # smaller than the smallest bank, so that all of them stream
-    bank, cell, codes = write_bank(folder, number)
+    codes, bank = (
+        np.load(folder / "codes.npy"),
+        FeatureBank(folder, np.arange(number), [Cell("layer", 0)], pd.DataFrame()),
+    )
     rows = {"train": np.arange(number * 3 // 4), "validation": np.arange(number * 3 // 4, number)}
     if name == "ridge":
         taxa = {part: codes[index].astype("U3") for part, index in rows.items()}
-        return lambda: linear.ridge_grid(bank, [cell], rows, taxa, Probes(ridge=(1e-3, 1e-1)))
+        return lambda: linear.ridge_grid(bank, bank.cells, rows, taxa, Probes(ridge=(1e-3, 1e-1)))
 
     def logistic() -> None:
-        (x,) = linear.standardised(bank, cell, rows["train"])
+        (x,) = linear.standardised(bank, bank.cells[0], rows["train"])
         list(linear.logistic_path(x, codes[rows["train"]], [1.0], tolerance=0.0, most=5))
 
     return logistic
 
 
 def child(name: str, number: int) -> dict:
-    """Run a stage in a process of its own."""
-    ran = subprocess.run([sys.executable, __file__, name, str(number)], capture_output=True, text=True)
-    if ran.returncode:
-        raise RuntimeError(ran.stderr[-2000:])
+    """Prepare and run a stage, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PLANKTON_CACHE": f"{folder}/cache", "PLANKTON_DEVICE": "cpu"}
+        for step in ("prepare", "run"):
+            command = [sys.executable, __file__, step, name, str(number), folder]
+            ran = subprocess.run(command, capture_output=True, text=True, env=env)
+            if ran.returncode:
+                raise RuntimeError(ran.stderr[-2000:])
     return json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -160,8 +173,7 @@ def doublings() -> list[dict]:
 def processes() -> list[dict]:
     """Return how much faster two processes of one thread extract and train than one."""
     seconds: dict[tuple[str, int], float] = {}
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "--num_processes"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "images", 1500)
         file = Path(folder) / "bench.toml"
@@ -169,11 +181,13 @@ def processes() -> list[dict]:
         for number in (1, 2):
             cache = Path(folder) / str(number)
             env = {**os.environ, "PLANKTON_CACHE": str(cache), "PLANKTON_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            start = [sys.executable] if number == 1 else [*launcher, "2"]
+            env["PLANKTON_DEVICE"] = "cpu"
+            start = [sys.executable] if number == 1 else launcher
             subprocess.run([*start, "-m", "plankton_study", str(file)], env=env, check=True, capture_output=True)
             for kind in ("denoiser", "bank"):
-                times = [json.loads(f.read_text())["seconds"] for f in (cache / kind).glob("*/origin.json")]
-                seconds[kind, number] = max(times)
+                origins = [json.loads(file.read_text()) for file in (cache / kind).glob("*/origin.json")]
+                assert all(origin["processes"] == number for origin in origins)
+                seconds[kind, number] = max(origin["seconds"] for origin in origins)
     gain = {kind: np.array([seconds[kind, 1] / seconds[kind, 2]]) for kind in ("denoiser", "bank")}
     names = {"denoiser": "training", "bank": "extraction"}
     return [
@@ -188,8 +202,11 @@ def measure() -> list[dict]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        call = stage(sys.argv[1], int(sys.argv[2]), Path(place))
+    step, wanted, size, place = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+    if step == "prepare":
+        prepare(wanted, size, place)
+    else:
+        call = stage(wanted, size, place)
         memory = Memory()
         memory.start()
         began = time.perf_counter()
