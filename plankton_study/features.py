@@ -233,19 +233,23 @@ def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, 
         passes.setdefault(cell.timestep, []).append(cell)
     done = folder / "done.json"
     finished = json.loads(done.read_text()) if done.exists() else []
+    widths: dict[str, int] = {}
     title = f"features of {where} from {encoder.name}"
     with progress(title, len(passes) * len(rows), len(finished) * len(rows)) as bar:
         for timestep, cells in passes.items():
             if timestep in finished:
                 continue
-            widths = {
-                c: x.shape[1] for c, x in encoder.encode(images.images[rows[:1]], list(ids[rows[:1]]), cells).items()
-            }
+            if new := [
+                cell for cell in cells if cell.layer not in widths
+            ]:  # one image tells how many numbers each gives
+                first = encoder.encode(images.images[rows[:1]], list(ids[rows[:1]]), new)
+                widths |= {cell.layer: found.shape[1] for cell, found in first.items()}
             if team.is_main_process:
-                for cell, width in widths.items():
-                    np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, (len(rows), width))
+                for cell in cells:
+                    shape = (len(rows), widths[cell.layer])
+                    np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, shape)
             team.wait_for_everyone()
-            files = {cell: np.load(folder / f"{cell}.npy", mmap_mode="r+") for cell in widths}
+            files = {cell: np.load(folder / f"{cell}.npy", mmap_mode="r+") for cell in cells}
             for start in range(batch * team.process_index, len(rows), batch * team.num_processes):
                 part = rows[start : start + batch]
                 for cell, found in encoder.encode(images.images[part], list(ids[part]), cells).items():

@@ -45,7 +45,7 @@ def figure(table, about, file: Path) -> None:
     report.style()
     ratios = table[(table["unit"] == "×") & (table["section"] != "scale")]
     scales = {what.partition(",")[0]: a for what, a in about.items() if "numbers" in a}
-    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=[1.5, 1, 1])
+    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=[1.5, 1, 1], layout="constrained")
     left.barh(ratios["what"], ratios["median"], color="C0")
     left.errorbar(
         ratios["median"],

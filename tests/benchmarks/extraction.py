@@ -59,7 +59,7 @@ def synchronised(device: str, call, *given: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def measure(images: int = 256) -> list[dict]:
+def measure(images: int = 1024) -> list[dict]:
     """Return the rows of this section: the U-Net of `quick` at 32 px, all taps, two noise levels."""
     s = study.load("quick", 0)
     config, size = s.profile.features, s.profile.images.size

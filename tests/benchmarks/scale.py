@@ -34,7 +34,7 @@ channels = [16, 40, 80]
 attention = [8]
 head_channels = 40
 [training]
-images_seen = 1280
+images_seen = 3840
 batch_size = 32
 precision = "float32"
 [features]
@@ -66,16 +66,15 @@ class Memory(threading.Thread):
 
 
 def write_images(folder: Path, number: int, size: int = 40) -> None:
-    """Write grey noise around three motifs into class folders."""
+    """Write blurred noise, each image another, into class folders."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    motifs = rng.integers(0, 256, (3, size, size))
     for i in range(number):
         at = folder / f"taxon{i % 3}"
         at.mkdir(parents=True, exist_ok=True)
-        picture = (motifs[i % 3] + rng.normal(0, 60, (size, size))).clip(0, 255).astype(np.uint8)
-        Image.fromarray(picture).save(at / f"{i:06d}.png")
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
+        coarse.resize((size, size), Image.Resampling.BICUBIC).save(at / f"{i:06d}.png")
 
 
 def write_bank(folder: Path, number: int, channels: int = 64, classes: int = 20) -> None:

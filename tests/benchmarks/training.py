@@ -54,7 +54,7 @@ def example(unet: torch.nn.Module, scheduler: torch.nn.Module, files: Files, see
                 return x.sum().item()  # waits for a GPU
 
 
-def measure(seen: int = 960, rounds: int = 3) -> list[dict]:
+def measure(seen: int = 2560, rounds: int = 3) -> list[dict]:
     """Return the rows of this section: the U-Net of `quick` at 32 px."""
     s = study.load("quick", 0)
     size, config, scheduler = s.profile.images.size, s.profile.training, diffusion.build_scheduler(s.profile.noise)
