@@ -29,9 +29,9 @@ def shown(table):
     """Return the table as text, a column each for what, value, range, aim and whether it is met."""
     import pandas as pd
 
-    spread = [f"{r.low:.2f} to {r.high:.2f}" if r.low != r.high else "" for r in table.itertuples()]
+    spread = [f"{r.low:.3g} to {r.high:.3g}" if r.low != r.high else "" for r in table.itertuples()]
     met = table["met"].map({True: "yes", False: "no"}).fillna("")
-    value = [f"{r.median:.2f} {r.unit}".strip() for r in table.itertuples()]
+    value = [f"{r.median:.3g} {r.unit}".strip() for r in table.itertuples()]
     columns = {"": table["section"], "compared": table["what"], "median": value, "range": spread, "aim": table["aim"]}
     return pd.DataFrame({**columns, "met": met})
 
