@@ -338,7 +338,9 @@ def test_two_views_of_an_image_differ_and_images_do_not_mix(kind, changes):
     given, model = x.clone(), Recorder()
     torch.manual_seed(0)
     loss = baselines.contrastive(EncoderConfig(kind=kind, **changes), 16)
-    assert torch.isfinite(loss(model, x, np.arange(12), torch.Generator().manual_seed(0)))
+    assert torch.isfinite(
+        loss(model, x, np.arange(12), train.Chance(torch.Generator().manual_seed(0), 12, slice(None)))
+    )
     one, two = model.seen.chunk(2)
     assert model.seen.shape == (24, 1, 16, 16) and torch.equal(x, given)
     assert sum(torch.equal(a, b) for a, b in zip(one, two, strict=True)) <= 5
