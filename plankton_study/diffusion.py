@@ -15,7 +15,7 @@ from plankton_study.schema import Noise, UNet
 from plankton_study.splits import Splits
 from plankton_study.store import keep
 from plankton_study.study import Study
-from plankton_study.train import Chance
+from plankton_study.train import Chance, StepLoss
 
 
 def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
@@ -75,6 +75,17 @@ def denoising_loss(
     return (predicted.float() - target).pow(2).mean(dim=(1, 2, 3))
 
 
+def step_loss(scheduler: DDPMScheduler) -> StepLoss:
+    """Return the mean loss of a batch, each image at a random timestep."""
+
+    def loss(model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, chance: Chance) -> torch.Tensor:
+        noise = chance(torch.randn, *x.shape[1:]).to(x.device)
+        timesteps = chance(partial(torch.randint, scheduler.config.num_train_timesteps)).to(x.device)
+        return denoising_loss(model, scheduler, x, noise, timesteps).mean()
+
+    return loss
+
+
 def denoiser(study: Study, splits: Splits) -> Path:
     """Return the diffusers folder of the trained (or given) denoiser of one set, training it on the first call.
 
@@ -96,13 +107,10 @@ def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> 
     scheduler = build_scheduler(profile.noise)
     images = splits.collection.images
 
-    def step_loss(model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, chance: Chance) -> torch.Tensor:
-        noise = chance(torch.randn, *x.shape[1:]).to(x.device)
-        timesteps = chance(partial(torch.randint, profile.noise.steps)).to(x.device)
-        return denoising_loss(model, scheduler, x, noise, timesteps).mean()
-
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
-    train.fit(study, folder, unet, step_loss, images, splits["pool"], train.budget(study, splits), name, held_out)
+    train.fit(
+        study, folder, unet, step_loss(scheduler), images, splits["pool"], train.budget(study, splits), name, held_out
+    )
     if not study.team.is_main_process:
         return
     unseen = train.to_model(images[held_out], study.device)
@@ -169,8 +177,7 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
         raise StudyError(f"{why}: correct unet.pretrained, or empty the cache") from None
     if size % 2 ** (len(unet.config.block_out_channels) - 1):
         raise StudyError(f"images of {size} px cannot pass the model in {folder}: choose another images.size")
-    unet.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return unet, scheduler
+    return unet.to(device).eval().requires_grad_(False), scheduler
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

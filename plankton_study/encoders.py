@@ -48,7 +48,7 @@ def make(study: Study, splits: Splits, name: str, setting: str = "natural", budg
     if kind == "pretrained":
         return pretrained(study, name)
     model, folder = baselines.trained(study, splits, name, setting, budget)
-    model.to(study.device, memory_format=torch.channels_last)
+    model.to(study.device)
     look = partial(train.to_model, device=study.device)
     return NetworkEncoder(name, model, study.profile.images.size, study.profile.features, look, folder)
 
@@ -86,13 +86,13 @@ def pretrained(study: Study, name: str) -> Encoder:
     except Exception as error:  # transformers, safetensors and json each fail in their own way
         why = f"{folder} is not a readable folder of a transformers vision model ({reason(error)})"
         raise StudyError(f"{why}: correct encoders.{name}.folder in the profile") from None
-    model = getattr(model, "vision_model", model).to(study.device, memory_format=torch.channels_last)
+    model = getattr(model, "vision_model", model).to(study.device)
     side = config.input_size or getattr(model.config, "image_size", 224)
 
     def look(images: np.ndarray) -> torch.Tensor:
         x = train.to_model(images, study.device) / 2 + 0.5  # [0, 1]
         x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
-        return ((x - mean.to(x.device)) / std.to(x.device)).contiguous(memory_format=torch.channels_last)
+        return (x - mean.to(x.device)) / std.to(x.device)
 
     try:
         encoder = NetworkEncoder(name, model, size, settings, look)
@@ -117,7 +117,9 @@ class NetworkEncoder:
         self, name: str, model: torch.nn.Module, size: int, settings: Features, look: Look, folder: Path | None = None
     ) -> None:
         self.name, self.settings, self.look, self.folder = name, settings, look, folder
-        self.model, network = model.eval().requires_grad_(False), getattr(model, "network", model)
+        device = next(model.parameters()).device.type
+        self.model = train.to_device(model, settings.precision, device).eval().requires_grad_(False)
+        network = getattr(model, "network", model)
         self.cost = train.cost(folder) if folder else {}
         self.cost["parameters"] = sum(p.numel() for p in network.parameters())
         blank = np.zeros((1, size, size), np.uint8)
@@ -232,6 +234,6 @@ def denoiser(study: Study, splits: Splits, settings: Features | None = None, ran
     if not random:
         trained = None if study.profile.unet.pretrained else folder
         return DiffusionEncoder("diffusion", unet, scheduler, settings, study.seed, folder=trained)
-    unet = diffusion.untrained(study).to(study.device, memory_format=torch.channels_last)
+    unet = diffusion.untrained(study).to(study.device)
     settings = settings.model_copy(update={"timesteps": settings.random_timesteps})
     return DiffusionEncoder("random U-Net", unet, scheduler, settings, study.seed)

@@ -159,7 +159,7 @@ def noised(
         noise = torch.from_numpy(np.random.default_rng([seed, draw]).standard_normal(x.shape[1:], dtype=np.float32))
         noise = noise.to(x.device).expand_as(x)
     kept = scheduler.alphas_cumprod[timestep].item()
-    return (kept**0.5 * x + (1 - kept) ** 0.5 * noise).contiguous(memory_format=torch.channels_last)
+    return kept**0.5 * x + (1 - kept) ** 0.5 * noise
 
 
 class Encoder(Protocol):
@@ -239,9 +239,8 @@ def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, 
         for timestep, cells in passes.items():
             if timestep in finished:
                 continue
-            if new := [
-                cell for cell in cells if cell.layer not in widths
-            ]:  # one image tells how many numbers each gives
+            # one image tells how many numbers each layer gives
+            if new := [cell for cell in cells if cell.layer not in widths]:
                 first = encoder.encode(images.images[rows[:1]], list(ids[rows[:1]]), new)
                 widths |= {cell.layer: found.shape[1] for cell, found in first.items()}
             if team.is_main_process:

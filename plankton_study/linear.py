@@ -17,12 +17,17 @@ from plankton_study.schema import Probes
 BLOCK = 65_536  # rows of features that are in memory at a time
 
 
+def in_blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Return rows in parts of nearly equal size, at most `BLOCK` each."""
+    return np.array_split(rows, -(-len(rows) // BLOCK) or 1)
+
+
 class Blocks:
     """Features of some rows, standardised, as blocks that fit into memory: several blocks are read anew each time."""
 
     def __init__(self, bank: FeatureBank, cell: Cell, rows: np.ndarray, scaler: StandardScaler) -> None:
         self.scaler, self.read = scaler, lambda part: scaler.transform(bank.take(cell, part))
-        self.parts = np.array_split(rows, -(-len(rows) // BLOCK) or 1)
+        self.parts = in_blocks(rows)
         self.only = [self.read(rows)] if len(self.parts) == 1 else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -36,7 +41,7 @@ class Blocks:
 def standardised(bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray) -> list[Blocks]:
     """Return a cell's features of several parts, (n, C) float32 each, scaled by the statistics of the training rows."""
     scaler = StandardScaler()
-    for part in np.array_split(train, -(-len(train) // BLOCK)):
+    for part in in_blocks(train):
         scaler.partial_fit(bank.take(cell, part))
     return [Blocks(bank, cell, rows, scaler) for rows in (train, *others)]
 

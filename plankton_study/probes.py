@@ -227,13 +227,10 @@ def _probe(
             logistic_path(x, codes, sorted(config.logistic), compute_sample_weight("balanced", codes)),
             key=lambda m: metrics.scores(truth, classes[m.probabilities(v).argmax(axis=1)])["macro_f1"][0],
         )
+        known, asked = x.whole(), v.whole()
         neighbours = max(
-            (
-                KNeighborsClassifier(k, metric="cosine").fit(x.whole(), codes)
-                for k in config.neighbours
-                if k <= len(codes)
-            ),
-            key=lambda m: np.mean(classes[m.predict_proba(v.whole()).argmax(axis=1)] == truth),
+            (KNeighborsClassifier(k, metric="cosine").fit(known, codes) for k in config.neighbours if k <= len(codes)),
+            key=lambda m: np.mean(classes[m.predict_proba(asked).argmax(axis=1)] == truth),
         )
         predict |= {"weighted": weighted.probabilities, "k-NN": lambda z: neighbours.predict_proba(z.whole())}
     arrays = {f"rows/{part}": rows[part] for part in parts}

@@ -90,6 +90,9 @@ class UNet(Strict):
     time_conditioning: bool = True
 
 
+UNetChanges = Annotated[dict[str, Any], AfterValidator(lambda keys: UNet(**keys) and keys)]  # checked as [unet] is
+
+
 class Noise(Strict):
     steps: Count = 1000
     schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
@@ -216,9 +219,7 @@ class Monitoring(Strict):
 class Ablation(Strict):
     """Denoisers trained besides the study's own, to learn what matters; none by default."""
 
-    unet: dict[
-        str, Annotated[dict[str, Any], AfterValidator(lambda keys: UNet(**keys) and keys)]
-    ] = {}  # name → keys of [unet] that differ
+    unet: dict[str, UNetChanges] = {}  # name → keys of [unet] that differ
     pool: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()  # shares of the unlabelled images
     images_seen: Count | None = None  # by each of them; None: as many as by the study's own
 

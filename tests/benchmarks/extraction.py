@@ -64,7 +64,7 @@ def measure(images: int = 1024) -> list[dict]:
     s = study.load("quick", 0)
     config, size = s.profile.features, s.profile.images.size
     settings = config.model_copy(update={"timesteps": TIMESTEPS})
-    unet = diffusion.build_unet(s.profile.unet, size, 0).to(s.device, memory_format=torch.channels_last)
+    unet = diffusion.build_unet(s.profile.unet, size, 0).to(s.device)
     scheduler = diffusion.build_scheduler(s.profile.noise)
     encoder = encoders.DiffusionEncoder("bench", unet, scheduler, settings)
     pictures = np.random.default_rng(0).integers(0, 256, (images, size, size), dtype=np.uint8)

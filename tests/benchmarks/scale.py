@@ -124,10 +124,8 @@ def stage(name: str, number: int, folder: Path):
         encoder.encode(images[: config.batch_size], [], encoder.cells)  # what every run needs, whatever its size
         return lambda: features._extract(study.ALONE, encoder, collection, np.arange(number), config.batch_size, folder)
     linear.BLOCK = 16_384  # smaller than the smallest bank, so that all of them stream
-    codes, bank = (
-        np.load(folder / "codes.npy"),
-        FeatureBank(folder, np.arange(number), [Cell("layer", 0)], pd.DataFrame()),
-    )
+    codes = np.load(folder / "codes.npy")
+    bank = FeatureBank(folder, np.arange(number), [Cell("layer", 0)], pd.DataFrame())
     rows = {"train": np.arange(number * 3 // 4), "validation": np.arange(number * 3 // 4, number)}
     if name == "ridge":
         taxa = {part: codes[index].astype("U3") for part, index in rows.items()}

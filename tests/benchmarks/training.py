@@ -60,11 +60,6 @@ def measure(seen: int = 2560, rounds: int = 3) -> list[dict]:
     size, config, scheduler = s.profile.images.size, s.profile.training, diffusion.build_scheduler(s.profile.noise)
     pictures = np.random.default_rng(0).integers(0, 256, (seen, size, size), dtype=np.uint8)
 
-    def loss(model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, chance: train.Chance) -> torch.Tensor:
-        noise = chance(torch.randn, *x.shape[1:]).to(x.device)
-        timesteps = chance(lambda shape, generator: torch.randint(1000, shape, generator=generator)).to(x.device)
-        return diffusion.denoising_loss(model, scheduler, x, noise, timesteps).mean()
-
     with tempfile.TemporaryDirectory() as folder:
         for number, picture in enumerate(pictures):
             Image.fromarray(picture).save(Path(folder) / f"{number:05d}.png")
@@ -74,7 +69,7 @@ def measure(seen: int = 2560, rounds: int = 3) -> list[dict]:
         def ours() -> None:
             unet = diffusion.build_unet(s.profile.unet, size, 0)
             with tempfile.TemporaryDirectory() as to:
-                train.fit(s, Path(to), unet, loss, pictures, every, seen, "bench", every[:32])
+                train.fit(s, Path(to), unet, diffusion.step_loss(scheduler), pictures, every, seen, "bench", every[:32])
 
         def theirs() -> None:
             example(diffusion.build_unet(s.profile.unet, size, 0), scheduler, files, seen, s.device)
