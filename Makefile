@@ -7,6 +7,8 @@ DATA    ?= $(PLANKTON_DATA)
 PYTHON  ?= python3
 
 NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 06_shift 07_clusters 08_labels 09_monitoring 10_claims
+OWN       := $(filter-out $(NOTEBOOKS),$(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb)))))
+NOTEBOOKS += $(OWN)
 
 # --- the profile: its file, those it extends, its folder of results -------------------------------------------
 
@@ -80,7 +82,7 @@ PLANKTON_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf publish strip outputs pins \
+.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf compare site publish strip outputs pins \
         clean clean-cache clean-env clean-all FORCE
 
 EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
@@ -97,6 +99,9 @@ $(DONE)/06_shift.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,shift) plankto
 $(DONE)/07_clusters.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,clusters)
 $(DONE)/08_labels.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,labels)
 $(DONE)/09_monitoring.ipynb: $(DONE)/06_shift.ipynb $(call modules,monitoring)
+ifneq ($(OWN),) # notebooks of your own: after the encoders, and again when any module changes
+$(OWN:%=$(DONE)/%.ipynb): $(DONE)/05_long_tail.ipynb $(wildcard plankton_study/*.py)
+endif
 $(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED))
 
 # New pins count as a change; the environment itself only has to be there.
@@ -147,6 +152,12 @@ notebooks: $(EXECUTED) ## run the notebooks that are out of date
 
 pdf: $(ENV) ## typeset the stored results, live or else published, and run nothing
 	@"$(PY)" paper/build.py pdf $(NAME)
+
+compare: $(ENV) ## say of each published number whether the live run agrees with it
+	@"$(PY)" paper/build.py compare $(NAME)
+
+site: $(ENV) ## write the stored results, live or else published, as static pages to paper/site
+	@"$(PY)" paper/build.py site $(NAME)
 
 publish: $(ENV) ## copy a finished run to paper/published/<profile>
 	@"$(PY)" paper/build.py publish $(NAME)

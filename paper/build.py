@@ -1,12 +1,20 @@
-"""Typeset the manuscript from stored results, and publish a finished run: python paper/build.py pdf|publish PROFILE."""
+"""What is made of stored results: python paper/build.py pdf|publish|compare|site PROFILE.
+
+The PDF; the published copy of a finished run, with its cards and the README's section; whether a live run agrees with
+the published one; static pages.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import compare as comparison
+import pages
+import pandas as pd
 import typst
 
 from plankton_study import report
@@ -71,20 +79,76 @@ def publish(name: str) -> Path:
     beside = target.with_name(f".{name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf"))
+    for card in pages.CARDS:
+        (beside / f"{card}.md").write_text(pages.card(beside, card), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     beside.replace(target)
     _typeset(target, name)  # anew: the live PDF says that it is not published
+    readme = ROOT / "README.md"
+    readme.write_text(_with_results(readme.read_text(encoding="utf-8"), name), encoding="utf-8")
     return target
 
 
+def _with_results(readme: str, name: str) -> str:
+    """Return the README with its section on results, if it is of this published profile, made anew."""
+    start, end = f"<!-- results: {name} -->", "<!-- /results -->"
+    return re.sub(f"{start}.*?{end}", lambda _: f"{start}\n\n{results_section(name)}\n\n{end}", readme, flags=re.S)
+
+
+def results_section(name: str) -> str:
+    """Return what the README says of a published run: its main figure and its main table."""
+    folder = ROOT / "paper" / "published" / name
+    numbers = {p.stem: json.loads(p.read_text(encoding="utf-8"))["text"] for p in (folder / "numbers").glob("*.json")}
+    seen = pages.caption(folder, "figure", "layers_and_noise")
+    banner = (
+        f" {report.SYNTHETIC.capitalize()}: no finding."
+        if report.SYNTHETIC in pages.caption(folder, "table", "ledger")
+        else ""
+    )
+    both = []
+    for setting in ("balanced", "natural"):
+        table = pd.read_csv(folder / "tables" / f"{setting}.csv", dtype=str, keep_default_na=False)
+        table = table[table["head"] == "linear"].set_index(["encoder", "learnt from"])
+        both.append(table["macro-F1 (%)"].rename(f"macro-F1, {setting} classes (%)"))
+    table = pd.concat(both, axis=1).reset_index()
+    return f"""![{seen}](paper/published/{name}/figures/layers_and_noise.png)
+
+*{seen} Rows are layers in order of execution.{banner}*
+
+Published run: {numbers["run_size"]}. Linear probes on test images, 95 % intervals; each encoder's layer (and timestep)
+was chosen on validation images. Rules of the claims, by this run alone: {numbers["ledger_summary"]}.
+
+{pages.markdown_table(table)}"""
+
+
+def site(name: str) -> Path:
+    """Write a profile's stored results as static pages to paper/site/; return the front page."""
+    return pages.build(stored(name), ROOT / "paper" / "site")
+
+
+def compare(name: str) -> str:
+    """Return which published numbers a live run does not give again.
+
+    Raises:
+        StudyError: there is nothing to compare, or a number does not hold.
+    """
+    published, live = (ROOT / "paper" / kind / name for kind in ("published", "results"))
+    table = comparison.agreement(published, live)
+    text = comparison.summary(table)
+    if table["verdict"].isin(comparison.JUDGED).any():
+        raise StudyError(text)
+    return text
+
+
 def main(arguments: list[str]) -> int:
-    """Run `python paper/build.py pdf|publish NAME`."""
-    actions = {"pdf": pdf, "publish": publish}
+    """Run `python paper/build.py ACTION NAME`."""
+    actions = {"pdf": pdf, "publish": publish, "compare": compare, "site": site}
     if len(arguments) != 2 or arguments[0] not in actions:
-        print("usage: python paper/build.py pdf|publish PROFILE", file=sys.stderr)
+        print(f"usage: python paper/build.py {'|'.join(actions)} PROFILE", file=sys.stderr)
         return 2
     try:
-        print(actions[arguments[0]](arguments[1]).relative_to(ROOT))
+        done = actions[arguments[0]](arguments[1])
+        print(done.relative_to(ROOT) if isinstance(done, Path) else done)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -108,9 +108,8 @@ def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> 
     images = splits.collection.images
 
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
-    train.fit(
-        study, folder, unet, step_loss(scheduler), images, splits["pool"], train.budget(study, splits), name, held_out
-    )
+    loss, seen = step_loss(scheduler), train.budget(study, splits)
+    train.fit(study, folder, unet, loss, images, splits["pool"], seen, name, held_out)
     if not study.team.is_main_process:
         return
     unseen = train.to_model(images[held_out], study.device)

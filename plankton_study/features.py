@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -248,14 +249,17 @@ def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, 
                     shape = (len(rows), widths[cell.layer])
                     np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, shape)
             team.wait_for_everyone()
-            files = {cell: np.load(folder / f"{cell}.npy", mmap_mode="r+") for cell in cells}
-            for start in range(batch * team.process_index, len(rows), batch * team.num_processes):
-                part = rows[start : start + batch]
-                for cell, found in encoder.encode(images.images[part], list(ids[part]), cells).items():
-                    files[cell][start : start + len(part)] = found
-                bar.update(len(part) * team.num_processes)
-            for array in files.values():
-                array.flush()
+            with ExitStack() as opened:  # plain files: several nodes may write to one, if not through memory maps
+                files = {cell: opened.enter_context(open(folder / f"{cell}.npy", "r+b")) for cell in cells}
+                for start in range(batch * team.process_index, len(rows), batch * team.num_processes):
+                    part = rows[start : start + batch]
+                    for cell, found in encoder.encode(images.images[part], list(ids[part]), cells).items():
+                        files[cell].seek(-4 * widths[cell.layer] * (len(rows) - start), os.SEEK_END)
+                        files[cell].write(np.asarray(found, np.float32).tobytes())
+                    bar.update(len(part) * team.num_processes)
+                for file in files.values():
+                    file.flush()
+                    os.fsync(file.fileno())
             team.wait_for_everyone()
             finished.append(timestep)
             if team.is_main_process:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 
 class Estimate(NamedTuple):
@@ -41,10 +42,13 @@ def scores(
     present, true = np.unique(truth, return_inverse=True)
     at = np.searchsorted(present, predicted).clip(max=len(present) - 1)
     guessed = np.where(present[at] == predicted, at, len(present))  # the last column: taxa absent from the truth
-    columns = np.arange(len(present) + 1)
-    is_true, is_guessed = true[:, None] == columns, guessed[:, None] == columns
-    hits, support, named = (weights @ m.astype(float) for m in (is_true & is_guessed, is_true, is_guessed))
-    hits, support, named = hits[:, :-1], support[:, :-1], named[:, :-1]
+
+    def total(column: np.ndarray, counts: np.ndarray) -> np.ndarray:  # (D, taxa)
+        entries = counts.astype(float), column, np.arange(len(column) + 1)
+        return (weights @ csr_array(entries, shape=(len(column), len(present) + 1)))[:, :-1]
+
+    every = np.ones(len(truth), bool)
+    hits, support, named = total(true, true == guessed), total(true, every), total(guessed, every)
     judged = (support > 0) & (np.isin(present, taxa) if taxa is not None else True)
     with np.errstate(invalid="ignore", divide="ignore"):  # a taxon may be missing from a bootstrap draw
         f1, recall = (np.where(judged, x, 0) for x in (2 * hits / (support + named), hits / support))

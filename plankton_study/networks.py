@@ -62,15 +62,8 @@ def to_map(output: Any) -> torch.Tensor:
 def build_resnet(profile: Profile) -> ResNetModel:
     """Return an untrained ResNet of basic blocks for one grey channel, its stem a 3 x 3 convolution of stride 1."""
     widths = profile.resnet.widths
-    config = ResNetConfig(
-        num_channels=1,
-        embedding_size=widths[0],
-        hidden_sizes=list(widths),
-        depths=list(profile.resnet.depths),
-        layer_type="basic",
-        downsample_in_first_stage=False,
-    )
-    resnet = ResNetModel(config)
+    shape = {"embedding_size": widths[0], "hidden_sizes": list(widths), "depths": list(profile.resnet.depths)}
+    resnet = ResNetModel(ResNetConfig(num_channels=1, layer_type="basic", downsample_in_first_stage=False, **shape))
     resnet.embedder.embedder.convolution = torch.nn.Conv2d(1, widths[0], 3, padding=1, bias=False)
     torch.nn.init.kaiming_normal_(resnet.embedder.embedder.convolution.weight, mode="fan_out", nonlinearity="relu")
     resnet.embedder.pooler = torch.nn.Identity()
@@ -86,16 +79,10 @@ def build_vit(profile: Profile) -> ViTModel:
 def build_mae(profile: Profile, mask: float) -> ViTMAEForPreTraining:
     """Return an untrained masked autoencoder (He et al. 2022) that hides the share `mask` of the patches."""
     vit = profile.vit
-    config = ViTMAEConfig(
-        **_vit(vit, profile.images.size),
-        decoder_hidden_size=vit.decoder_width,
-        decoder_num_hidden_layers=vit.decoder_depth,
-        decoder_num_attention_heads=vit.heads,
-        decoder_intermediate_size=4 * vit.decoder_width,
-        mask_ratio=mask,
-        norm_pix_loss=vit.normalise_patches,
-    )
-    mae = ViTMAEForPreTraining(config)
+    shape = _vit(vit, profile.images.size)
+    shape |= {"decoder_hidden_size": vit.decoder_width, "decoder_num_hidden_layers": vit.decoder_depth}
+    shape |= {"decoder_num_attention_heads": vit.heads, "decoder_intermediate_size": 4 * vit.decoder_width}
+    mae = ViTMAEForPreTraining(ViTMAEConfig(**shape, mask_ratio=mask, norm_pix_loss=vit.normalise_patches))
     embeddings = mae.vit.embeddings
     # transformers 5.23 takes these for initialised and leaves every position at zero: nothing could be learnt from it
     embeddings.patch_embeddings.projection._is_hf_initialized = False
@@ -105,13 +92,7 @@ def build_mae(profile: Profile, mask: float) -> ViTMAEForPreTraining:
 
 
 def _vit(vit: ViT, size: int) -> dict[str, float]:
-    return {
-        "initializer_range": vit.width**-0.5,  # the default, 0.02, is made for wider networks: narrow ones hardly start
-        "image_size": size,
-        "patch_size": vit.patch,
-        "num_channels": 1,
-        "hidden_size": vit.width,
-        "num_hidden_layers": vit.depth,
-        "num_attention_heads": vit.heads,
-        "intermediate_size": 4 * vit.width,
-    }
+    shape = {"image_size": size, "patch_size": vit.patch, "num_channels": 1, "hidden_size": vit.width}
+    shape |= {"num_hidden_layers": vit.depth, "num_attention_heads": vit.heads, "intermediate_size": 4 * vit.width}
+    # the default, 0.02, is made for wider networks: narrow ones hardly start
+    return shape | {"initializer_range": vit.width**-0.5}

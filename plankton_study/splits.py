@@ -199,7 +199,7 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
 
     # Unit vectors of this correlation lie so near each other, and their projections on any axes at least as near. Only
     # such pairs are compared: few among images of many kinds, all of them at worst.
-    reach, sample = (2 - 2 * correlation) ** 0.5 + 1e-4, unit(others[:4096])
+    reach, sample = (2 - 2 * correlation) ** 0.5 + 1e-4, unit(others[:1024])
     axes = pca_lowrank(sample, min(12, *sample.shape))[2]
     placed = [cat([unit(part) @ axes for part in np.split(of, range(1024, len(of), 1024))]) for of in (rows, others)]
     tree, found = KDTree(placed[1]), [np.zeros(0, bool)]

@@ -178,9 +178,8 @@ def fit(
         raise StudyError(f"{what}: {team.num_processes} processes cannot share batches of {config.batch_size} images")
     to_device(model, config.precision, study.device).train()
     average = EMAModel(model.parameters(), decay=config.ema, foreach=True)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimiser = torch.optim.AdamW(model.parameters(), **rates, fused=True)
     checkpoint = folder / "checkpoint.pt"
     for half in folder.glob(".checkpoint.pt.*") if team.is_main_process else ():  # of a run that was killed
         half.unlink()
@@ -260,11 +259,9 @@ def fit(
         return
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "images_seen": steps * config.batch_size}
-    cost |= {
-        "batch_size": config.batch_size,
-        "flops": counter.get_total_flops() * team.num_processes / config.batch_size,
-    }
-    write_json(folder / "cost.json", cost | {"seconds": round(time.monotonic() - started, 1)})
+    cost |= {"batch_size": config.batch_size, "seconds": round(time.monotonic() - started, 1)}
+    cost["flops"] = counter.get_total_flops() * team.num_processes / config.batch_size
+    write_json(folder / "cost.json", cost)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -215,3 +215,23 @@ def test_a_damaged_parquet_is_one_sentence(tmp_path):
     with pytest.raises(StudyError, match="could not be loaded") as error:
         readers.read_hub(tmp_path / "hub", sources.entry("whoi"))
     assert "\n" not in str(error.value)
+
+
+def test_a_row_without_an_image_is_refused(ecotaxa):
+    file = ecotaxa / "ecotaxa_export.tsv"
+    file.write_text(file.read_text() + "\no12\t\tBar\t20210601\t100507\tnet0")
+    with pytest.raises(StudyError, match="no image in its data row 13"):
+        readers.read_table(ecotaxa, sources.entry("mine", ECOTAXA))
+
+
+def test_folders_are_read_one_after_the_other_and_sorted(tmp_path):
+    names = ["a b/1.png", "a/2.png", "a/deep/1.png", "a/10.png", "a-b/1.png", "A/1.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        draw("disc", np.random.default_rng(0)).save(tmp_path / name)
+    records, read = readers.read_folder(tmp_path, sources.entry("mine", {}))
+    assert list(records["id"]) == [str(p.relative_to(tmp_path)) for p in sorted(tmp_path / name for name in names)]
+    assert read(2) == (tmp_path / records["id"][2]).read_bytes()
+    before = read.fingerprint
+    draw("bar", np.random.default_rng(1)).save(tmp_path / "a/2.png")
+    assert readers.read_folder(tmp_path, sources.entry("mine", {}))[1].fingerprint != before

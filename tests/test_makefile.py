@@ -130,6 +130,16 @@ def test_one_notebook_and_what_it_needs(tree):
     assert tree.ran("notebooks") == [name for name in ALL[2:] if name != "paper.pdf"]
 
 
+def test_a_notebook_of_ones_own_joins_the_graph(built):
+    built.write("notebooks/11_sizes.ipynb", "")
+    assert built.ran("11_sizes") == ["11_sizes.ipynb"]
+    assert built.ran("paper") == outputs("10")  # the last one looks whether everything is there
+    built.age()
+    (built.root / "plankton_study/shift.py").touch()
+    assert "11_sizes.ipynb" in built.ran("paper") and built.ran("paper") == []
+    assert "11_sizes" in built.make("help").stdout
+
+
 def test_profiles_share_no_results_and_follow_their_parents(built):
     assert built.ran("paper", "PROFILE=smoke") == ALL
     assert built.ran("paper") == []

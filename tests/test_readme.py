@@ -29,6 +29,16 @@ def test_every_profile_shown_is_valid(number, tmp_path):
     read_profile(str(tmp_path / "mine.toml"))
 
 
+def test_another_question_is_one_more_notebook(shared, monkeypatch):
+    first, rest = (block for block in blocks("python") if "profile" in block and "ENCODERS" not in block)
+    monkeypatch.setenv("PLANKTON_PROFILE", str(Path(shared.cache).parent / "test.toml"))
+    names = {}
+    exec(first + rest, names)
+    assert names["table"]["images"].sum() == len(names["rows"]) and len(names["table"]) == 3
+    shown = (shared.results / "tables" / "sizes.csv").read_text(encoding="utf-8")
+    assert re.search(r'^small,"\d+\.\d \[\d+\.\d, \d+\.\d\]",\d+$', shown, re.M), shown
+
+
 def test_the_encoder_of_ones_own_is_probed(tmp_path):
     (code,) = [block for block in blocks("python") if "ENCODERS[" in block]
     env = {**os.environ, "PLANKTON_PROFILE": "smoke", "PLANKTON_CACHE": str(tmp_path), "PLANKTON_DATA": ""}

@@ -36,6 +36,12 @@ def shown(table):
     return pd.DataFrame({**columns, "met": met})
 
 
+def markdown(table) -> str:
+    """Return a table for the README."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
 def figure(table, about, file: Path) -> None:
     """Draw the ratios, and time and memory over the number of images."""
     import matplotlib.pyplot as plt
@@ -77,6 +83,7 @@ def main() -> None:
         print(f"{section} …", flush=True)
         rows += run(section)
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
+    import archive
     import pandas as pd
 
     from plankton_study import report, study
@@ -95,11 +102,10 @@ def main() -> None:
     figure(table, about, HERE / f"{kind}.png")
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    lines = [
-        "| " + " | ".join(map(str, r)) + " |" for r in [text.columns, ["---"] * len(text.columns), *text.to_numpy()]
-    ]
     facts = f"{s.threads} threads, {entry['provenance']['processor']}, {os.uname().sysname}"
-    new = f"{START}\n\nMeasured with {facts}; medians and range of the rounds.\n\n" + "\n".join(lines) + f"\n\n{END}"
+    new = f"{START}\n\nMeasured with {facts}; medians and range of the rounds.\n\n{markdown(text)}\n\n"
+    new += f"**{archive.IMAGES:,} images**, as many as WHOI-Plankton has, would cost this machine, by these rates:\n\n"
+    new += f"{markdown(archive.costs(about))}\n\n{END}"
     readme.write_text(re.sub(f"{START}.*{END}", lambda _: new, old, flags=re.S), encoding="utf-8")
 
 

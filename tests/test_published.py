@@ -1,0 +1,164 @@
+"""What is made of stored results: agreement with a published run, static pages, cards, the README's section."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "paper" / "published" / "demo"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """Import build.py, compare.py and pages.py, which lie beside the manuscript."""
+    monkeypatch.syspath_prepend(str(ROOT / "paper"))
+    for name in ("build", "compare", "pages"):
+        sys.modules.pop(name, None)
+    import build
+
+    yield build
+    for name in ("build", "compare", "pages"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def live(tmp_path):
+    for kind in ("numbers", "tables", "provenance"):
+        shutil.copytree(PUBLISHED / kind, tmp_path / "demo" / kind)
+    return tmp_path / "demo"
+
+
+# --- compare
+
+
+def test_a_run_agrees_with_itself(paper, live):
+    table = paper.comparison.agreement(PUBLISHED, live)
+    assert (table["verdict"] == "same").all() and len(table) > 1000 and table["what"].is_unique
+    assert "all published numbers hold" in paper.comparison.summary(table)
+
+
+@pytest.mark.parametrize(
+    ("published", "now", "verdict"),
+    [
+        ("64.2 [58.6, 69.4]", "64.2 [58.6, 69.4]", "same"),
+        ("64.2 [58.6, 69.4]", "60.0 [50.0, 63.0]", "agrees"),
+        ("64.2 [58.6, 69.4]", "58.0 [50.0, 66.0]", "agrees"),  # the published value lies in the live interval
+        ("64.2 [58.6, 69.4]", "58.0 [55.0, 61.0]", "differs"),
+        ("-7.0 [-15.4, 1.1]", "+2.0 [-9.0, 3.0]", "agrees"),
+        ("-7.0 [-9.4, -5.1] points to ResNet", "-2.0 [-4.0, 1.0] points to ResNet", "differs"),
+        ("61.0 ± 2.7", "56.0 ± 2.0", "agrees"),
+        ("61.0 ± 2.7", "54.0 ± 2.0", "differs"),
+        ("flat", "still falling", "other choice"),
+        ("0.016", "0.020", "other choice"),
+    ],
+)
+def test_the_rule_of_agreement(paper, published, now, verdict):
+    both = paper.comparison.parse(published), paper.comparison.parse(now)
+    assert paper.comparison.verdict(*both) == verdict
+
+
+def test_a_number_that_does_not_hold_is_found_and_fails(paper, live, monkeypatch, capsys):
+    path = live / "numbers" / "best_accuracy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"value": 0.1, "low": 0.05, "high": 0.2, "text": "10"}))
+    counts = live / "numbers" / "taxa.json"
+    counts.write_text(json.dumps(json.loads(counts.read_text()) | {"value": 17, "text": "17"}))
+    (live / "numbers" / "cells.json").unlink()
+    table = live / "tables" / "balanced.csv"
+    table.write_text(re.sub(r"^diffusion,.*", "", table.read_text(), count=1, flags=re.M))
+    found = paper.comparison.agreement(PUBLISHED, live).set_index("what")["verdict"]
+    assert found["number best_accuracy"] == found["number taxa"] == "differs"
+    assert found["number cells"] == found["table balanced, diffusion, diffusion, linear, accuracy (%)"] == "missing"
+    assert sum(found != "same") == 6
+    monkeypatch.setattr(
+        paper.comparison, "agreement", lambda *_: found.rename("verdict").reset_index().assign(published="", live="")
+    )
+    assert paper.main(["compare", "demo"]) == 1
+    assert "6 published numbers do not hold" in capsys.readouterr().err
+
+
+def test_runs_of_other_profiles_are_not_compared(paper, live):
+    for path in (live / "provenance").glob("number_*.json"):
+        entry = json.loads(path.read_text())
+        path.write_text(json.dumps(entry | {"provenance": entry["provenance"] | {"seed": 1}}))
+    with pytest.raises(paper.StudyError, match="another profile or seed"):
+        paper.comparison.agreement(PUBLISHED, live)
+    with pytest.raises(paper.StudyError, match="make paper PROFILE=absent"):
+        paper.comparison.agreement(PUBLISHED, live.with_name("absent"))
+
+
+# --- pages and cards
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    code = "import sys; sys.path.insert(0, 'paper'); import pages; from pathlib import Path; "
+    code += "print(pages.build(*map(Path, sys.argv[1:])))"
+    to = tmp_path_factory.mktemp("pages") / "site"
+    ran = subprocess.run([sys.executable, "-c", code, PUBLISHED, to], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return to
+
+
+def test_the_pages_need_nothing_from_outside(site):
+    names = {path.stem for path in site.glob("*.html")}
+    assert names >= {"index", "model_card", "data_card", *(p.stem for p in (ROOT / "notebooks").glob("[01]*.ipynb"))}
+    for path in site.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        fetched = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="([^"]*)"', text)
+        assert not [a for a in fetched if re.match(r"(https?:)?//", a)], path
+        assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", text), path
+        for link in re.findall(r'(?:src|href)="([^"#:]+)"', text):
+            assert (site / link).exists(), (path.name, link)
+
+
+def test_the_front_page_tells_the_claims_the_tables_and_how_to_cite(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    ledger = pd.read_csv(PUBLISHED / "tables" / "ledger.csv")
+    assert all(claim in text for claim in ledger["claim"])
+    assert text.count("<details>") >= 30 and "2601.13416" in text and "figures/layers_and_noise.png" in text
+    assert "Synthetic demonstration data" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_pages_are_readable_on_a_phone_and_in_the_dark(site, tmp_path, dark):
+    """Chromium lays them out 390 px wide: nothing sticks out sideways, text and ground differ in brightness."""
+    look = """<script>addEventListener("load", () => { for (const f of document.querySelectorAll("iframe")) {
+      const d = f.contentDocument, s = f.contentWindow.getComputedStyle(d.body);
+      const width = d.documentElement.scrollWidth;
+      document.body.append(`\\n@${f.name} ${width} ${s.color} ${s.backgroundColor}`) } })</script>"""
+    frames = [
+        f'<iframe name="{p.stem}" src="{p.as_uri()}" width="390" height="800"></iframe>' for p in site.glob("*.html")
+    ]
+    (tmp_path / "frames.html").write_text(f"<meta charset=utf-8>{look}{''.join(frames)}")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    flags += ["--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    ran = subprocess.run([CHROMIUM, *flags, str(tmp_path / "frames.html")], capture_output=True, text=True, timeout=120)
+    seen = re.findall(r"@(\w+) (\d+) rgb\((\d+).*?\) rgb\((\d+)", ran.stdout)
+    assert len(seen) == len(frames), ran.stderr[-2000:]
+    for name, width, ink, ground in seen:
+        assert int(width) <= 390, name
+        assert (int(ink) - int(ground) > 150) if dark else (int(ground) - int(ink) > 150), name
+
+
+def test_the_cards_say_what_the_run_says(paper):
+    model, data = (paper.pages.card(PUBLISHED, name) for name in paper.pages.CARDS)
+    best = json.loads((PUBLISHED / "numbers" / "best_accuracy.json").read_text())["text"]
+    assert best in model and "Synthetic demonstration data" in model
+    splits = pd.read_csv(PUBLISHED / "tables" / "splits.csv", dtype=str)
+    assert all(f"| {part} |" in data for part in splits["part"])
+
+
+def test_the_section_of_the_readme_is_that_of_the_published_run(paper):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"<!-- results: (\w+) -->", readme)
+    assert paper._with_results(readme, name) == readme and paper.results_section(name) in readme
+    assert paper._with_results(readme, "another") == readme
