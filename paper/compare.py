@@ -93,15 +93,17 @@ def agreement(published: Path, live: Path) -> pd.DataFrame:
         if not facts:
             raise StudyError(f"{folder} holds no results: run `make paper PROFILE={folder.name}` first")
         entry = json.loads(facts[0].read_text(encoding="utf-8"))["provenance"]
-        made.append((entry["config"], entry["seed"]))
-    if made[0] != made[1]:
+        made.append((entry["config"], entry["seed"], entry["device"], entry.get("instructions", "unknown")))
+    if made[0][:2] != made[1][:2]:
         raise StudyError(f"{live} was run with another profile or seed than {published}: nothing to compare")
     before, now = values(published), values(live)
     rows = [
         (what, shown.text, now[what].text if what in now else "", verdict(shown, now.get(what)))
         for what, shown in before.items()
     ]
-    return pd.DataFrame(rows, columns=["what", "published", "live", "verdict"])
+    table = pd.DataFrame(rows, columns=["what", "published", "live", "verdict"])
+    table.attrs["machines"] = [f"{device}, {instructions}" for *_, device, instructions in made]
+    return table
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -111,4 +113,8 @@ def summary(table: pd.DataFrame) -> str:
     judged = int(counts.reindex(JUDGED, fill_value=0).sum())
     said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
     whole = "all published numbers hold" if not judged else f"{judged} published numbers do not hold"
+    published, live = table.attrs.get("machines", ("", ""))
+    if published != live:
+        lines.append(f"published on another kind of machine ({published}) than this run's ({live}): training magnifies")
+        lines.append("what they round otherwise, and intervals over test images do not tell how much")
     return "\n".join([*lines, f"{len(table)} values ({said}): {whole}"])

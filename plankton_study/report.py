@@ -39,8 +39,11 @@ def montage(images: np.ndarray, columns: int) -> np.ndarray:
 
 def provenance(study: Study, inputs: Iterable[str] = ()) -> dict[str, Any]:
     """Return what a result belongs to: revision, profile and its hash, inputs' digests, versions, seed, machine."""
+    from torch.backends.cpu import get_cpu_capability
+
     run = {"profile": study.profile.name, "config": digest(study.profile.model_dump(mode="json")), "seed": study.seed}
     host = {"device": study.device, "threads": study.threads, "processor": platform.processor() or platform.machine()}
+    host["instructions"] = get_cpu_capability()  # numbers are the same to the digit where these are
     tools = {"python": platform.python_version(), "versions": {**VERSIONS, "matplotlib": version("matplotlib")}}
     seconds = round(time.monotonic() - STARTED, 1)
     return {**study.revision, **run, "inputs": sorted(inputs), **host, **tools, "seconds": seconds}
