@@ -10,11 +10,11 @@ NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 0
 OWN       := $(filter-out $(NOTEBOOKS),$(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb)))))
 NOTEBOOKS += $(OWN)
 
-# --- the profile: its file, those it extends, its folder of results -------------------------------------------
+# --- the profile: its file, those it extends, its folder of results (each seed but 0 has one of its own) -------------------------------------------
 
 PROFILES     := plankton_study/profiles
 PROFILE_FILE := $(if $(filter %.toml,$(PROFILE)),$(PROFILE),$(PROFILES)/$(PROFILE).toml)
-NAME         := $(basename $(notdir $(PROFILE_FILE)))
+NAME         := $(basename $(notdir $(PROFILE_FILE)))$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 RESULTS      := paper/results/$(NAME)
 DONE         := $(RESULTS)/notebooks
 
@@ -108,8 +108,8 @@ $(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED))
 $(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV)
 	@PLANKTON_THREADS=$(PLANKTON_THREADS) "$(PY)" notebooks/execute.py $< $@ --profile "$(PROFILE)" --seed $(SEED)
 
-# Results of another seed or other data are out of date, although no file is newer. No DATA accepts any.
-SETTINGS := profile=$(PLANKTON_PROFILE);seed=$(SEED);$(if $(DATA),data=$(PLANKTON_DATA);)
+# Results of other data are out of date, although no file is newer. No DATA accepts any.
+SETTINGS := profile=$(PLANKTON_PROFILE);$(if $(DATA),data=$(PLANKTON_DATA);)
 ifeq ($(findstring $(SETTINGS),$(shell cat $(RESULTS)/.settings 2>/dev/null)),)
 $(RESULTS)/.settings: FORCE
 endif
@@ -140,7 +140,7 @@ $(NOTEBOOKS): %: $(DONE)/%.ipynb
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  make 01_data      run one notebook and what it needs; likewise: $(wordlist 2,99,$(NOTEBOOKS))"
-	@echo "Settings: PROFILE=$(PROFILE) (or $(filter-out $(NAME),$(sort $(basename $(notdir $(wildcard $(PROFILES)/*.toml))))), or path/to/my.toml)"
+	@echo "Settings: PROFILE=$(PROFILE) (or $(filter-out $(PROFILE),$(sort $(basename $(notdir $(wildcard $(PROFILES)/*.toml))))), or path/to/my.toml)"
 	@echo "          SEED=$(SEED)  DATA=folder of data sets  PYTHON=$(PYTHON)  PY=interpreter to use as it is"
 
 env: $(ENV) ## make the environment (.venv), unless an active one holds every pin

@@ -54,6 +54,8 @@ def _typeset(folder: Path, name: str) -> Path:
 def publish(name: str) -> Path:
     """Copy a finished, complete run to paper/published/; return the folder.
 
+    Of another seed than 0, whose numbers are joined with those of seed 0, only tables and numbers are copied.
+
     Raises:
         StudyError: a cited result is missing or belongs to another run, or a notebook has not been executed.
     """
@@ -78,11 +80,15 @@ def publish(name: str) -> Path:
     target = ROOT / "paper" / "published" / name
     beside = target.with_name(f".{name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf"))
-    for card in pages.CARDS:
+    other_seed = re.search(r"-seed\d+$", name)
+    bulk = ("figures", "notebooks") if other_seed else ()
+    shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf", *bulk))
+    for card in pages.CARDS if not other_seed else ():
         (beside / f"{card}.md").write_text(pages.card(beside, card), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     beside.replace(target)
+    if other_seed:
+        return target
     _typeset(target, name)  # anew: the live PDF says that it is not published
     readme = ROOT / "README.md"
     readme.write_text(_with_results(readme.read_text(encoding="utf-8"), name), encoding="utf-8")
@@ -116,7 +122,7 @@ def results_section(name: str) -> str:
 *{seen} Rows are layers in order of execution.{banner}*
 
 Published run: {numbers["run_size"]}. Linear probes on test images, 95 % intervals; each encoder's layer (and timestep)
-was chosen on validation images. Rules of the claims, by this run alone: {numbers["ledger_summary"]}.
+was chosen on validation images. Rules of the claims, {numbers["ledger_seeds"]}: {numbers["ledger_summary"]}.
 
 {pages.markdown_table(table)}"""
 

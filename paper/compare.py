@@ -21,8 +21,8 @@ INTERVAL = re.compile(r"([+-]?[\d.]+)(?: points)? \[(-?[\d.]+), (-?[\d.]+)\]")
 NUMERIC = r"[+-]?\d[\d.,]*(%| ±.*| .*\[.*)?"
 SPREAD = re.compile(r"([+-]?[\d.]+) ± ([\d.]+)")
 OF_THE_MACHINE = {"seconds", "device"}  # columns
-# rows that are themselves chosen, or a spread that is not over images
-SKIPPED = {"origin", "daily", "near_best", "cluster_all", "cluster_split", "cluster_merged"}
+# rows that are themselves chosen, a spread that is not over images, what other tables say too
+SKIPPED = {"origin", "daily", "near_best", "cluster_all", "cluster_split", "cluster_merged", "claims", "seeds"}
 JUDGED = ("differs", "missing")
 
 

@@ -130,5 +130,4 @@ def family(study: Study, name: str) -> str:
 
 def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
     """Return the encoder of a family whose selected probe, the one that is tested, has the best validation macro-F1."""
-    names = [name for name in results if family(study, name) == learnt_from]
-    return max(names, key=lambda name: results[name].validation["macro_f1"])
+    return max((n for n in results if family(study, n) == learnt_from), key=lambda n: results[n].validation["macro_f1"])

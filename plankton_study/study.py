@@ -30,8 +30,8 @@ class Study:
 
     @property
     def results(self) -> Path:
-        """The folder of this profile's live results."""
-        return ROOT / "paper" / "results" / self.profile.name
+        """The folder of the live results of this profile and seed."""
+        return ROOT / "paper" / "results" / f"{self.profile.name}{f'-seed{self.seed}' if self.seed else ''}"
 
     @cached_property
     def device(self) -> str:

@@ -167,9 +167,10 @@ def test_profiles_that_extend_each_other_do_not_hang(tree):
     assert tree.ran("paper") == ALL
 
 
-def test_another_seed_or_other_data_make_results_out_of_date(built):
+def test_another_seed_has_results_of_its_own_and_other_data_make_them_out_of_date(built):
     assert built.ran("paper", "SEED=1") == ALL
-    assert built.ran("paper", "SEED=1") == []
+    assert built.ran("paper", "SEED=1") == [] == built.ran("paper")
+    assert (built.root / "paper/results/demo-seed1/paper.pdf").exists()
     assert built.ran("paper", "SEED=1", "DATA=plankton_study") == ALL
     assert built.ran("paper", "SEED=1", "DATA=plankton_study") == []
     assert built.ran("paper", "SEED=1") == []  # no DATA: whatever the results were made from

@@ -1,13 +1,20 @@
 """Notebooks: their skeleton, and that a checked cell really is checked."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
+
+from plankton_study import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -43,6 +50,45 @@ def test_checked_cells_are_committed_with_their_output_and_others_without(path):
             assert bool(cell.outputs) == (tags >= CHECKED), cell.source
             checked += tags >= CHECKED
     assert checked >= 1
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_seeds_are_joined_in_the_ledger(tmp_path, published):
+    """Cells of 10 on three runs: means over seeds, intervals with the chance of training, rules applied to both."""
+    place = ["", "balanced", "balanced", "natural", "natural"]
+    claim = ["16 × 16 maps are best", *2 * ["competitive with supervised", "better than self-supervised"]]
+    rival = ["all other maps", "ResNet", "MAE", "ResNet", "MAE"]
+    for seed, values in {
+        0: [1, 0.02, 0.10, -0.1, 0.1],
+        1: [1, 0.02, 0.12, 0.1, 0.1],
+        2: [0.5, 0.02, 0.14, 0.0, 0.1],
+    }.items():
+        kind = "published" if published and seed else "results"
+        folder = tmp_path / kind / ("x" if not seed else f"x-seed{seed}")
+        (folder / "tables").mkdir(parents=True)
+        (folder / "provenance").mkdir()
+        table = pd.DataFrame({"claim": claim, "place": place, "rival": rival, "value": values})
+        table["low"], table["high"], table["p"] = table["value"] - 0.03, table["value"] + 0.03, 0.01
+        table.to_csv(folder / "tables" / "claims.csv", index=False)
+        made = {"provenance": {"config": "c", "seed": seed}}
+        (folder / "provenance" / "table_claims.json").write_text(json.dumps(made))
+    profile = SimpleNamespace(name="x", synthetic=False, images=SimpleNamespace(size=64))
+    names = {"s": SimpleNamespace(seed=0, results=tmp_path / "results" / "x", profile=profile)}
+    names |= {"report": SimpleNamespace(provenance=lambda s: {"config": "c"}), "metrics": metrics}
+    names |= {"pd": pd, "np": np, "json": json, "t": stats.t, "norm": stats.norm}
+    for cell in nbformat.read(ROOT / "notebooks" / "10_claims.ipynb", 4).cells:
+        if cell.id in ("10-21", "10-22", "10-27", "10-23"):
+            exec(cell.source, names)
+    assert sorted(names["runs"]) == [0, 1, 2] and names["seeds"] == "3 training seeds"
+    better = names["joined"].loc[("better than self-supervised", "balanced", "MAE")]
+    reach = np.hypot(0.03, stats.t.ppf(0.975, 2) * 0.02 / 3**0.5)
+    np.testing.assert_allclose(better[["value", "low", "high"]].astype(float), [0.12, 0.12 - reach, 0.12 + reach])
+    words = {(row[0], row[1]): row[3] for row in names["rows"]}
+    assert words["16 × 16 maps are best", ""] == "undecided"  # one seed has other maps too
+    assert words["competitive with supervised", "balanced"] == "met"  # the seeds agree
+    assert words["competitive with supervised", "natural"] == "undecided"  # they do not
+    assert words["better than self-supervised", "balanced"] == words["better than self-supervised", "natural"] == "met"
+    assert {row[4] for row in names["rows"][:-1]} == {""}  # nothing speaks against a verdict
 
 
 def test_a_planted_wrong_value_fails(tmp_path):
