@@ -1,5 +1,7 @@
 """Reading features: the same numbers as a plain full pass, whatever the batch, and hooks that vanish."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -181,6 +183,23 @@ def test_bfloat16_stays_close_to_float32(unet, images):
     for cell, value in exact.encode(images, ids, exact.cells).items():
         error = np.abs(fast.encode(images, ids, fast.cells)[cell] - value).mean() / np.abs(value).mean()
         assert error < 0.03
+
+
+def test_the_layout_in_memory_is_chosen_by_precision_and_does_not_move_features(unet, images, shared):
+    def weights(model):
+        return model.mid_block.resnets[0].conv1.weight
+
+    plain, last = (train.to_device(copy.deepcopy(unet), precision, "cpu") for precision in ("bfloat16", "float32"))
+    assert weights(plain).is_contiguous() and not weights(last).is_contiguous()
+    assert weights(last).is_contiguous(memory_format=torch.channels_last)
+    resnet = train.to_device(networks.build_resnet(shared.profile), "bfloat16", "cpu")  # it has no group norm
+    kernel = next(m.weight for m in resnet.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    readers, ids = (encoder(plain), encoder(last)), [str(i) for i in range(10)]
+    readers[0].model.to(memory_format=torch.contiguous_format)
+    found = [reader.encode(images, ids, reader.cells) for reader in readers]
+    for cell in readers[0].cells:
+        np.testing.assert_allclose(found[0][cell], found[1][cell], atol=2e-5)
 
 
 # --- the bank

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "paper" / "published" / "demo"
@@ -162,3 +165,21 @@ def test_the_section_of_the_readme_is_that_of_the_published_run(paper):
     (name,) = re.findall(r"<!-- results: (\w+) -->", readme)
     assert paper._with_results(readme, name) == readme and paper.results_section(name) in readme
     assert paper._with_results(readme, "another") == readme
+
+
+def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
+    shutil.copytree(PUBLISHED / "figures", tmp_path / "figures")
+    shutil.copytree(PUBLISHED / "notebooks", tmp_path / "notebooks")
+    for file in tmp_path.glob("figures/*.png"):  # as a run leaves them: 24 bits and alpha
+        Image.open(file).convert("RGBA").save(file)
+    before = {
+        file: (len(file.read_bytes()), np.asarray(Image.open(file).convert("RGB"), int))
+        for file in tmp_path.glob("figures/*.png")
+    }
+    paper._shrink(tmp_path)
+    for file, (size, pixels) in before.items():
+        assert len(file.read_bytes()) < size
+        away = np.abs(np.asarray(Image.open(file).convert("RGB"), int) - pixels)
+        assert away.mean() < 2, file
+    for file in tmp_path.glob("notebooks/*.ipynb"):
+        nbformat.validate(nbformat.read(file, 4))

@@ -172,7 +172,7 @@ def doublings() -> list[dict]:
     return rows
 
 
-def processes(rounds: int = 3) -> list[dict]:
+def processes(rounds: int = 2) -> list[dict]:
     """Return how much faster two processes of one thread extract and train than one, in turn."""
     seconds: dict[tuple[str, int], list[float]] = {}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
