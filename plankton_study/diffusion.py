@@ -176,7 +176,7 @@ def load(folder: Path, size: int, device: str = "cpu") -> tuple[UNet2DModel, DDP
         raise StudyError(f"{why}: correct unet.pretrained, or empty the cache") from None
     if size % 2 ** (len(unet.config.block_out_channels) - 1):
         raise StudyError(f"images of {size} px cannot pass the model in {folder}: choose another images.size")
-    return unet.to(device).eval().requires_grad_(False), scheduler
+    return train.to_device(unet, "auto", device).eval().requires_grad_(False), scheduler
 
 
 def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

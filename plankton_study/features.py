@@ -254,7 +254,9 @@ def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, 
                 for start in range(batch * team.process_index, len(rows), batch * team.num_processes):
                     part = rows[start : start + batch]
                     for cell, found in encoder.encode(images.images[part], list(ids[part]), cells).items():
-                        files[cell].seek(-4 * widths[cell.layer] * (len(rows) - start), os.SEEK_END)
+                        if found.shape != (shape := (len(part), widths[cell.layer])):
+                            raise StudyError(f"{encoder.name} gave {found.shape} features at {cell}, not {shape}")
+                        files[cell].seek(-4 * shape[1] * (len(rows) - start), os.SEEK_END)
                         files[cell].write(np.asarray(found, np.float32).tobytes())
                     bar.update(len(part) * team.num_processes)
                 for file in files.values():

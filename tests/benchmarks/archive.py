@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plankton_study import diffusion, encoders
@@ -32,7 +33,7 @@ def costs(about: dict[str, dict]) -> pd.DataFrame:
         unet = diffusion.build_unet(profile.unet, size, 0)
         encoder = encoders.DiffusionEncoder(name, unet, diffusion.build_scheduler(profile.noise), settings)
         x = torch.zeros(1, 1, size, size)
-        with FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # counted as in `train.fit`
             unet.train().requires_grad_(True)(x, 0).sample.sum().backward()
         training_flops = IMAGES * counter.get_total_flops()
         images = np.zeros((1, size, size), np.uint8)
