@@ -10,7 +10,7 @@ NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 0
 OWN       := $(filter-out $(NOTEBOOKS),$(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb)))))
 NOTEBOOKS += $(OWN)
 
-# --- the profile: its file, those it extends, its folder of results (each seed but 0 has one of its own) -------------------------------------------
+# --- the profile: its file, those it extends, its folder of results; each seed but 0 has a folder of its own -------------------------------------------
 
 PROFILES     := plankton_study/profiles
 PROFILE_FILE := $(if $(filter %.toml,$(PROFILE)),$(PROFILE),$(PROFILES)/$(PROFILE).toml)
@@ -20,6 +20,9 @@ DONE         := $(RESULTS)/notebooks
 
 ifneq ($(words $(PROFILE)),1)
 $(error PROFILE='$(PROFILE)' is not one word: make cannot follow a path with spaces, so rename or move that file)
+endif
+ifneq ($(shell printf '%s' '$(SEED)' | grep -xE '0|[1-9][0-9]*'),$(SEED))
+$(error SEED=$(SEED) is not a whole number without leading zeros)
 endif
 ifeq ($(wildcard $(PROFILE_FILE)),)
 $(error PROFILE=$(PROFILE): there is no file $(PROFILE_FILE); give one of \
@@ -85,6 +88,9 @@ PLANKTON_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1
 .PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf compare site publish strip outputs pins \
         clean clean-cache clean-env clean-all FORCE
 
+# The ledger of seed 0 joins all seeds, so their results are among what it is made of.
+OTHER_SEEDS := $(if $(filter 0,$(SEED)),$(wildcard $(foreach k,results published,paper/$(k)/$(NAME)-seed*/tables/claims.csv)))
+
 EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
 modules   = $(patsubst %,plankton_study/%.py,$(1))
 
@@ -102,7 +108,7 @@ $(DONE)/09_monitoring.ipynb: $(DONE)/06_shift.ipynb $(call modules,monitoring)
 ifneq ($(OWN),) # notebooks of your own: after the encoders, and again when any module changes
 $(OWN:%=$(DONE)/%.ipynb): $(DONE)/05_long_tail.ipynb $(wildcard plankton_study/*.py)
 endif
-$(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED))
+$(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED)) $(OTHER_SEEDS)
 
 # New pins count as a change; the environment itself only has to be there.
 $(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV)

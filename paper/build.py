@@ -24,14 +24,16 @@ from PIL import Image
 from plankton_study import report
 from plankton_study.profile import ROOT, StudyError
 
+AGAIN = "run `make paper` with this PROFILE and SEED first"
+
 
 def stored(name: str) -> Path:
     """Return the folder of a profile's results: live ones if there are any, else the published ones."""
     for kind in ("results", "published"):
         folder = ROOT / "paper" / kind / name
-        if (folder / "provenance").is_dir():
+        if (folder / "figures").is_dir():  # of other seeds than 0 none are published
             return folder
-    raise StudyError(f"there are no results of the profile {name!r}: run `make paper PROFILE={name}` first")
+    raise StudyError(f"there are no results {name!r}: {AGAIN}")
 
 
 def pdf(name: str) -> Path:
@@ -64,27 +66,30 @@ def publish(name: str) -> Path:
         StudyError: a cited result is missing or belongs to another run, or a notebook has not been executed.
     """
     live = ROOT / "paper" / "results" / name
-    again = f"run `make paper PROFILE={name}` first"
     if not (live / "paper.pdf").is_file():
-        raise StudyError(f"{live} holds no finished run: {again}")
+        raise StudyError(f"{live} holds no finished run: {AGAIN}")
     books = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     if unrun := sorted(books - {path.stem for path in (live / "notebooks").glob("*.ipynb")}):
-        raise StudyError(f"{live} lacks the executed notebooks {', '.join(unrun)}: {again}")
+        raise StudyError(f"{live} lacks the executed notebooks {', '.join(unrun)}: {AGAIN}")
     made = {}
     for kind, result in report.cited():
         path = live / "provenance" / f"{kind}_{result}.json"
         if not path.is_file():
-            raise StudyError(f"{live} lacks the {kind} {result}: {again}")
+            raise StudyError(f"{live} lacks the {kind} {result}: {AGAIN}")
         facts = json.loads(path.read_text())["provenance"]
         made[facts["config"], facts["seed"], facts["revision"]] = result
     if len(made) > 1:
         raise StudyError(
-            f"{live} mixes results of {len(made)} runs ({', '.join(made.values())}): `make clean`, then {again}"
+            f"{live} mixes results of {len(made)} runs ({', '.join(made.values())}): `make clean`, then {AGAIN}"
         )
+    origin = pd.read_csv(live / "tables" / "origin.csv", dtype=str).set_index("what")["value"]
+    for seed in (key for key, kind in origin.items() if re.fullmatch(r"seed \d+", key) and kind.startswith("results")):
+        if seed != f"seed {origin['seed']}":
+            raise StudyError(f"{live} joins {seed}, which is not published: publish that first, then {AGAIN}")
     target = ROOT / "paper" / "published" / name
     beside = target.with_name(f".{name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    other_seed = re.search(r"-seed\d+$", name)
+    other_seed = origin["seed"] != "0"
     bulk = ("figures", "notebooks") if other_seed else ()
     shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf", *bulk))
     _shrink(beside)

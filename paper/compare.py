@@ -1,9 +1,9 @@
 """Does a live run agree with the published one? Number by number, by a rule that is stated here and nowhere else.
 
 A value with a 95 % interval (or ± standard error) agrees if it lies inside the other run's interval (or two standard
-errors), whichever way round: both runs predict the same images, so what moves is training and rounding. A count must be
-the same. What a run chose among near equals, and bare values without an interval, are shown when they differ, but judge
-nothing. Times and provenance are of the machine and are not compared.
+errors), whichever way round: both runs predict the same images, so what moves is training and rounding. Counts of
+images and taxa must be the same. What a run chose among near equals, and bare values without an interval, are shown
+when they differ, but judge nothing. Times and provenance are of the machine and are not compared.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from plankton_study.profile import StudyError
 INTERVAL = re.compile(r"([+-]?[\d.]+)(?: points)? \[(-?[\d.]+), (-?[\d.]+)\]")
 NUMERIC = r"[+-]?\d[\d.,]*(%| ±.*| .*\[.*)?"
 SPREAD = re.compile(r"([+-]?[\d.]+) ± ([\d.]+)")
+COUNTS = {"splits", "removed"}  # tables of counts, beside the whole numbers under numbers/
 OF_THE_MACHINE = {"seconds", "device"}  # columns
 # rows that are themselves chosen, a spread that is not over images, what other tables say too
 SKIPPED = {"origin", "daily", "near_best", "cluster_all", "cluster_split", "cluster_merged", "claims", "seeds"}
@@ -65,7 +66,11 @@ def values(folder: Path) -> dict[str, Shown]:
         for at, row in table.iterrows():
             label = ", ".join(row[c] for c in names) or f"row {at + 1}"
             for column in (c for c in table if c not in {*names, *OF_THE_MACHINE} and row[c]):
-                found[f"table {path.stem}, {label}, {column}"] = parse(row[column])
+                for part, text in enumerate(row[column].split("; ")):  # a claim may rest on several differences
+                    what = f"table {path.stem}, {label}, {column}{f', {part + 1}' if part else ''}"
+                    if what in found:
+                        raise StudyError(f"{path} has several rows {label!r}: they cannot be told apart")
+                    found[what] = parse(text)._replace(exact=path.stem in COUNTS)
     return found
 
 
@@ -75,8 +80,10 @@ def verdict(published: Shown, live: Shown | None) -> str:
         return "missing"
     if live.text == published.text:
         return "same"
-    if published.low is None or live.low is None:
+    if published.low is None:
         return "differs" if published.exact else "other choice"
+    if live.low is None:
+        return "differs"
     inside = published.low <= live.value <= published.high or live.low <= published.value <= live.high
     return "agrees" if inside else "differs"
 
@@ -91,7 +98,10 @@ def agreement(published: Path, live: Path) -> pd.DataFrame:
     for folder in (published, live):
         facts = sorted((folder / "provenance").glob("number_*.json"))
         if not facts:
-            raise StudyError(f"{folder} holds no results: run `make paper PROFILE={folder.name}` first")
+            how = (
+                "run `make paper` with this PROFILE and SEED first" if folder == live else "nothing was published as it"
+            )
+            raise StudyError(f"{folder} holds no results: {how}")
         entry = json.loads(facts[0].read_text(encoding="utf-8"))["provenance"]
         made.append((entry["config"], entry["seed"], entry["device"], entry.get("instructions", "unknown")))
     if made[0][:2] != made[1][:2]:

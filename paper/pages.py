@@ -33,7 +33,7 @@ def build(folder: Path, site: Path) -> Path:
     """
     for needed in (folder / "paper.pdf", folder / "notebooks"):
         if not needed.exists():
-            raise StudyError(f"{folder} lacks {needed.name}: run `make paper PROFILE={folder.name}` first")
+            raise StudyError(f"{folder} lacks {needed.name}: run `make paper` with this PROFILE and SEED first")
     beside = site.with_name(f".{site.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(folder / "figures", beside / "figures", ignore=shutil.ignore_patterns("*.svg", ".*"))
@@ -110,7 +110,7 @@ def _front(folder: Path) -> dict[str, Any]:
 def citation() -> str:
     """Return the BibTeX entry of the paper whose experiments are rebuilt, from CITATION.cff."""
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
-    authors = " and ".join(author["family-names"] for author in cited["authors"])
+    authors = " and ".join(f"{{{author['family-names']}}}" for author in cited["authors"])  # names of two words
     number = cited["identifiers"][0]["value"]
     lines = {"title": cited["title"], "author": authors, "journal": f"{cited['journal']} preprint {number}"}
     lines["year"] = cited["year"]

@@ -229,9 +229,8 @@ def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, 
     ids, where = images.records["id"].to_numpy(), images.name
     wide = {"mean_std": 2, "grid": 4}.get(encoder.identity.get("pooling"), 1)
     need_room(folder, 4 * wide * len(rows) * sum(encoder.layers["channels"][cell.layer] for cell in encoder.cells))
-    passes: dict[int | None, list[Cell]] = {}
-    for cell in encoder.cells:
-        passes.setdefault(cell.timestep, []).append(cell)
+    levels = dict.fromkeys(cell.timestep for cell in encoder.cells)
+    passes = {level: [cell for cell in encoder.cells if cell.timestep == level] for level in levels}
     done = folder / "done.json"
     finished = json.loads(done.read_text()) if done.exists() else []
     widths: dict[str, int] = {}

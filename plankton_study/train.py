@@ -170,8 +170,8 @@ def fit(
     """
     config = study.profile.training.model_copy(update=changes or {})
     team = study.team
-    alone = team.num_processes == 1
-    AcceleratorState._reset_state(reset_partial_state=alone)  # an earlier fit may have had another precision
+    # an earlier fit may have had another precision
+    AcceleratorState._reset_state(reset_partial_state=team.num_processes == 1)
     mixed = "bf16" if bfloat16(config.precision, study.device) else "no"
     accelerator = Accelerator(cpu=study.device == "cpu", mixed_precision=mixed)
     if config.batch_size % team.num_processes:

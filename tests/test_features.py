@@ -218,6 +218,19 @@ def test_the_bank_holds_what_the_encoder_gives(shared):
         bank.take(cell, np.array([int(parts["novel"][0])]))
 
 
+def test_features_of_a_wrong_shape_are_refused(shared, monkeypatch):
+    parts = splits.make(shared, "shapes")
+    reader = encoders.denoiser(shared, parts)
+    right, reader.identity = reader.encode, reader.identity | {"another": "key"}
+
+    def wrong(images, ids, cells):  # as wide as it said of one image, but for batches
+        return {c: x if len(x) == 1 else x[:, :-1] for c, x in right(images, ids, cells).items()}
+
+    monkeypatch.setattr(reader, "encode", wrong)
+    with pytest.raises(StudyError, match=r"diffusion gave \(\d+, \d+\) features at .*, not \(\d+, \d+\)"):
+        features.extract(shared, reader, parts, parts["test"])
+
+
 def test_other_weights_or_settings_never_share_a_bank(shared):
     parts = splits.make(shared, "shapes")
     trained, random = encoders.denoiser(shared, parts), encoders.denoiser(shared, parts, random=True)

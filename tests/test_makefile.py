@@ -170,6 +170,9 @@ def test_profiles_that_extend_each_other_do_not_hang(tree):
 def test_another_seed_has_results_of_its_own_and_other_data_make_them_out_of_date(built):
     assert built.ran("paper", "SEED=1") == ALL
     assert built.ran("paper", "SEED=1") == [] == built.ran("paper")
+    built.write("paper/results/demo-seed1/tables/claims.csv", "")  # newer than the ledger that joins the seeds
+    assert built.ran("paper") == outputs("10") and built.ran("paper") == []
+    assert built.ran("paper", "SEED=1") == []
     assert (built.root / "paper/results/demo-seed1/paper.pdf").exists()
     assert built.ran("paper", "SEED=1", "DATA=plankton_study") == ALL
     assert built.ran("paper", "SEED=1", "DATA=plankton_study") == []

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,19 +71,27 @@ def test_seeds_are_joined_in_the_ledger(tmp_path, published):
         table = pd.DataFrame({"claim": claim, "place": place, "rival": rival, "value": values})
         table["low"], table["high"], table["p"] = table["value"] - 0.03, table["value"] + 0.03, 0.01
         table.to_csv(folder / "tables" / "claims.csv", index=False)
-        made = {"provenance": {"config": "c", "seed": seed}}
+        made = {"provenance": {"config": "c", "seed": seed, "inputs": ["i"], "revision": "r"}}
         (folder / "provenance" / "table_claims.json").write_text(json.dumps(made))
+    for name, other in (("x-seed3", {"config": "other"}), ("x-seed4", {"inputs": ["other"]})):  # no part of this study
+        shutil.copytree(tmp_path / "results" / "x", tmp_path / "results" / name)
+        made = {"provenance": {"config": "c", "seed": int(name[-1]), "inputs": ["i"], "revision": "r", **other}}
+        (tmp_path / "results" / name / "provenance" / "table_claims.json").write_text(json.dumps(made))
     profile = SimpleNamespace(name="x", synthetic=False, images=SimpleNamespace(size=64))
     names = {"s": SimpleNamespace(seed=0, results=tmp_path / "results" / "x", profile=profile)}
-    names |= {"report": SimpleNamespace(provenance=lambda s: {"config": "c"}), "metrics": metrics}
+    names |= {"inputs": ["i"], "report": SimpleNamespace(provenance=lambda s: {"config": "c"}), "metrics": metrics}
     names |= {"pd": pd, "np": np, "json": json, "t": stats.t, "norm": stats.norm}
     for cell in nbformat.read(ROOT / "notebooks" / "10_claims.ipynb", 4).cells:
         if cell.id in ("10-21", "10-22", "10-27", "10-23"):
             exec(cell.source, names)
     assert sorted(names["runs"]) == [0, 1, 2] and names["seeds"] == "3 training seeds"
     better = names["joined"].loc[("better than self-supervised", "balanced", "MAE")]
-    reach = np.hypot(0.03, stats.t.ppf(0.975, 2) * 0.02 / 3**0.5)
+    training = 0.02 / 3**0.5
+    error = np.hypot(0.03 / 1.959964, training)
+    freedom = 2 * (error / training) ** 4
+    reach = stats.t.ppf(0.975, freedom) * error
     np.testing.assert_allclose(better[["value", "low", "high"]].astype(float), [0.12, 0.12 - reach, 0.12 + reach])
+    np.testing.assert_allclose(better["p"], 2 * stats.t.sf(0.12 / error, freedom))
     words = {(row[0], row[1]): row[3] for row in names["rows"]}
     assert words["16 × 16 maps are best", ""] == "undecided"  # one seed has other maps too
     assert words["competitive with supervised", "balanced"] == "met"  # the seeds agree

@@ -139,5 +139,5 @@ def test_the_pdf_needs_results_and_says_so(monkeypatch, tmp_path, capsys):
     import build
 
     assert build.main(["pdf", "no_such_profile"]) == 1
-    assert "make paper PROFILE=no_such_profile" in capsys.readouterr().err
+    assert "no results 'no_such_profile': run `make paper`" in capsys.readouterr().err
     assert build.main(["publish", "no_such_profile"]) == 1

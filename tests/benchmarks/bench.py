@@ -36,12 +36,6 @@ def shown(table):
     return pd.DataFrame({**columns, "met": met})
 
 
-def markdown(table) -> str:
-    """Return a table for the README."""
-    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
 def figure(table, about, file: Path) -> None:
     """Draw the ratios, and time and memory over the number of images."""
     import matplotlib.pyplot as plt
@@ -83,8 +77,10 @@ def main() -> None:
         print(f"{section} …", flush=True)
         rows += run(section)
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
+    sys.path.append(str(ROOT / "paper"))
     import archive
     import pandas as pd
+    from pages import markdown_table
 
     from plankton_study import report, study
 
@@ -103,9 +99,9 @@ def main() -> None:
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
     facts = f"{s.threads} threads, {entry['provenance']['processor']}, {os.uname().sysname}"
-    new = f"{START}\n\nMeasured with {facts}; medians and range of the rounds.\n\n{markdown(text)}\n\n"
+    new = f"{START}\n\nMeasured with {facts}; medians and range of the rounds.\n\n{markdown_table(text)}\n\n"
     new += f"**{archive.IMAGES:,} images**, as many as WHOI-Plankton has, would cost this machine, by these rates:\n\n"
-    new += f"{markdown(archive.costs(about))}\n\n{END}"
+    new += f"{markdown_table(archive.costs(about))}\n\n{END}"
     readme.write_text(re.sub(f"{START}.*{END}", lambda _: new, old, flags=re.S), encoding="utf-8")
 
 
