@@ -96,7 +96,8 @@ def _decode(records: pd.DataFrame, read: readers.Read, config: Images, invert: b
     need_room(folder, len(records) * config.size**2)
     shape = (len(records), config.size, config.size)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-    facts, broken, workers = {}, {}, os.cpu_count() or 1
+    facts = np.zeros(len(records), [("width", int), ("height", int), ("digest", "S64")])
+    whole, broken, workers = np.zeros(len(records), bool), {}, os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool, progress(f"reading {what}", len(records)) as bar:
         for start in range(0, len(records), 256 * workers):  # bounded: a pool's queue would hold every image
             rows = range(len(records))[start : start + 256 * workers]
@@ -105,8 +106,7 @@ def _decode(records: pd.DataFrame, read: readers.Read, config: Images, invert: b
                 if isinstance(result, str):
                     broken[records["id"][row]] = result
                 else:  # whole images lie without gaps; behind them as many rows stay unused as files are broken
-                    images[len(facts)] = result[0]
-                    facts[row] = result[1:]
+                    images[row - len(broken)], facts[row], whole[row] = result[0], result[1:], True
     named = [f"{name} ({reason})" for name, reason in broken.items()]
     if len(named) > config.broken_share * len(records):
         many = f"{len(named)} of {len(records)} {what} cannot be read, the first is {named[0]}"
@@ -114,8 +114,8 @@ def _decode(records: pd.DataFrame, read: readers.Read, config: Images, invert: b
     for file in named:
         print(f"left out, cannot be read: {file}")
     images.flush()
-    facts = pd.DataFrame.from_dict(facts, orient="index", columns=["width", "height", "digest"])
-    records = records.join(facts, how="inner").reset_index(drop=True)
+    facts, digests = pd.DataFrame(facts[whole]), facts["digest"][whole].astype("U")
+    records = records[whole].reset_index(drop=True).join(facts.assign(digest=digests))
     records.to_parquet(folder / "records.parquet", index=False)
     total = hashlib.sha256(records.to_csv(index=False).encode())
     total.update(images[: len(records)].reshape(-1))

@@ -35,7 +35,7 @@ channels = [16, 40, 80]
 attention = [8]
 head_channels = 40
 [training]
-images_seen = 1920
+images_seen = 1280
 batch_size = 32
 precision = "float32"
 [features]
@@ -177,7 +177,7 @@ def processes(rounds: int = 2) -> list[dict]:
     seconds: dict[tuple[str, int], list[float]] = {}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images", 1500)
+        write_images(Path(folder) / "images", 1000)
         file = Path(folder) / "bench.toml"
         file.write_text(PROFILE.format(folder=Path(folder) / "images"))
         for turn, number in product(range(rounds), (1, 2)):
