@@ -31,7 +31,8 @@ def shown(table):
 
     spread = [f"{r.low:.3g} to {r.high:.3g}" if r.low != r.high else "" for r in table.itertuples()]
     met = table["met"].map({True: "yes", False: "no"}).fillna("")
-    value = [f"{r.median:.3g} {r.unit}".strip() for r in table.itertuples()]
+    number = [f"{r.median:,.0f}" if r.median >= 1000 else f"{r.median:.3g}" for r in table.itertuples()]
+    value = [f"{text} {unit}".strip() for text, unit in zip(number, table["unit"], strict=True)]
     columns = {"": table["section"], "compared": table["what"], "median": value, "range": spread, "aim": table["aim"]}
     return pd.DataFrame({**columns, "met": met})
 
