@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import gather_object
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from sklearn.metrics import pairwise_distances_argmin_min
 
@@ -103,18 +104,18 @@ def denoiser(study: Study, splits: Splits) -> Path:
 
 def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> None:
     profile = study.profile
-    unet = build_unet(profile.unet, profile.images.size, study.seed)
-    scheduler = build_scheduler(profile.noise)
+    unet, scheduler = build_unet(profile.unet, profile.images.size, study.seed), build_scheduler(profile.noise)
     images = splits.collection.images
-
     name = f"training the denoiser on {splits.collection.name} (steps of {profile.training.batch_size} images)"
     loss, seen = step_loss(scheduler), train.budget(study, splits)
     train.fit(study, folder, unet, loss, images, splits["pool"], seen, name, held_out)
-    if not study.team.is_main_process:
-        return
+    mine = slice(study.team.process_index, None, study.team.num_processes)
     unseen = train.to_model(images[held_out], study.device)
     noise = torch.randn(unseen.shape, generator=torch.Generator().manual_seed(0))
-    losses = losses_by_level(unet, scheduler, unseen, noise, profile.training.precision, levels=20)
+    losses = losses_by_level(unet, scheduler, unseen[mine], noise[mine], profile.training.precision, levels=20)
+    losses = pd.concat(gather_object([losses]))
+    if not study.team.is_main_process:
+        return
     kept = scheduler.alphas_cumprod[list(losses)]
     levels = {"loss": losses.mean(), "standard_error": losses.sem(), "signal_to_noise": kept / (1 - kept)}
     pd.DataFrame(levels).rename_axis("timestep").to_csv(folder / "levels.csv")

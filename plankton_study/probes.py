@@ -137,8 +137,7 @@ def parts_of(splits: Splits, setting: str, shifted_images: int = 1) -> dict[str,
     parts |= {part: splits.restrict(part, classes) for part in ("validation", "test")}
     for shift in splits.shifts:
         counts = pd.Series(splits.taxa(splits[shift])).value_counts()
-        often = tuple(t for t in classes if counts.get(t, 0) >= shifted_images)
-        if often:
+        if often := tuple(t for t in classes if counts.get(t, 0) >= shifted_images):
             parts[shift] = splits.restrict(shift, often)
     return parts
 
@@ -208,14 +207,12 @@ def _probe(
     ranked = grid["accuracy"].sort_values(ascending=False, kind="stable").index[: config.finalists]
 
     classes, codes = np.unique(taxa["train"], return_inverse=True)
-    fitted: list[tuple] = []
     tried: list[tuple[dict[str, float], Cell, Logistic]] = []
     for cell in progress(f"logistic probes of {len(ranked)} cells", [cells[i] for i in ranked]):
         x, v = standardised(bank, cell, rows["train"], rows["validation"])
         for model in regressions(study, bank, cell, rows["train"], x, codes):
             score = metrics.scores(taxa["validation"], classes[model.probabilities(v).argmax(axis=1)])
             values = {key: score[key][0] for key in ("accuracy", "macro_f1")}
-            fitted.append((cell.layer, cell.timestep, model.strength, *values.values()))
             tried.append((values, cell, model))
     validation, cell, linear = max(tried, key=lambda one: one[0][config.metric])
     x, *others = standardised(bank, cell, *rows.values())
@@ -237,8 +234,9 @@ def _probe(
     arrays |= {f"{head}/{part}": np.float32(f(z)) for head, f in predict.items() for part, z in parts.items()}
     if HEAD in bank.cells:
         arrays |= {f"end to end/{part}": softmax(bank.take(HEAD, rows[part]), axis=1) for part in parts}
+    fits = [(*cell, model.strength, *values.values()) for values, cell, model in tried]
     columns = ["layer", "timestep", "C", "accuracy", "macro_f1"]
-    finalists = pd.DataFrame(fitted, columns=columns).astype({"timestep": "Int64"})
+    finalists = pd.DataFrame(fits, columns=columns).astype({"timestep": "Int64"})
     order = [i for i in np.argsort(-share, kind="stable") if near[i]]
     about = {"selected": cell, "regularisation": linear.strength, "validation": validation, "standard_error": error}
     about |= {"near_best": [[str(cells[i]), share[i]] for i in order], "prior": np.bincount(codes) / len(codes)}
