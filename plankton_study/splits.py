@@ -201,9 +201,9 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
     # such pairs are compared: few among images of many kinds, all of them at worst.
     reach, sample = (2 - 2 * correlation) ** 0.5 + 1e-4, unit(others[:1024])
     axes = pca_lowrank(sample, min(12, *sample.shape))[2]
-    placed = [cat([unit(part) @ axes for part in np.split(of, range(1024, len(of), 1024))]) for of in (rows, others)]
+    placed = [cat([unit(part) @ axes for part in np.split(of, range(256, len(of), 256))]) for of in (rows, others)]
     tree, found = KDTree(placed[1]), [np.zeros(0, bool)]
-    for part, at in zip(np.split(rows, range(1024, len(rows), 1024)), placed[0].split(1024), strict=True):
+    for part, at in zip(np.split(rows, range(256, len(rows), 256)), placed[0].split(256), strict=True):
         few = np.unique(np.concatenate(tree.query_ball_point(at, reach))).astype(int)
         near = (unit(part) @ unit(others[few]).T > correlation).any(dim=1) if len(few) else zeros(len(part), dtype=bool)
         found.append(near.numpy())
