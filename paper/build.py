@@ -106,7 +106,7 @@ def publish(name: str) -> Path:
 
 
 def _shrink(folder: Path) -> None:
-    """Give every PNG of figures and notebooks a palette of 256 colours: a third of the bytes, and the eye sees none."""
+    """Give every PNG a palette of 256 colours, which no eye sees; leave this machine's paths out of notebooks."""
     for path in (folder / "figures").glob("*.png"):
         path.write_bytes(_with_palette(path.read_bytes()))
     for path in (folder / "notebooks").glob("*.ipynb"):
@@ -114,7 +114,7 @@ def _shrink(folder: Path) -> None:
         for output in (output for cell in book.cells for output in cell.get("outputs", ())):
             if png := output.get("data", {}).get("image/png"):
                 output["data"]["image/png"] = base64.b64encode(_with_palette(base64.b64decode(png))).decode()
-        nbformat.write(book, path)
+        path.write_text(nbformat.writes(book).replace(f"{ROOT}/", "") + "\n", encoding="utf-8")  # of this machine
 
 
 def _with_palette(png: bytes) -> bytes:

@@ -200,7 +200,11 @@ def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
         file: (len(file.read_bytes()), np.asarray(Image.open(file).convert("RGB"), int))
         for file in tmp_path.glob("figures/*.png")
     }
+    named = tmp_path / "notebooks" / "02_diffusion.ipynb"
+    named.write_text(named.read_text().replace(".venv/lib", f"{ROOT}/.venv/lib"))
+    assert str(ROOT) in named.read_text()
     paper._shrink(tmp_path)
+    assert str(ROOT) not in named.read_text()
     for file, (size, pixels) in before.items():
         assert len(file.read_bytes()) < size
         away = np.abs(np.asarray(Image.open(file).convert("RGB"), int) - pixels)
