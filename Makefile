@@ -10,7 +10,7 @@ NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 0
 OWN       := $(filter-out $(NOTEBOOKS),$(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb)))))
 NOTEBOOKS += $(OWN)
 
-# --- the profile: its file, those it extends, its folder of results; each seed but 0 has a folder of its own -------------------------------------------
+# --- the profile: its file, those it extends, its folder of results (one each seed) ----------------------------
 
 PROFILES     := plankton_study/profiles
 PROFILE_FILE := $(if $(filter %.toml,$(PROFILE)),$(PROFILE),$(PROFILES)/$(PROFILE).toml)

@@ -19,12 +19,11 @@ import nbformat
 import pages
 import pandas as pd
 import typst
+from compare import AGAIN
 from PIL import Image
 
 from plankton_study import report
 from plankton_study.profile import ROOT, StudyError
-
-AGAIN = "run `make paper` with this PROFILE and SEED first"
 
 
 def stored(name: str) -> Path:
@@ -134,14 +133,10 @@ def results_section(name: str) -> str:
     folder = ROOT / "paper" / "published" / name
     numbers = {p.stem: json.loads(p.read_text(encoding="utf-8"))["text"] for p in (folder / "numbers").glob("*.json")}
     seen = pages.caption(folder, "figure", "layers_and_noise")
-    banner = (
-        f" {report.SYNTHETIC.capitalize()}: no finding."
-        if report.SYNTHETIC in pages.caption(folder, "table", "ledger")
-        else ""
-    )
+    banner = f" {report.SYNTHETIC.capitalize()}: no finding." if pages.synthetic(folder) else ""
     both = []
     for setting in ("balanced", "natural"):
-        table = pd.read_csv(folder / "tables" / f"{setting}.csv", dtype=str, keep_default_na=False)
+        table = comparison.read_table(folder / "tables" / f"{setting}.csv")
         table = table[table["head"] == "linear"].set_index(["encoder", "learnt from"])
         both.append(table["macro-F1 (%)"].rename(f"macro-F1, {setting} classes (%)"))
     table = pd.concat(both, axis=1).reset_index()

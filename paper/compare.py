@@ -17,6 +17,7 @@ import pandas as pd
 
 from plankton_study.profile import StudyError
 
+AGAIN = "run `make paper` with this PROFILE and SEED first"
 INTERVAL = re.compile(r"([+-]?[\d.]+)(?: points)? \[(-?[\d.]+), (-?[\d.]+)\]")
 NUMERIC = r"[+-]?\d[\d.,]*(%| ±.*| .*\[.*)?"
 SPREAD = re.compile(r"([+-]?[\d.]+) ± ([\d.]+)")
@@ -47,6 +48,11 @@ def parse(text: str) -> Shown:
     return Shown(text)
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a stored table as it is shown: texts, and empty ones where nothing stands."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
 def values(folder: Path) -> dict[str, Shown]:
     """Return everything a results folder says: "number NAME", or "table NAME, ROW, COLUMN" → what is shown."""
     found = {}
@@ -57,7 +63,7 @@ def values(folder: Path) -> dict[str, Shown]:
     for path in sorted((folder / "tables").glob("*.csv")):
         if path.stem in SKIPPED:
             continue
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_table(path)
         numeric = [column for column in table if table[column].str.fullmatch(NUMERIC).any()]
         leading = list(table.columns[: table.columns.get_loc(numeric[0])]) if numeric else []
         names = [column for column in leading if column != "cell"]  # what was selected names no row
@@ -98,10 +104,7 @@ def agreement(published: Path, live: Path) -> pd.DataFrame:
     for folder in (published, live):
         facts = sorted((folder / "provenance").glob("number_*.json"))
         if not facts:
-            how = (
-                "run `make paper` with this PROFILE and SEED first" if folder == live else "nothing was published as it"
-            )
-            raise StudyError(f"{folder} holds no results: {how}")
+            raise StudyError(f"{folder} holds no results: {AGAIN if folder == live else 'nothing was published as it'}")
         entry = json.loads(facts[0].read_text(encoding="utf-8"))["provenance"]
         made.append((entry["config"], entry["seed"], entry["device"], entry.get("instructions", "unknown")))
     if made[0][:2] != made[1][:2]:

@@ -11,10 +11,7 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
-import yaml
-from nbconvert import HTMLExporter
-from nbconvert.filters import markdown2html
-from pygments.formatters import HtmlFormatter
+from compare import AGAIN, read_table
 
 from plankton_study.profile import ROOT, StudyError
 from plankton_study.report import SYNTHETIC
@@ -31,15 +28,18 @@ def build(folder: Path, site: Path) -> Path:
     Raises:
         StudyError: the folder lacks its PDF, or the executed notebooks.
     """
+    from nbconvert import HTMLExporter  # a second, which the PDF need not wait for
+    from nbconvert.filters import markdown2html
+
     for needed in (folder / "paper.pdf", folder / "notebooks"):
         if not needed.exists():
-            raise StudyError(f"{folder} lacks {needed.name}: run `make paper` with this PROFILE and SEED first")
+            raise StudyError(f"{folder} lacks {needed.name}: {AGAIN}")
     beside = site.with_name(f".{site.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(folder / "figures", beside / "figures", ignore=shutil.ignore_patterns("*.svg", ".*"))
     shutil.copy(folder / "paper.pdf", beside)
     books = [_about(path) for path in sorted((folder / "notebooks").glob("[0-9]*.ipynb")) if "failed" not in path.name]
-    known = {"pages": books, "synthetic": SYNTHETIC in caption(folder, "table", "ledger"), "highlight": _highlight()}
+    known = {"pages": books, "synthetic": synthetic(folder), "highlight": _highlight()}
     page = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined).from_string(
         (PAPER / "page.html").read_text(encoding="utf-8")
     )
@@ -64,14 +64,12 @@ def card(folder: Path, name: str) -> str:
         return f"{entry['text']} {entry['unit']}".strip()
 
     def table(wanted: str) -> str:
-        shown = pd.read_csv(folder / "tables" / f"{wanted}.csv", dtype=str, keep_default_na=False)
-        return markdown_table(shown)
+        return markdown_table(read_table(folder / "tables" / f"{wanted}.csv"))
 
     text = (PAPER / f"{name}.md").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     facts = json.loads((folder / "provenance" / "table_origin.json").read_text(encoding="utf-8"))["provenance"]
-    synthetic = SYNTHETIC in caption(folder, "table", "ledger")
-    return environment.from_string(text).render(number=number, table=table, run=facts, synthetic=synthetic)
+    return environment.from_string(text).render(number=number, table=table, run=facts, synthetic=synthetic(folder))
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -85,6 +83,11 @@ def caption(folder: Path, kind: str, name: str) -> str:
     return json.loads((folder / "provenance" / f"{kind}_{name}.json").read_text(encoding="utf-8"))["caption"]
 
 
+def synthetic(folder: Path) -> bool:
+    """Say whether the results are of drawn organisms."""
+    return SYNTHETIC in caption(folder, "table", "ledger")
+
+
 def _front(folder: Path) -> dict[str, Any]:
     tables = {path.stem: _table(path) for path in sorted((folder / "tables").glob("*.csv"))}
     size = json.loads((folder / "numbers" / "run_size.json").read_text(encoding="utf-8"))["text"]
@@ -92,7 +95,7 @@ def _front(folder: Path) -> dict[str, Any]:
     lead += "layers at several noise levels and fits a linear classifier on each. Intervals are 95 %."
     figures = [{"name": name, "caption": caption(folder, "figure", name)} for name in MAIN_FIGURES]
     rest = [
-        {"caption": f"{caption(folder, 'table', name)}", "html": html}
+        {"caption": caption(folder, "table", name), "html": html}
         for name, html in tables.items()
         if name not in SHOWN_APART
     ]
@@ -109,6 +112,8 @@ def _front(folder: Path) -> dict[str, Any]:
 
 def citation() -> str:
     """Return the BibTeX entry of the paper whose experiments are rebuilt, from CITATION.cff."""
+    import yaml
+
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
     authors = " and ".join(f"{{{author['family-names']}}}" for author in cited["authors"])  # names of two words
     number = cited["identifiers"][0]["value"]
@@ -118,8 +123,7 @@ def citation() -> str:
 
 
 def _table(path: Path) -> str:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return f'<div class="scroll">{table.to_html(index=False, border=0)}</div>'
+    return f'<div class="scroll">{read_table(path).to_html(index=False, border=0)}</div>'
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -133,6 +137,8 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _highlight() -> str:
+    from pygments.formatters import HtmlFormatter
+
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     css = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
