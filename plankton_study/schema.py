@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -176,6 +176,11 @@ BASIC = {  # always in the comparison
 }
 
 
+def _wanted(given: Any) -> Any:
+    """Leave out the encoders that a profile sets to false: those of the profile it extends that it does not want."""
+    return {name: one for name, one in given.items() if one is not False} if isinstance(given, dict) else given
+
+
 class Features(Strict):
     taps: tuple[str, ...] = ("*",)  # patterns of tap names, such as "up16.*"
     timesteps: Annotated[tuple[Timestep, ...], Some] = (5, 15, 40, 100, 250, 600)
@@ -241,9 +246,9 @@ class Profile(Strict):
     resnet: ResNet = ResNet()
     vit: ViT = ViT()
     # in the order of the tables; those of BASIC come first
-    encoders: Annotated[dict[str, EncoderConfig], AfterValidator(lambda given: BASIC | given)] = Field(
-        {}, validate_default=True
-    )
+    encoders: Annotated[
+        dict[str, EncoderConfig], BeforeValidator(_wanted), AfterValidator(lambda given: BASIC | given)
+    ] = Field({}, validate_default=True)
     features: Features = Features()
     probes: Probes = Probes()
     clusters: Clusters = Clusters()
