@@ -19,11 +19,13 @@ import nbformat
 import pages
 import pandas as pd
 import typst
-from compare import AGAIN
+from compare import AGAIN, read_table
 from PIL import Image
 
 from plankton_study import report
 from plankton_study.profile import ROOT, StudyError
+
+JOINED = {"table": ("ledger", "seeds"), "number": ("ledger_summary", "ledger_seeds")}  # over all seeds
 
 
 def stored(name: str) -> Path:
@@ -47,6 +49,8 @@ def pdf(name: str) -> Path:
 def _typeset(folder: Path, name: str) -> Path:
     where = "/" + folder.relative_to(ROOT).as_posix()
     facts = {"results": where, "state": folder.parent.name, "profile": name}
+    if folder.parent.name == "published" and (ROOT / "paper" / f"reading_{name}.typ").is_file():
+        facts["reading"] = f"reading_{name}.typ"  # its words are those of one run; another is read by its ledger alone
     try:
         content = typst.compile(ROOT / "paper" / "paper.typ", root=ROOT, sys_inputs=facts)
     except typst.TypstError as error:
@@ -59,7 +63,8 @@ def _typeset(folder: Path, name: str) -> Path:
 def publish(name: str) -> Path:
     """Copy a finished, complete run to paper/published/; return the folder.
 
-    Of another seed than 0, whose numbers are joined with those of seed 0, only tables and numbers are copied.
+    Of another seed than 0 only tables and numbers are copied. If it joins a published seed 0, the ledger there becomes
+    that of both, so that seeds may be run in any order, on any day and machine.
 
     Raises:
         StudyError: a cited result is missing or belongs to another run, or a notebook has not been executed.
@@ -92,16 +97,38 @@ def publish(name: str) -> Path:
     bulk = ("figures", "notebooks") if other_seed else ()
     shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf", *bulk))
     _shrink(beside)
-    for card in pages.CARDS if not other_seed else ():
-        (beside / f"{card}.md").write_text(pages.card(beside, card), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     beside.replace(target)
-    if other_seed:
-        return target
-    _typeset(target, name)  # anew: the live PDF says that it is not published
-    readme = ROOT / "README.md"
-    readme.write_text(_with_results(readme.read_text(encoding="utf-8"), name), encoding="utf-8")
+    if not other_seed:
+        _present(target)
+    elif origin.get("seed 0", "").startswith("published"):
+        _present(_with_ledger_of(live, target.with_name(name.removesuffix(f"-seed{origin['seed']}"))))
     return target
+
+
+def _with_ledger_of(live: Path, main: Path) -> Path:
+    """Put what a run of another seed joined over all seeds into the published run of seed 0; return that."""
+    rows = [read_table(folder / "tables" / "origin.csv") for folder in (main, live)]
+    for kind, names in JOINED.items():
+        for name in names:
+            for path in [*live.glob(f"{kind}s/{name}.*"), live / "provenance" / f"{kind}_{name}.json"]:
+                shutil.copy(path, main / path.relative_to(live))
+    shutil.copy(live / "notebooks" / "10_claims.ipynb", main / "notebooks")
+    _shrink(main)
+    of_seed = [table["what"].str.fullmatch(r"seed \d+") for table in rows]
+    origin = pd.concat([rows[0][~of_seed[0]], rows[1][of_seed[1]]])
+    origin.to_csv(main / "tables" / "origin.csv", index=False, lineterminator="\n")
+    origin.to_latex(main / "tables" / "origin.tex", index=False, escape=True)
+    return main
+
+
+def _present(published: Path) -> None:
+    """Make anew what speaks of a published run: its cards, its PDF, the README's section."""
+    for card in pages.CARDS:
+        (published / f"{card}.md").write_text(pages.card(published, card), encoding="utf-8")
+    _typeset(published, published.name)  # anew: the live PDF says that it is not published
+    readme = ROOT / "README.md"
+    readme.write_text(_with_results(readme.read_text(encoding="utf-8"), published.name), encoding="utf-8")
 
 
 def _shrink(folder: Path) -> None:

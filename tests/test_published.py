@@ -211,3 +211,57 @@ def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
         assert away.mean() < 2, file
     for file in tmp_path.glob("notebooks/*.ipynb"):
         nbformat.validate(nbformat.read(file, 4))
+
+
+def test_another_seed_renews_the_ledger_of_the_published_run(paper, tmp_path, monkeypatch):
+    """Seed 1 was run where seed 0 never was: its joined ledger goes beside the published results of seed 0."""
+    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
+    shutil.copytree(PUBLISHED, tmp_path / "paper" / "published" / "demo")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- results: demo --><!-- /results -->", encoding="utf-8")
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    live = tmp_path / "paper" / "results" / "demo-seed1"
+    shutil.copytree(PUBLISHED, live)
+    for path in live.glob("provenance/*.json"):
+        entry = json.loads(path.read_text())
+        path.write_text(json.dumps(entry | {"provenance": entry["provenance"] | {"seed": 1}}))
+    seeds = live / "numbers" / "ledger_seeds.json"
+    seeds.write_text(json.dumps(json.loads(seeds.read_text()) | {"text": "2 training seeds"}))
+    origin = paper.read_table(live / "tables" / "origin.csv").set_index("what")
+    origin.loc["seed"], origin.loc["seed 0"], origin.loc["seed 1"] = "1", "published, abc", "results, def"
+    origin.reset_index().to_csv(live / "tables" / "origin.csv", index=False)
+    accuracy = live / "numbers" / "best_accuracy.json"
+    accuracy.write_text(accuracy.read_text().replace('"text": "', '"text": "of seed 1: '))
+    for module in (paper, paper.pages):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(paper.pages, "PAPER", tmp_path / "paper")
+
+    assert paper.publish("demo-seed1") == tmp_path / "paper" / "published" / "demo-seed1"
+    assert not (tmp_path / "paper" / "published" / "demo-seed1" / "figures").exists()
+    main = tmp_path / "paper" / "published" / "demo"
+    assert json.loads((main / "numbers" / "ledger_seeds.json").read_text())["text"] == "2 training seeds"
+    assert "of seed 1" not in (main / "numbers" / "best_accuracy.json").read_text()
+    joined = paper.read_table(main / "tables" / "origin.csv").set_index("what")["value"]
+    assert joined["seed"] == "0" and joined["seed 0"] == "published, abc" and joined["seed 1"] == "results, def"
+    assert "2 training seeds" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (main / "paper.pdf").read_bytes() != (PUBLISHED / "paper.pdf").read_bytes()
+
+    origin.loc["seed 0"] = "results, abc"  # live and not published: nobody else could join it
+    origin.reset_index().to_csv(live / "tables" / "origin.csv", index=False)
+    with pytest.raises(paper.StudyError, match="joins seed 0, which is not published"):
+        paper.publish("demo-seed1")
+
+
+def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
+    folder = tmp_path / "paper" / "published" / "demo"
+    shutil.copytree(PUBLISHED, folder)
+    monkeypatch.setattr(paper, "ROOT", tmp_path)
+    row = paper.read_table(folder / "tables" / "ledger.csv").set_index("claim").loc["k-means recovers classes"]
+    text = '#import "style.typ": *\n#let conclusion = [#ledger-of("k-means recovers classes", "WORD")]\n'
+    own = tmp_path / "paper" / "reading_demo.typ"
+    own.write_text(text.replace("WORD", row["by the rule"]))
+    assert paper.pdf("demo") == folder / "paper.pdf"
+    own.write_text(text.replace("WORD", "supported"))
+    with pytest.raises(paper.StudyError, match="the text says that “k-means recovers classes” is supported"):
+        paper.pdf("demo")

@@ -105,7 +105,7 @@ def test_completeness_tells_missing_and_foreign_results(shared, monkeypatch):
 
 def prose() -> str:
     """The manuscript without markup that may hold digits: comments, calls, labels, references, sizes of figures."""
-    text = (ROOT / "paper" / "paper.typ").read_text(encoding="utf-8")
+    text = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "paper").glob("*.typ")) if p.stem != "style")
     text = re.sub(r"//.*", "", text)
     text = re.sub(r"\$[^$]*\$", "", text)
     text = re.sub(r"#?\w+-of\([^)]*\)|<\w+>|@\w+|#import[^\n]*", "", text)
