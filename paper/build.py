@@ -163,18 +163,29 @@ def results_section(name: str) -> str:
     banner = f" {report.SYNTHETIC.capitalize()}: no finding." if pages.synthetic(folder) else ""
     both = []
     for setting in ("balanced", "natural"):
-        table = comparison.read_table(folder / "tables" / f"{setting}.csv")
+        table = read_table(folder / "tables" / f"{setting}.csv")
         table = table[table["head"] == "linear"].set_index(["encoder", "learnt from"])
         both.append(table["macro-F1 (%)"].rename(f"macro-F1, {setting} classes (%)"))
     table = pd.concat(both, axis=1).reset_index()
+    ledger = read_table(folder / "tables" / "ledger.csv")[["claim", "statistic (95 %)", "by the rule"]]
     return f"""![{seen}](paper/published/{name}/figures/layers_and_noise.png)
 
 *{seen} Rows are layers in order of execution.{banner}*
 
 Published run: {numbers["run_size"]}. Linear probes on test images, 95 % intervals; each encoder's layer (and timestep)
-was chosen on validation images. Rules of the claims, {numbers["ledger_seeds"]}: {numbers["ledger_summary"]}.
+was chosen on validation images. The notebooks took {pages.duration(folder)}.
 
-{pages.markdown_table(table)}"""
+{pages.markdown_table(table)}
+
+<details><summary>What the paper claims, and what rules fixed beforehand say of {numbers["ledger_seeds"]}:
+{numbers["ledger_summary"]}</summary>
+
+{pages.markdown_table(ledger)}
+
+A verdict asks for real images and three training seeds besides. The text to it stands in the
+[PDF](paper/published/{name}/paper.pdf).
+
+</details>"""
 
 
 def site(name: str) -> Path:

@@ -88,11 +88,21 @@ def synthetic(folder: Path) -> bool:
     return SYNTHETIC in caption(folder, "table", "ledger")
 
 
+def duration(folder: Path) -> str:
+    """Say how long a run's notebooks took, and on what."""
+    books = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("notebooks/[0-9]*.ipynb"))]
+    minutes = round(sum(book["metadata"]["papermill"]["duration"] for book in books) / 60)
+    run = json.loads((folder / "provenance" / "table_origin.json").read_text(encoding="utf-8"))["provenance"]
+    took = f"{minutes // 60} h {minutes % 60} min" if minutes > 60 else f"{minutes} min"
+    return f"{took} on {run['device']}, {run['threads']} threads, less where something was cached"
+
+
 def _front(folder: Path) -> dict[str, Any]:
     tables = {path.stem: _table(path) for path in sorted((folder / "tables").glob("*.csv"))}
     size = json.loads((folder / "numbers" / "run_size.json").read_text(encoding="utf-8"))["text"]
     lead = f"This run ({size}; {folder.parent.name}) trains a denoiser without labels, freezes it, reads its inner "
-    lead += "layers at several noise levels and fits a linear classifier on each. Intervals are 95 %."
+    lead += "layers at several noise levels and fits a linear classifier on each. Intervals are 95 %. Its notebooks "
+    lead += f"took {duration(folder)}."
     figures = [{"name": name, "caption": caption(folder, "figure", name)} for name in MAIN_FIGURES]
     rest = [
         {"caption": caption(folder, "table", name), "html": html}

@@ -38,6 +38,23 @@ def live(tmp_path):
     return tmp_path / "demo"
 
 
+# --- what is published
+
+WHOLE = sorted(path.parent for path in PUBLISHED.parent.glob("*/paper.pdf"))
+
+
+@pytest.mark.parametrize("folder", WHOLE, ids=lambda folder: folder.name)
+def test_a_published_run_is_whole_and_its_pdf_is_that_of_the_manuscript(paper, folder, tmp_path, monkeypatch):
+    for kind, name in paper.report.cited():
+        made = json.loads((folder / "provenance" / f"{kind}_{name}.json").read_text())["provenance"]
+        assert made["profile"] == folder.name and made["dirty"] is False, name
+    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
+    copy = shutil.copytree(folder, tmp_path / "paper" / "published" / folder.name)
+    monkeypatch.setattr(paper, "ROOT", tmp_path)
+    (copy / "paper.pdf").unlink()
+    assert paper.pdf(folder.name).read_bytes() == (folder / "paper.pdf").read_bytes(), "make pdf, and commit it"
+
+
 # --- compare
 
 
