@@ -25,7 +25,8 @@ from PIL import Image
 from plankton_study import report
 from plankton_study.profile import ROOT, StudyError
 
-JOINED = {"table": ("ledger", "seeds"), "number": ("ledger_summary", "ledger_seeds")}  # over all seeds
+# over all seeds
+JOINED = {"table": ("ledger", "seeds"), "number": ("ledger_summary", "ledger_seeds", "ledger_verdicts")}
 
 
 def stored(name: str) -> Path:
@@ -160,6 +161,7 @@ def results_section(name: str) -> str:
     folder = ROOT / "paper" / "published" / name
     numbers = {p.stem: json.loads(p.read_text(encoding="utf-8"))["text"] for p in (folder / "numbers").glob("*.json")}
     seen = pages.caption(folder, "figure", "layers_and_noise")
+    drawn = "drawn organisms, no finding; " if pages.synthetic(folder) else ""
     banner = f" {report.SYNTHETIC.capitalize()}: no finding." if pages.synthetic(folder) else ""
     both = []
     for setting in ("balanced", "natural"):
@@ -172,18 +174,19 @@ def results_section(name: str) -> str:
 
 *{seen} Rows are layers in order of execution.{banner}*
 
-Published run: {numbers["run_size"]}. Linear probes on test images, 95 % intervals; each encoder's layer (and timestep)
-was chosen on validation images. The notebooks took {pages.duration(folder)}.
+Published run: {numbers["run_size"]}; {drawn}{pages.cost(folder)}. Linear probes on test images, 95 % intervals;
+each encoder's layer (and timestep) was chosen on validation images. The two columns are over different taxa
+({numbers["balanced_taxa"]} and {numbers["taxa"]}): do not compare across. Macro-F1 is the mean of F1 over taxa.
 
 {pages.markdown_table(table)}
 
-<details><summary>What the paper claims, and what rules fixed beforehand say of {numbers["ledger_seeds"]}:
+<details><summary>What the paper claims, and what the rules say of {numbers["ledger_seeds"]}:
 {numbers["ledger_summary"]}</summary>
 
 {pages.markdown_table(ledger)}
 
-A verdict asks for real images and three training seeds besides. The text to it stands in the
-[PDF](paper/published/{name}/paper.pdf).
+A verdict asks for real images and three training seeds besides; passed: {numbers["ledger_verdicts"]}. The rules, and
+what this means, stand in the [PDF](paper/published/{name}/paper.pdf).
 
 </details>"""
 

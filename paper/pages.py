@@ -60,7 +60,7 @@ def card(folder: Path, name: str) -> str:
     """Return paper/<name>.md filled in with the results of a folder: {{ number("...") }} and {{ table("...") }}."""
 
     def number(wanted: str) -> str:
-        entry = json.loads((folder / "numbers" / f"{wanted}.json").read_text(encoding="utf-8"))
+        entry = _number(folder, wanted)
         return f"{entry['text']} {entry['unit']}".strip()
 
     def table(wanted: str) -> str:
@@ -88,21 +88,22 @@ def synthetic(folder: Path) -> bool:
     return SYNTHETIC in caption(folder, "table", "ledger")
 
 
-def duration(folder: Path) -> str:
-    """Say how long a run's notebooks took, and on what."""
-    books = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("notebooks/[0-9]*.ipynb"))]
-    minutes = round(sum(book["metadata"]["papermill"]["duration"] for book in books) / 60)
-    run = json.loads((folder / "provenance" / "table_origin.json").read_text(encoding="utf-8"))["provenance"]
-    took = f"{minutes // 60} h {minutes % 60} min" if minutes > 60 else f"{minutes} min"
-    return f"{took} on {run['device']}, {run['threads']} threads, less where something was cached"
+def cost(folder: Path) -> str:
+    """Say what training a run's networks cost."""
+    names = ("networks_trained", "training_time", "machine")
+    number, took, machine = (_number(folder, name)["text"] for name in names)
+    return f"training its {number} networks took {took} ({machine})"
+
+
+def _number(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "numbers" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _front(folder: Path) -> dict[str, Any]:
     tables = {path.stem: _table(path) for path in sorted((folder / "tables").glob("*.csv"))}
-    size = json.loads((folder / "numbers" / "run_size.json").read_text(encoding="utf-8"))["text"]
-    lead = f"This run ({size}; {folder.parent.name}) trains a denoiser without labels, freezes it, reads its inner "
-    lead += "layers at several noise levels and fits a linear classifier on each. Intervals are 95 %. Its notebooks "
-    lead += f"took {duration(folder)}."
+    lead = f"This run ({_number(folder, 'run_size')['text']}; {folder.parent.name}) trains a denoiser without labels, "
+    lead += "freezes it, reads its inner layers at several noise levels and fits a linear classifier on each. "
+    lead += f"Intervals are 95 %; {cost(folder)}."
     figures = [{"name": name, "caption": caption(folder, "figure", name)} for name in MAIN_FIGURES]
     rest = [
         {"caption": caption(folder, "table", name), "html": html}

@@ -239,7 +239,7 @@ class Profile(Strict):
     images: Images = Images()
     sets: Annotated[dict[str, DataSet], Field(min_length=1)]
     transfers: dict[str, DataSet] = {}  # small sets that nothing is trained on: probes are cross-validated
-    coarse: str = "coarse_classes.csv"  # table (set, taxon, coarse): classes that sets share; of the package, or a path
+    coarse: str = "coarse_classes.csv"  # table set, taxon, coarse, resolved: classes that sets share; ours, or a path
     unet: UNet = UNet()
     noise: Noise = Noise()
     training: Training = Training()

@@ -101,7 +101,7 @@ def main() -> None:
     old = readme.read_text(encoding="utf-8")
     facts = f"{s.threads} threads, {entry['provenance']['processor']}, {os.uname().sysname}"
     new = f"{START}\n\nMeasured with {facts}; medians and range of the rounds.\n\n{markdown_table(text)}\n\n"
-    new += f"**{archive.IMAGES:,} images**, as many as WHOI-Plankton has, would cost this machine, by these rates:\n\n"
+    new += f"**{archive.IMAGES:,} images**, as many as all of WHOI-Plankton, would cost here, by these rates:\n\n"
     new += f"{markdown_table(archive.costs(about))}\n\n{END}"
     readme.write_text(re.sub(f"{START}.*{END}", lambda _: new, old, flags=re.S), encoding="utf-8")
 
