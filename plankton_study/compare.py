@@ -6,17 +6,16 @@ from typing import Any
 import pandas as pd
 
 from plankton_study import encoders, metrics, probes
-from plankton_study.probes import ProbeResult
 from plankton_study.splits import Splits
 from plankton_study.study import Study
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-Results = dict[str, ProbeResult]
-Names = Iterable[str] | None
+Results = dict[str, probes.ProbeResult]
+Names = Iterable[str]
 
 
 def run(
-    study: Study, splits: Splits, setting: str, search: str = "all", budget: str = "images", names: Names = None
+    study: Study, splits: Splits, setting: str, search: str = "all", budget: str = "images", names: Names | None = None
 ) -> tuple[Results, dict[str, str]]:
     """Return encoder → its probes in one setting, and encoder → why it was not run.
 
@@ -29,12 +28,7 @@ def run(
 
 
 def scores(
-    study: Study,
-    splits: Splits,
-    results: Results,
-    part: str,
-    heads: Iterable[str] = ("linear",),
-    absent: Iterable[str] = (),
+    study: Study, splits: Splits, results: Results, part: str, heads: Names = ("linear",), absent: Names = ()
 ) -> pd.DataFrame:
     """Return one row an encoder and head: encoder, learnt from, head, cell, accuracy and macro-F1 with intervals.
 
@@ -69,12 +63,10 @@ def differences(study: Study, splits: Splits, results: Results, part: str) -> pd
     """
     others = {name: result for name, result in results.items() if name != "diffusion"}
     found = {n: probes.evaluate(study, splits, results["diffusion"], part, minus=r) for n, r in others.items()}
-    tables = []
-    for key, label in METRICS.items():
-        rows = [(name, family(study, name), label, each[key]) for name, each in found.items()]
-        table = pd.DataFrame(rows, columns=["encoder", "learnt from", "metric", "estimate"])
-        tables.append(table.assign(p_holm=metrics.holm([estimate.p for estimate in table["estimate"]])))
-    return pd.concat(tables, ignore_index=True)
+    rows = [(n, family(study, n), label, each[key]) for key, label in METRICS.items() for n, each in found.items()]
+    table = pd.DataFrame(rows, columns=["encoder", "learnt from", "metric", "estimate"])
+    p = table["estimate"].map(lambda estimate: estimate.p)
+    return table.assign(p_holm=p.groupby(table["metric"]).transform(lambda each: metrics.holm(each.to_numpy())))
 
 
 def panels(table: pd.DataFrame, xlabel: str) -> Any:

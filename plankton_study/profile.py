@@ -98,8 +98,5 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _update(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     if isinstance(changes.get("sets"), dict):  # a profile with sets of its own does not keep its parent's other sets
         base = {**base, "sets": {k: v for k, v in base.get("sets", {}).items() if k in changes["sets"]}}
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _update(base[key], value) if both else value
-    return merged
+    tables = [key for key, value in changes.items() if isinstance(value, dict) and isinstance(base.get(key), dict)]
+    return base | changes | {key: _update(base[key], changes[key]) for key in tables}

@@ -61,7 +61,6 @@ def figure(study: Study, name: str, figure: Any, caption: str, inputs: Iterable[
 
     `name` is the file stem, `inputs` the digests of what is shown; the manuscript prints the caption.
     """
-    figure = getattr(figure, "figure", figure)
     if study.profile.synthetic:
         figure.text(1, 1, SYNTHETIC, ha="right", va="bottom", fontsize=6, color="0.4")
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):

@@ -170,15 +170,13 @@ class EncoderConfig(Strict):
         }
 
 
-BASIC = {  # always in the comparison
-    name: EncoderConfig(kind=kind)
-    for name, kind in {"diffusion": "diffusion", "random U-Net": "random", "pixels + PCA": "pixels"}.items()
-}
+_KINDS = {"diffusion": "diffusion", "random U-Net": "random", "pixels + PCA": "pixels"}
+BASIC = {name: EncoderConfig(kind=kind) for name, kind in _KINDS.items()}  # always in the comparison
 
 
 def _wanted(given: Any) -> Any:
-    """Leave out the encoders that a profile sets to false: those of the profile it extends that it does not want."""
-    return {name: one for name, one in given.items() if one is not False} if isinstance(given, dict) else given
+    """Put BASIC first, and leave out what a profile sets to false: those it does not want of the one it extends."""
+    return BASIC | {name: one for name, one in given.items() if one is not False} if isinstance(given, dict) else given
 
 
 class Features(Strict):
@@ -246,9 +244,7 @@ class Profile(Strict):
     resnet: ResNet = ResNet()
     vit: ViT = ViT()
     # in the order of the tables; those of BASIC come first
-    encoders: Annotated[
-        dict[str, EncoderConfig], BeforeValidator(_wanted), AfterValidator(lambda given: BASIC | given)
-    ] = Field({}, validate_default=True)
+    encoders: Annotated[dict[str, EncoderConfig], BeforeValidator(_wanted)] = Field({}, validate_default=True)
     features: Features = Features()
     probes: Probes = Probes()
     clusters: Clusters = Clusters()

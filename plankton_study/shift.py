@@ -98,11 +98,9 @@ def decompose(home: Answers, away: Answers, draws: int) -> dict[str, Estimate]:
     with np.errstate(divide="ignore", invalid="ignore"):  # a taxon may be missing from a bootstrap draw
         ratio = np.where(share_home > 0, share_away / share_home, 0)
         mixed = at_home * (ratio @ members.T)
-        home_accuracy, mixed_accuracy, away_accuracy = (
-            w @ hit / w.sum(axis=1) for w, hit in ((at_home, right), (mixed, right), (weights, right_away))
-        )
-    values = {"home": home_accuracy, "away": away_accuracy}
-    values |= {"mix": home_accuracy - mixed_accuracy, "appearance": mixed_accuracy - away_accuracy}
+        weighted = (at_home, right), (mixed, right), (weights, right_away)
+        before, between, after = (w @ hit / w.sum(axis=1) for w, hit in weighted)
+    values = {"home": before, "away": after, "mix": before - between, "appearance": between - after}
     return {k: metrics.percentiles(v, len(away.truth), k in ("mix", "appearance")) for k, v in values.items()}
 
 
