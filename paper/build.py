@@ -97,6 +97,12 @@ def publish(name: str) -> Path:
     other_seed = origin["seed"] != "0"
     bulk = ("figures", "notebooks") if other_seed else ()
     shutil.copytree(live, beside, ignore=shutil.ignore_patterns(".*", "*.failed.ipynb", "paper.pdf", *bulk))
+    for path in beside.glob("provenance/*.json"):  # what an earlier revision made and this one no longer does
+        facts = json.loads(path.read_text())["provenance"]
+        if (facts["config"], facts["seed"], facts["revision"]) not in made:
+            kind, _, result = path.stem.partition("_")
+            for old in [*beside.glob(f"{kind}s/{result}.*"), path]:
+                old.unlink()
     _shrink(beside)
     shutil.rmtree(target, ignore_errors=True)
     beside.replace(target)

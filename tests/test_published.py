@@ -249,12 +249,17 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, tmp_path, mo
     origin.reset_index().to_csv(live / "tables" / "origin.csv", index=False)
     accuracy = live / "numbers" / "best_accuracy.json"
     accuracy.write_text(accuracy.read_text().replace('"text": "', '"text": "of seed 1: '))
+    entry = json.loads((live / "provenance" / "number_taxa.json").read_text())
+    entry["provenance"]["revision"] = "an older one, which made one number more"
+    (live / "provenance" / "number_old.json").write_text(json.dumps(entry))
+    (live / "numbers" / "old.json").write_text("{}")
     for module in (paper, paper.pages):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(paper.pages, "PAPER", tmp_path / "paper")
 
     assert paper.publish("demo-seed1") == tmp_path / "paper" / "published" / "demo-seed1"
     assert not (tmp_path / "paper" / "published" / "demo-seed1" / "figures").exists()
+    assert not list((tmp_path / "paper" / "published" / "demo-seed1").rglob("*old.json"))
     main = tmp_path / "paper" / "published" / "demo"
     assert json.loads((main / "numbers" / "ledger_seeds.json").read_text())["text"] == "2 training seeds"
     assert "of seed 1" not in (main / "numbers" / "best_accuracy.json").read_text()
