@@ -147,7 +147,10 @@ def _shrink(folder: Path) -> None:
         for output in (output for cell in book.cells for output in cell.get("outputs", ())):
             if png := output.get("data", {}).get("image/png"):
                 output["data"]["image/png"] = base64.b64encode(_with_palette(base64.b64decode(png))).decode()
-        path.write_text(nbformat.writes(book).replace(f"{ROOT}/", "") + "\n", encoding="utf-8")  # of this machine
+        text = nbformat.writes(book)
+        for place in (ROOT, Path(sys.prefix).parent):  # of this machine
+            text = text.replace(f"{place}/", "")
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _with_palette(png: bytes) -> bytes:
@@ -180,9 +183,10 @@ def results_section(name: str) -> str:
 
 *{seen} Rows are layers in order of execution.{banner}*
 
-Published run: {numbers["run_size"]}; {drawn}{pages.cost(folder)}. Linear probes on test images, 95 % intervals;
-each encoder's layer (and timestep) was chosen on validation images. The two columns are over different taxa
-({numbers["balanced_taxa"]} and {numbers["taxa"]}): do not compare across. Macro-F1 is the mean of F1 over taxa.
+Published run: {numbers["run_size"]}; {drawn}{pages.cost(folder)}.
+Linear probes on test images, 95 % intervals; each encoder's layer (and timestep) was chosen on validation images. The
+two columns are over different taxa ({numbers["balanced_taxa"]} and {numbers["taxa"]}): do not compare across.
+Macro-F1 is the mean of F1 over taxa.
 
 {pages.markdown_table(table)}
 
