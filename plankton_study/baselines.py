@@ -42,7 +42,7 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
         images_seen = round(images_seen * most / own)
     what = train.inputs(study, splits, rows, held_out, images_seen) | {"codes": digest(codes)}
     what["start"] = digest(*(file.read_bytes() for file in sorted(start.rglob("*.safetensors")))) if start else ""
-    network = {"unet": study.profile.unet, "resnet": study.profile.resnet, "vit": study.profile.vit}[config.network]
+    network = getattr(study.profile, "vit" if config.kind == "mae" else config.network)
     what |= {"encoder": config.model_dump(exclude={"equal_flops"}), "network": network.model_dump()}
 
     def make(folder: Path) -> None:
@@ -51,8 +51,7 @@ def trained(study: Study, splits: Splits, name: str, setting: str, budget: str) 
         model, size = _build(study, config, codes, start), study.profile.images.size
         losses = {"labels": partial(labels, codes=codes), "mae": masked}
         step_loss = losses.get(config.kind, contrastive)(config, size)
-        given = ("batch_size", "learning_rate", "weight_decay")
-        changes = {key: value for key in given if (value := getattr(config, key)) is not None}
+        changes = config.model_dump(include={"batch_size", "learning_rate", "weight_decay"}, exclude_none=True)
         title, images = f"training {name} on {splits.collection.name}", splits.collection.images
         train.fit(study, folder, model, step_loss, images, rows, images_seen, title, held_out, changes)
         state = _reading(study, model.cpu(), supervised).state_dict()

@@ -61,10 +61,10 @@ def cluster(study: Study, splits: Splits, encoder: str) -> Clusters:
         truth = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
         table, labels = [], {}
         for cell in progress(f"k-means of {len(candidates)} cells of {encoder}", candidates):
-            x = {part: z.whole() for part, z in zip(rows, standardised(bank, cell, *rows.values()), strict=True)}
+            _, *scaled = standardised(bank, cell, *rows.values())
             row: dict[str, Any] = {"layer": cell.layer, "timestep": cell.timestep}
-            for part in ("validation", "test"):
-                found = kmeans(x[part], len(splits.classes), config.restarts)
+            for part, z in zip(("validation", "test"), scaled, strict=True):
+                found = kmeans(z.whole(), len(splits.classes), config.restarts)
                 for name, measure in AGREEMENT.items():
                     each = [measure(truth[part], one) for one in found[0]]
                     row |= {f"{part} {name}": np.mean(each), f"{part} {name} sd": np.std(each)}
@@ -102,8 +102,6 @@ def agreement(truth: np.ndarray, labels: np.ndarray, groups: np.ndarray, draws: 
     found = {}
     for name, measure in AGREEMENT.items():
         value = np.mean([measure(truth, one) for one in labels])
-        drawn = []
-        for draw, times in enumerate(weights):
-            drawn.append(measure(np.repeat(truth, times), np.repeat(labels[draw % len(labels)], times)))
+        drawn = [measure(np.repeat(truth, n), np.repeat(labels[i % len(labels)], n)) for i, n in enumerate(weights)]
         found[name] = np.append(value, np.array(drawn) - np.mean(drawn) + value)
     return found

@@ -25,8 +25,7 @@ def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
     Without `time_conditioning` the time embedding is zero and stays so: the saved folder needs no special handling.
     """
     torch.manual_seed(seed)
-    levels = len(config.channels)
-    attends = [size // 2**level in config.attention for level in range(levels)]
+    attends = [size // 2**level in config.attention for level in range(len(config.channels))]
     unet = UNet2DModel(
         sample_size=size,
         in_channels=1,
@@ -99,7 +98,7 @@ def denoiser(study: Study, splits: Splits) -> Path:
     what = train.inputs(study, splits, splits["pool"], held_out, train.budget(study, splits))
     what |= {"unet": profile.unet.model_dump(), "noise": profile.noise.model_dump()}
     make = partial(_train, study, splits, held_out)
-    return keep(study, "denoiser", what, ["train", "diffusion"], make, resume=True, together=True)
+    return keep(study, "denoiser", what, ["train", "diffusion"], make, resume=True)
 
 
 def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> None:

@@ -152,13 +152,11 @@ def noised(
     """
     if mode == "clean":
         return x
+    seeds = [[seed, draw]]
     if mode == "by_image":
         seeds = [[seed, draw, int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big")] for i in ids]
-        each = [np.random.default_rng(s).standard_normal(x.shape[1:], dtype=np.float32) for s in seeds]
-        noise = torch.from_numpy(np.stack(each)).to(x.device)
-    else:
-        noise = torch.from_numpy(np.random.default_rng([seed, draw]).standard_normal(x.shape[1:], dtype=np.float32))
-        noise = noise.to(x.device).expand_as(x)
+    each = [np.random.default_rng(s).standard_normal(x.shape[1:], dtype=np.float32) for s in seeds]
+    noise = torch.from_numpy(np.stack(each)).to(x.device).expand_as(x)
     kept = scheduler.alphas_cumprod[timestep].item()
     return kept**0.5 * x + (1 - kept) ** 0.5 * noise
 
@@ -221,7 +219,7 @@ def extract(
     what = {"images": images.digest, "rows": digest(rows), "encoder": encoder.identity}
     what["cells"] = [str(cell) for cell in encoder.cells]
     make = partial(_extract, study.team, encoder, images, rows, batch_size or study.profile.features.batch_size)
-    folder = keep(study, "bank", what, CODE, make, resume=True, together=True)
+    folder = keep(study, "bank", what, CODE, make, resume=True)
     return FeatureBank(folder, rows, encoder.cells, encoder.layers)
 
 

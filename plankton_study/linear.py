@@ -66,12 +66,10 @@ def ridge_grid(
     table, right, right_narrow = [], [], []
     for cell in progress(f"ridge probes of {len(cells)} cells", cells):
         x, *others = standardised(bank, cell, rows["train"], *(rows[part] for part in asked))
-        covariance, towards, at = 0.0, 0.0, 0
-        for block in x:
-            own = codes[at : at + len(block)]
+        covariance, towards = 0.0, 0.0
+        for block, own in zip(x, in_blocks(codes), strict=True):
             covariance = covariance + (block.T @ block).astype(np.float64) / len(codes)
             towards = towards + block.T @ (np.eye(len(classes), dtype=np.float32)[own] - offset) / len(codes)
-            at += len(block)
         values, vectors = np.linalg.eigh(covariance)
         values, vectors = values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
         towards, blocks = vectors.T @ towards, dict(zip(asked, others, strict=True))

@@ -99,8 +99,6 @@ def percentiles(values: np.ndarray, n: int, paired: bool = False) -> Estimate:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Return p-values corrected for several comparisons (Holm 1979), in the order given."""
-    order = np.argsort(p)
-    steps = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
-    corrected[order] = np.maximum.accumulate(steps).clip(max=1)
-    return corrected
+    order, p = np.argsort(p), np.asarray(p, dtype=float)
+    steps = p[order] * np.arange(len(p), 0, -1)
+    return np.maximum.accumulate(steps).clip(max=1)[np.argsort(order)]

@@ -139,7 +139,7 @@ class EncoderConfig(Strict):
     """One encoder of the comparison; keys that its kind does not use are without effect."""
 
     kind: Literal["diffusion", "random", "pixels", "labels", "simclr", "vicreg", "mae", "pretrained"]
-    network: Literal["unet", "resnet", "vit"] = "resnet"  # of "labels"; the contrastive kinds take "resnet" or "vit"
+    network: Literal["unet", "resnet", "vit"] = "resnet"  # contrastive kinds take no "unet"; "mae" is a "vit"
     start: Literal["random", "denoiser"] = "random"  # a "unet" may start from the denoiser: fine-tuning
     folder: str = ""  # of "pretrained": a folder or Hub id of a transformers vision model or a diffusers pipeline
     batch_size: Count | None = None  # these three replace those of [training]

@@ -56,13 +56,7 @@ def code_digest(modules: Iterable[str]) -> str:
 
 
 def keep(
-    study: Study,
-    stage: str,
-    what: dict,
-    code: Iterable[str],
-    make: Callable[[Path], None],
-    resume: bool = False,
-    together: bool = False,
+    study: Study, stage: str, what: dict, code: Iterable[str], make: Callable[[Path], None], resume: bool = False
 ) -> Path:
     """Return the finished folder of a stage, `<cache>/<stage>/<key>`, making it first if the cache does not hold it.
 
@@ -71,8 +65,8 @@ def keep(
         stage: a folder name, such as "denoiser".
         what: JSON values that determine the result and its key, together with the package modules named in `code`;
             device, threads and number of processes are only recorded, in its `origin.json`.
-        make: fills a folder, which is empty or, with `resume`, holds what a killed call left.
-        together: every process of an `accelerate launch` calls `make`, else the first one while the others wait.
+        make: fills an empty folder; the first process of an `accelerate launch` calls it while the others wait.
+        resume: the folder may hold what a killed call left, and every process calls `make`.
 
     Raises:
         StudyError: the disk is full or cannot be written.
@@ -95,12 +89,14 @@ def keep(
                     need_room(partial, 1 << 20)
                 team.wait_for_everyone()
                 started = time.monotonic()
-                if together:
+                if resume:
                     make(partial)
                 elif team.is_main_process:
                     study.__dict__["team"] = ALONE  # for whatever `make` keeps: the others wait here
-                    make(partial)
-                    study.__dict__["team"] = team
+                    try:
+                        make(partial)
+                    finally:
+                        study.__dict__["team"] = team
                 team.wait_for_everyone()
                 if team.is_main_process:
                     seconds = round(time.monotonic() - started, 2)
@@ -114,22 +110,18 @@ def keep(
         raise disk_error(error, folder) from error
 
 
-def computed(
-    study: Study, stage: str, what: dict, code: Iterable[str], compute: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
+def computed(study: Study, stage: str, what: dict, code: Iterable[str], compute: Callable[[], dict]) -> dict[str, Any]:
     """Return what `compute` returns, from the cache once it was computed; the other arguments are those of `keep`.
 
     Its values may be NumPy arrays, tables (with columns of one type each) and JSON values.
     """
 
     def make(folder: Path) -> None:
-        values = compute()
-        tables = {name: value for name, value in values.items() if isinstance(value, pd.DataFrame)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        for name, table in tables.items():
-            table.to_parquet(folder / f"{name}.parquet")
-        np.savez(folder / "arrays.npz", **arrays)
-        write_json(folder / "rest.json", {k: v for k, v in values.items() if k not in {**tables, **arrays}})
+        rest = compute()
+        for name in [name for name, value in rest.items() if isinstance(value, pd.DataFrame)]:
+            rest.pop(name).to_parquet(folder / f"{name}.parquet")
+        np.savez(folder / "arrays.npz", **{k: rest.pop(k) for k in list(rest) if isinstance(rest[k], np.ndarray)})
+        write_json(folder / "rest.json", rest)
 
     folder = keep(study, stage, what, [*code, "store"], make)
     with np.load(folder / "arrays.npz") as arrays:

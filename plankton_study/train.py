@@ -183,22 +183,21 @@ def fit(
     checkpoint = folder / "checkpoint.pt"
     for half in folder.glob(".checkpoint.pt.*") if team.is_main_process else ():  # of a run that was killed
         half.unlink()
-    progressed = {"step": 0, "curve": [], "losses": [], "seconds": 0.0}
+    step, curve, losses, spent = 0, [], [], 0.0
     if checkpoint.exists():
-        progressed = _restore(checkpoint, model, average, optimiser)
-    step, curve, losses = progressed["step"], progressed["curve"], progressed["losses"]
+        step, curve, losses, spent = _restore(checkpoint, model, average, optimiser)
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     steps = max(images_seen // config.batch_size, 1)
     marks = {round(steps * part / 10) for part in range(1, 11)}
-    started = time.monotonic() - progressed["seconds"]
+    started = time.monotonic() - spent
     saved = time.monotonic()
 
-    def batch_loss(
-        chosen: np.ndarray, seeds: list[int], network: torch.nn.Module = model, first: int = 0, every: int = 1
-    ) -> torch.Tensor:
+    mine = slice(team.process_index, None, team.num_processes)
+
+    def batch_loss(chosen: np.ndarray, seeds: list[int], network: torch.nn.Module, mine: slice) -> torch.Tensor:
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         torch.manual_seed(generator.initial_seed())  # of crops, jitter and dropout
-        x, mine = to_model(images[chosen]), slice(first, None, every)
+        x = to_model(images[chosen])
         x = flips_and_turns(x, generator) if model.training else x
         chance = Chance(generator, len(chosen), mine)
         return step_loss(network, x[mine].to(accelerator.device), chosen[mine], chance)
@@ -214,20 +213,19 @@ def fit(
 
     def check() -> float:
         with torch.no_grad(), accelerator.autocast():
-            parts = np.array_split(held_out, -(-len(held_out) // config.batch_size))
-            own = list(enumerate(parts))[team.process_index :: team.num_processes]
-            return float(np.mean(gather_object([batch_loss(part, [0, number]).item() for number, part in own])))
+            parts = list(enumerate(np.array_split(held_out, -(-len(held_out) // config.batch_size))))
+            own = [batch_loss(part, [0, number], model, slice(None)).item() for number, part in parts[mine]]
+            return float(np.mean(gather_object(own)))
 
-    mine = team.process_index, team.num_processes
     twin, counter = copy.deepcopy(model).train(), FlopCounterMode(display=False)  # counting must not touch the model
     with sdpa_kernel(SDPBackend.MATH), counter:  # other kinds of attention are not counted on every device
-        batch_loss(batch_rows(rows, 0, config.batch_size, study.seed), [study.seed, 0], twin, *mine).backward()
+        batch_loss(batch_rows(rows, 0, config.batch_size, study.seed), [study.seed, 0], twin, mine).backward()
     with progress(what, steps, step) as bar:
         while step < steps:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, steps, config)
             chosen = batch_rows(rows, step, config.batch_size, study.seed)
-            loss = batch_loss(chosen, [study.seed, step], wrapped, *mine)
+            loss = batch_loss(chosen, [study.seed, step], wrapped, mine)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(wrapped.parameters(), config.clip)
             optimiser.step()
@@ -271,12 +269,12 @@ def _save(path: Path, state: dict[str, Any]) -> None:
     write(path, content.getvalue())
 
 
-def _restore(path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def _restore(path: Path, model: torch.nn.Module, average: EMAModel, optimiser: torch.optim.Optimizer) -> list[Any]:
     try:
         state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)  # runs no code
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        return {key: state[key] for key in ("step", "curve", "losses", "seconds")}
+        return [state[key] for key in ("step", "curve", "losses", "seconds")]
     except Exception as error:  # of the archive, its content, or the shapes in it
         raise StudyError(f"the checkpoint {path} is damaged or of another model ({reason(error)}): delete it") from None

@@ -185,6 +185,15 @@ def test_a_network_read_as_a_vit_is_the_autoencoders_own_encoder(brief, watched)
     assert torch.allclose(read, own, atol=1e-5)
 
 
+def test_the_autoencoder_is_kept_by_its_own_network_whatever_the_profile_calls_it(make_study, tmp_path):
+    unnamed = {'kind = "mae"\nnetwork = "vit"': 'kind = "mae"', "images_seen = 320": "images_seen = 16"}
+    kept = []
+    for heads in ("heads = 2", "heads = 4"):
+        study = make_study(unnamed | {"heads = 2": heads})
+        kept.append(baselines.trained(study, splits.make(study, "shapes"), "MAE", "natural", "images")[1])
+    assert kept[0] != kept[1]
+
+
 def test_the_autoencoder_knows_where_each_patch_lies(shared):
     torch.manual_seed(0)
     mae = networks.build_mae(shared.profile, 0.5)

@@ -49,3 +49,16 @@ def test_a_mistake_in_several_processes_is_one_sentence(tmp_path):
     (tmp_path / "wrong.toml").write_text("title = 'x'\nsets = {}\n")
     ran = launch(tmp_path / "wrong.toml", tmp_path / "cache")
     assert ran.returncode != 0 and "wrong.toml: sets" in ran.stderr
+
+
+def test_an_encoder_in_several_processes_is_one_sentence(make_study, tmp_path):
+    make_study()
+    (tmp_path / "script.py").write_text(
+        "import sys\nfrom plankton_study import encoders, splits, study\ns = study.load(sys.argv[1], 0)\n"
+        "try:\n    encoders.make(s, splits.make(s, 'shapes'), 'SimCLR')\n"
+        "except study.StudyError as error:\n    print(f'told: {error}')\n"
+    )
+    env = {**os.environ, "PLANKTON_CACHE": str(tmp_path / "two"), "OMP_NUM_THREADS": "1", "PLANKTON_THREADS": "1"}
+    command = [*LAUNCH, str(tmp_path / "script.py"), str(tmp_path / "test.toml")]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.count("told: SimCLR trains in one process") == 2, ran.stderr[-2000:]
