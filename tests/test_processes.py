@@ -14,15 +14,14 @@ from plankton_study import probes, splits
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def launch(profile, cache):
+def launch(cache, *command):
     env = {**os.environ, "PLANKTON_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PLANKTON_THREADS": "1"}
-    command = [*LAUNCH, "-m", "plankton_study", str(profile)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*LAUNCH, *map(str, command)], env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_train_and_read_like_one(make_study, tmp_path):
     study = make_study()
-    ran = launch(tmp_path / "test.toml", tmp_path / "two")
+    ran = launch(tmp_path / "two", "-m", "plankton_study", tmp_path / "test.toml")
     assert ran.returncode == 0, ran.stderr[-3000:]
     parts = splits.make(study, "shapes")
     banks = [probes.read(study, parts, name)[1] for name in ("diffusion", "random U-Net", "pixels + PCA")]
@@ -47,7 +46,7 @@ def test_two_processes_train_and_read_like_one(make_study, tmp_path):
 
 def test_a_mistake_in_several_processes_is_one_sentence(tmp_path):
     (tmp_path / "wrong.toml").write_text("title = 'x'\nsets = {}\n")
-    ran = launch(tmp_path / "wrong.toml", tmp_path / "cache")
+    ran = launch(tmp_path / "cache", "-m", "plankton_study", tmp_path / "wrong.toml")
     assert ran.returncode != 0 and "wrong.toml: sets" in ran.stderr
 
 
@@ -58,7 +57,5 @@ def test_an_encoder_in_several_processes_is_one_sentence(make_study, tmp_path):
         "try:\n    encoders.make(s, splits.make(s, 'shapes'), 'SimCLR')\n"
         "except study.StudyError as error:\n    print(f'told: {error}')\n"
     )
-    env = {**os.environ, "PLANKTON_CACHE": str(tmp_path / "two"), "OMP_NUM_THREADS": "1", "PLANKTON_THREADS": "1"}
-    command = [*LAUNCH, str(tmp_path / "script.py"), str(tmp_path / "test.toml")]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    ran = launch(tmp_path / "two", tmp_path / "script.py", tmp_path / "test.toml")
     assert ran.stdout.count("told: SimCLR trains in one process") == 2, ran.stderr[-2000:]

@@ -38,19 +38,27 @@ def live(tmp_path):
     return tmp_path / "demo"
 
 
+@pytest.fixture
+def elsewhere(paper, tmp_path, monkeypatch):
+    """A copy of the manuscript without results, which `paper` takes for its own."""
+    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
+    for module in (paper, paper.pages):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(paper.pages, "PAPER", tmp_path / "paper")
+    return tmp_path
+
+
 # --- what is published
 
 WHOLE = sorted(path.parent for path in PUBLISHED.parent.glob("*/paper.pdf"))
 
 
 @pytest.mark.parametrize("folder", WHOLE, ids=lambda folder: folder.name)
-def test_a_published_run_is_whole_and_its_pdf_is_that_of_the_manuscript(paper, folder, tmp_path, monkeypatch):
+def test_a_published_run_is_whole_and_its_pdf_is_that_of_the_manuscript(paper, folder, elsewhere):
     for kind, name in paper.report.cited():
         made = json.loads((folder / "provenance" / f"{kind}_{name}.json").read_text())["provenance"]
         assert made["profile"] == folder.name and made["dirty"] is False, name
-    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
-    copy = shutil.copytree(folder, tmp_path / "paper" / "published" / folder.name)
-    monkeypatch.setattr(paper, "ROOT", tmp_path)
+    copy = shutil.copytree(folder, elsewhere / "paper" / "published" / folder.name)
     (copy / "paper.pdf").unlink()
     assert paper.pdf(folder.name).read_bytes() == (folder / "paper.pdf").read_bytes(), "make pdf, and commit it"
 
@@ -230,14 +238,12 @@ def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
         nbformat.validate(nbformat.read(file, 4))
 
 
-def test_another_seed_renews_the_ledger_of_the_published_run(paper, tmp_path, monkeypatch):
+def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     """Seed 1 was run where seed 0 never was: its joined ledger goes beside the published results of seed 0."""
-    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
-    shutil.copytree(PUBLISHED, tmp_path / "paper" / "published" / "demo")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    (tmp_path / "README.md").write_text("<!-- results: demo --><!-- /results -->", encoding="utf-8")
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    live = tmp_path / "paper" / "results" / "demo-seed1"
+    shutil.copytree(PUBLISHED, elsewhere / "paper" / "published" / "demo")
+    (elsewhere / "README.md").write_text("<!-- results: demo --><!-- /results -->", encoding="utf-8")
+    (elsewhere / "notebooks").symlink_to(ROOT / "notebooks")
+    live = elsewhere / "paper" / "results" / "demo-seed1"
     shutil.copytree(PUBLISHED, live)
     for path in live.glob("provenance/*.json"):
         entry = json.loads(path.read_text())
@@ -253,19 +259,16 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, tmp_path, mo
     entry["provenance"]["revision"] = "an older one, which made one number more"
     (live / "provenance" / "number_old.json").write_text(json.dumps(entry))
     (live / "numbers" / "old.json").write_text("{}")
-    for module in (paper, paper.pages):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(paper.pages, "PAPER", tmp_path / "paper")
 
-    assert paper.publish("demo-seed1") == tmp_path / "paper" / "published" / "demo-seed1"
-    assert not (tmp_path / "paper" / "published" / "demo-seed1" / "figures").exists()
-    assert not list((tmp_path / "paper" / "published" / "demo-seed1").rglob("*old.json"))
-    main = tmp_path / "paper" / "published" / "demo"
+    assert paper.publish("demo-seed1") == elsewhere / "paper" / "published" / "demo-seed1"
+    assert not (elsewhere / "paper" / "published" / "demo-seed1" / "figures").exists()
+    assert not list((elsewhere / "paper" / "published" / "demo-seed1").rglob("*old.json"))
+    main = elsewhere / "paper" / "published" / "demo"
     assert json.loads((main / "numbers" / "ledger_seeds.json").read_text())["text"] == "2 training seeds"
     assert "of seed 1" not in (main / "numbers" / "best_accuracy.json").read_text()
     joined = paper.read_table(main / "tables" / "origin.csv").set_index("what")["value"]
     assert joined["seed"] == "0" and joined["seed 0"] == "published, abc" and joined["seed 1"] == "results, def"
-    assert "2 training seeds" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "2 training seeds" in (elsewhere / "README.md").read_text(encoding="utf-8")
     assert (main / "paper.pdf").read_bytes() != (PUBLISHED / "paper.pdf").read_bytes()
 
     origin.loc["seed 0"] = "results, abc"  # live and not published: nobody else could join it
@@ -274,14 +277,12 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, tmp_path, mo
         paper.publish("demo-seed1")
 
 
-def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
-    folder = tmp_path / "paper" / "published" / "demo"
+def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, elsewhere):
+    folder = elsewhere / "paper" / "published" / "demo"
     shutil.copytree(PUBLISHED, folder)
-    monkeypatch.setattr(paper, "ROOT", tmp_path)
     row = paper.read_table(folder / "tables" / "ledger.csv").set_index("claim").loc["k-means recovers classes"]
     text = '#import "style.typ": *\n#let conclusion = [#ledger-of("k-means recovers classes", "WORD")]\n'
-    own = tmp_path / "paper" / "reading_demo.typ"
+    own = elsewhere / "paper" / "reading_demo.typ"
     own.write_text(text.replace("WORD", row["by the rule"]))
     assert paper.pdf("demo") == folder / "paper.pdf"
     own.write_text(text.replace("WORD", "supported"))
