@@ -116,8 +116,7 @@ def written(delta: pd.DataFrame) -> pd.DataFrame:
 
 def family(study: Study, name: str) -> str:
     """Return what an encoder learnt from; an encoder of one's own: "elsewhere"."""
-    config = study.profile.encoders.get(name)
-    return config.family if config else "elsewhere"
+    return study.profile.encoders[name].family if name in study.profile.encoders else "elsewhere"
 
 
 def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -94,9 +95,8 @@ def _decode(records: pd.DataFrame, read: readers.Read, config: Images, invert: b
             return f"{type(error).__name__}: {error}".splitlines()[0]
 
     need_room(folder, len(records) * config.size**2)
-    shape = (len(records), config.size, config.size)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-    facts = np.zeros(len(records), [("width", int), ("height", int), ("digest", "S64")])
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (len(records), config.size, config.size))
+    shapes, digests = np.zeros((len(records), 2), int), []
     whole, broken, workers = np.zeros(len(records), bool), {}, os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool, progress(f"reading {what}", len(records)) as bar:
         for start in range(0, len(records), 256 * workers):  # bounded: a pool's queue would hold every image
@@ -106,7 +106,8 @@ def _decode(records: pd.DataFrame, read: readers.Read, config: Images, invert: b
                 if isinstance(result, str):
                     broken[records["id"][row]] = result
                 else:  # whole images lie without gaps; behind them as many rows stay unused as files are broken
-                    images[row - len(broken)], facts[row], whole[row] = result[0], result[1:], True
+                    images[row - len(broken)], shapes[row], whole[row] = result[0], result[1:3], True
+                    digests.append(result[3])
     named = [f"{name} ({reason})" for name, reason in broken.items()]
     if len(named) > config.broken_share * len(records):
         many = f"{len(named)} of {len(records)} {what} cannot be read, the first is {named[0]}"
@@ -114,9 +115,10 @@ def _decode(records: pd.DataFrame, read: readers.Read, config: Images, invert: b
     for file in named:
         print(f"left out, cannot be read: {file}")
     images.flush()
-    facts, digests = pd.DataFrame(facts[whole]), facts["digest"][whole].astype("U")
-    records = records[whole].reset_index(drop=True).join(facts.assign(digest=digests))
+    facts = pd.DataFrame(shapes[whole], columns=["width", "height"]).assign(digest=digests)
+    records = records[whole].reset_index(drop=True).join(facts)
     records.to_parquet(folder / "records.parquet", index=False)
-    total = hashlib.sha256(records.to_csv(index=False).encode())
+    total = hashlib.sha256()  # of the table as CSV, taken row by row: the text of all is larger than the table
+    records.to_csv(SimpleNamespace(write=lambda text: total.update(text.encode())), index=False)
     total.update(images[: len(records)].reshape(-1))
     write_json(folder / "about.json", {"digest": total.hexdigest()[:20], "refused": sorted(broken)})

@@ -97,8 +97,7 @@ def denoiser(study: Study, splits: Splits) -> Path:
     held_out = train.held_out_rows(splits["validation"])
     what = train.inputs(study, splits, splits["pool"], held_out, train.budget(study, splits))
     what |= {"unet": profile.unet.model_dump(), "noise": profile.noise.model_dump()}
-    make = partial(_train, study, splits, held_out)
-    return keep(study, "denoiser", what, ["train", "diffusion"], make, resume=True)
+    return keep(study, "denoiser", what, ["train", "diffusion"], partial(_train, study, splits, held_out), resume=True)
 
 
 def _train(study: Study, splits: Splits, held_out: np.ndarray, folder: Path) -> None:

@@ -241,10 +241,9 @@ def _extract(team: Any, encoder: Encoder, images: Collection, rows: np.ndarray, 
             if new := [cell for cell in cells if cell.layer not in widths]:
                 first = encoder.encode(images.images[rows[:1]], list(ids[rows[:1]]), new)
                 widths |= {cell.layer: found.shape[1] for cell, found in first.items()}
-            if team.is_main_process:
-                for cell in cells:
-                    shape = (len(rows), widths[cell.layer])
-                    np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, shape)
+            for cell in cells if team.is_main_process else ():
+                shape = (len(rows), widths[cell.layer])
+                np.lib.format.open_memmap(folder / f"{cell}.npy", "w+", np.float32, shape)
             team.wait_for_everyone()
             with ExitStack() as opened:  # plain files: several nodes may write to one, if not through memory maps
                 files = {cell: opened.enter_context(open(folder / f"{cell}.npy", "r+b")) for cell in cells}

@@ -118,7 +118,7 @@ def _reader(place: Path, names: pd.Series) -> Read:
 
 def _finish(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
     """Add what file names and the entry tell; a time that is unreadable or outside the deployment is unknown."""
-    records = pd.DataFrame(rows).reindex(columns=RECORD).astype(object)
+    records = pd.DataFrame(rows, dtype=object).reindex(columns=RECORD).astype(object)  # text not copied
     if len(records) and entry.name_pattern and entry.name_pattern.groupindex:
         names = records["id"].astype(str).str.rpartition("/")[2]
         told = names.str.extract(f"^(?:{entry.name_pattern.pattern})")
@@ -133,4 +133,4 @@ def _finish(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
         first, last = map(pd.Timestamp, entry.deployed)
         time = time.where(time.between(first, last + pd.Timedelta(days=1)))
     unknown = {"taxon": "", "sample": "", "site": entry.site or "", "instrument": entry.instrument or ""}
-    return records.assign(time=time).fillna(unknown).astype(dict.fromkeys(unknown, str))
+    return records.assign(time=time).fillna(unknown).astype(dict.fromkeys(("id", *unknown), str))

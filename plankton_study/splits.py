@@ -187,7 +187,7 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
 
     Two of `images` (N, R, R) uint8, averaged to at most 32 x 32 px, are the same from this Pearson correlation on.
     """
-    from torch import cat, from_numpy, pca_lowrank, zeros
+    from torch import from_numpy, pca_lowrank, zeros
     from torch.nn.functional import adaptive_avg_pool2d, normalize
 
     if not min(len(rows), len(others)):
@@ -201,7 +201,10 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, others: np.ndarray, co
     # such pairs are compared: few among images of many kinds, all of them at worst.
     reach, sample = (2 - 2 * correlation) ** 0.5 + 1e-4, unit(others[:1024])
     axes = pca_lowrank(sample, min(12, *sample.shape))[2]
-    placed = [cat([unit(part) @ axes for part in np.split(of, range(256, len(of), 256))]) for of in (rows, others)]
+    placed = [zeros(len(of), axes.shape[1]) for of in (rows, others)]  # small tensors kept one by one scatter the heap
+    for of, to in zip((rows, others), placed, strict=True):
+        for start in range(0, len(of), 256):
+            to[start : start + 256] = unit(of[start : start + 256]) @ axes
     tree, found = KDTree(placed[1]), [np.zeros(0, bool)]
     for part, at in zip(np.split(rows, range(256, len(rows), 256)), placed[0].split(256), strict=True):
         few = np.unique(np.concatenate(tree.query_ball_point(at, reach))).astype(int)

@@ -1,5 +1,6 @@
 """Readers and decoding on real files, good and broken."""
 
+import hashlib
 import io
 import zipfile
 
@@ -72,6 +73,12 @@ def test_the_digest_follows_the_content_not_the_place(make_study, tmp_path):
     assert one.digest == two.digest
     next((tmp_path / "b" / "disc").iterdir()).unlink()
     assert data.collection(make_study(folder=tmp_path / "b", cache=tmp_path / "c2"), "shapes").digest != one.digest
+
+
+def test_the_digest_is_that_of_the_whole_table_and_all_images(make_study):
+    shapes = data.collection(make_study(), "shapes")
+    whole = shapes.records.to_csv(index=False).encode() + shapes.images.tobytes()
+    assert shapes.digest == hashlib.sha256(whole).hexdigest()[:20]
 
 
 def test_a_broken_file_is_named_and_counted(make_study, tmp_path, capsys):

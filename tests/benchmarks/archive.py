@@ -22,10 +22,9 @@ def costs(about: dict[str, dict]) -> pd.DataFrame:
     extraction, training = about["over the bare passes it needs"], about["images a second over the example's loop"]
     read_rate = extraction["flops an image"] * extraction["images a second and noise level"]
     train_rate = training["flops an image"] * training["images a second"]
-    seconds = {}
-    for name in ("reading", "ridge"):
-        measured = next(entry for what, entry in about.items() if what.startswith(f"{name},"))
-        seconds[name] = measured["seconds"][-1] / measured["numbers"][-1]
+    stages = {what.partition(",")[0]: entry for what, entry in about.items() if "numbers" in entry}
+    seconds = {name: stages[name]["seconds"][-1] / stages[name]["numbers"][-1] for name in ("reading", "ridge")}
+    memory = IMAGES * max(stages[name]["bytes an image"] for name in ("reading", "splits")) / 1e9
     rows: dict[str, dict[str, str]] = {}
     for name in PROFILES:
         profile = read_profile(name)
@@ -59,5 +58,6 @@ def costs(about: dict[str, dict]) -> pd.DataFrame:
                 f"{gigabytes:.3g} GB" if gigabytes else "",
             ]
             rows.setdefault(step, {})[shown] = ", ".join(part for part in parts if part)
+        rows.setdefault("memory that the table of all images needs", {})[shown] = f"{memory:.2g} GB"
         rows.setdefault("layers × noise levels", {})[shown] = f"{layers} × {len(settings.timesteps)}"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("").reset_index()

@@ -65,7 +65,7 @@ def figure(table, about, file: Path) -> None:
         right.plot(times, one["megabytes"], ".-", label=name)
     middle.plot([1, 16], [1, 16], color="0.6", linewidth=0.8, label="linear")
     middle.set(xscale="log", yscale="log", xlabel="times as many images", ylabel="times as long")
-    right.set(xscale="log", ylim=(0, None), xlabel="times as many images", ylabel="peak memory (MB)")
+    right.set(xscale="log", ylim=(0, None), xlabel="times as many images", ylabel="peak memory of the process (MB)")
     middle.legend(frameon=False, fontsize=6)
     drawn.savefig(file, dpi=120, metadata={"Software": None})
 
