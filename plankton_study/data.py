@@ -70,7 +70,8 @@ def prepare(content: bytes, size: int, invert: bool) -> tuple[np.ndarray, int, i
     """Decode the bytes of an image file to a square of grey values; `invert` a light organism on dark ground.
 
     The longer side decides: the border's median pads the shorter one, so that nothing is cropped or stretched,
-    and Pillow's antialiased bilinear filter resizes. OSError: the bytes are no whole image.
+    and Pillow's antialiased bilinear filter resizes. Images of 16 or 32 bits are scaled to 8, each by its own maximum.
+    OSError: the bytes are no whole image.
     Returns: (size, size) uint8, dark on light; original width and height, px.
     """
     with Image.open(io.BytesIO(content)) as image:

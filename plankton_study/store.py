@@ -153,6 +153,6 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def need_room(folder: Path, size: int) -> None:
-    """Raise StudyError unless `size` bytes fit on the disk: a memory-mapped file would only crash when it is full."""
-    if (free := shutil.disk_usage(folder).free) < size:
+    """Raise StudyError unless a folder can hold `size` bytes: a memory-mapped file would only crash on a full disk."""
+    if (free := shutil.disk_usage(folder).free + 512 * sum(f.stat().st_blocks for f in folder.iterdir())) < size:
         raise disk_error(OSError(errno.ENOSPC, f"no space left: {size} bytes needed, {free} free"), folder)

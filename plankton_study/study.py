@@ -82,7 +82,7 @@ def load(profile: str | None = None, seed: int | None = None) -> Study:
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = str(int(not checked.hub))
     for name in {"huggingface_hub.constants", "datasets.config"} & set(sys.modules):  # they read it when imported
         sys.modules[name].HF_HUB_OFFLINE = not checked.hub
-    threads = _whole("PLANKTON_THREADS", max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1))
+    threads = _whole("PLANKTON_THREADS", max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1), 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     data = Path(os.environ["PLANKTON_DATA"]) if os.environ.get("PLANKTON_DATA") else None
     if data and not data.is_dir():
@@ -91,8 +91,8 @@ def load(profile: str | None = None, seed: int | None = None) -> Study:
     return Study(checked, _whole("PLANKTON_SEED", 0) if seed is None else seed, cache, data, threads)
 
 
-def _whole(variable: str, default: int) -> int:
+def _whole(variable: str, default: int, least: int = 0) -> int:
     text = os.environ.get(variable) or str(default)
-    if not text.isdecimal():
-        raise StudyError(f"{variable}={text} is not a whole number")
+    if not text.isdecimal() or int(text) < least:
+        raise StudyError(f"{variable}={text} is no whole number from {least} on")
     return int(text)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,3 +129,12 @@ def test_a_new_version_of_a_library_is_another_key(monkeypatch):
 def test_too_little_room_is_said_before_anything_is_written(tmp_path):
     with pytest.raises(StudyError, match="no space left"):
         store.need_room(tmp_path, 1 << 60)
+
+
+def test_what_a_killed_run_left_is_room(tmp_path, monkeypatch):
+    (tmp_path / "half").write_bytes(bytes(1 << 20))
+    os.sync()  # blocks are counted once they are allocated
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    store.need_room(tmp_path, 1 << 20)
+    with pytest.raises(StudyError, match="no space left"):
+        store.need_room(tmp_path, 1 << 21)

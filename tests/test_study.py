@@ -114,6 +114,13 @@ def test_none_means_the_environment_then_demo(monkeypatch):
     assert (load().profile.name, load().seed) == ("smoke", 3)
 
 
+@pytest.mark.parametrize(("variable", "value"), [("PLANKTON_SEED", "-1"), ("PLANKTON_THREADS", "0")])
+def test_a_number_that_cannot_be_is_refused(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StudyError, match=f"{variable}={value} is no whole number"):
+        load("demo")
+
+
 def test_a_missing_data_folder_is_named(monkeypatch):
     monkeypatch.setenv("PLANKTON_DATA", "/no/such/folder")
     with pytest.raises(StudyError, match="/no/such/folder"):
