@@ -5,6 +5,7 @@ python notebooks/execute.py notebooks/01_data.ipynb paper/results/demo/notebooks
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -45,6 +46,7 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
             stderr_file=sys.stderr,
             extra_arguments=["--log-level=CRITICAL"],  # of the kernel: no advice, no last words when interrupted
         )
+        _forget_progress(executed)
         # paths of this machine do not belong into a result
         executed.metadata.papermill.update(input_path=os.path.relpath(notebook), output_path=os.path.relpath(output))
         nbformat.write(executed, partial)
@@ -54,6 +56,16 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
         if partial.exists():
             os.replace(partial, failed)
         raise
+
+
+def _forget_progress(book: Any) -> None:
+    """Leave out of an executed notebook the lines that only told a waiting reader how far it was."""
+    for cell in book.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = re.sub(r"^.*: [\d,]+ of [\d,]+, about \S+ left\n", "", output.text, flags=re.M)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("text", "some").strip()]
 
 
 def explain(error: Any, notebook: Path) -> str:
@@ -84,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if threads := os.environ.get("PLANKTON_THREADS"):  # NumPy asks once, when a notebook imports it
         os.environ.setdefault("OMP_NUM_THREADS", threads)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # no widgets are drawn
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
 

@@ -71,6 +71,16 @@ def test_success_writes_the_executed_copy_and_forwards_prints(start, tmp_path):
     assert str(tmp_path) not in json.dumps(executed["metadata"])
 
 
+def test_the_executed_copy_forgets_how_far_a_cell_was(start, tmp_path):
+    bar = r"\rfeatures of a set: 1,234 of 87,792, about 03:40 left"
+    cells = f"print('{bar}\\nkept: 3 of 4 taxa')", f"print('{bar}\\n')", "import tqdm.auto"
+    out, err = (run := start(*cells)).communicate()
+    assert run.returncode == 0 and out.count("about 03:40 left") == 2 and said(err) == []
+    cells = json.loads((tmp_path / "out/tiny.ipynb").read_text())["cells"]
+    stored = [[output["text"] for output in cell.get("outputs", ())] for cell in cells[-3:]]
+    assert stored == [[["kept: 3 of 4 taxa\n"]], [], []]
+
+
 def test_a_study_error_is_one_line(start, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/tiny.ipynb").write_text("out of date")
