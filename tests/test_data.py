@@ -63,6 +63,8 @@ def test_a_folder_becomes_a_collection(make_study):
     assert images.records["time"].between("2021-06-01", "2021-07-31").all()
     assert (images.records["site"] == "bay").all() and images.records["id"].is_unique
     assert images.records["width"].between(20, 40).all()
+    light = {'group_by = "day" }': 'group_by = "day", polarity = "light_on_dark" }'}
+    assert np.array_equal(data.collection(make_study(light), "shapes").images, 255 - images.images)
 
 
 def test_the_digest_follows_the_content_not_the_place(make_study, tmp_path):
@@ -87,6 +89,8 @@ def test_a_broken_file_is_named_and_counted(make_study, tmp_path, capsys):
     images = data.collection(make_study(folder=tmp_path / "set"), "shapes")
     assert images.refused == ("disc/20210601T000000_bay_broken.png",) and len(images) == 120
     assert "disc/20210601T000000_bay_broken.png" in capsys.readouterr().out
+    for image, name in zip(images.images, images.records["id"], strict=True):  # none has moved to another's place
+        assert np.array_equal(image, data.prepare((tmp_path / "set" / name).read_bytes(), 16, False)[0])
 
 
 def test_truncated_and_empty_files_are_refused_too(make_study, tmp_path):

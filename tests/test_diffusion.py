@@ -56,6 +56,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(make_study,
     assert not all(torch.equal(made["a"][k], made["c"][k]) for k in made["a"])
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"replace": {"batch_size = 16": "batch_size = 8"}}])
+def test_what_determines_a_training_is_in_its_key(make_study, change):
+    keys = []
+    for study in (make_study(), make_study(**change)):
+        parts = splits.make(study, "shapes")
+        keys.append(train.inputs(study, parts, parts["pool"], parts["validation"], 320))
+    assert keys[0] != keys[1]
+
+
 RUN = """
 import sys
 from plankton_study import diffusion, splits, study

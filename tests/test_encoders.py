@@ -120,6 +120,8 @@ def test_all_encoders_learn_from_the_same_images(brief, watched):
     assert natural == {"diffusion", *LABELS, *UNLABELLED}
     assert {name for name, setting in watched if setting == "balanced"} == {"ResNet, labels", "ViT, labels"}
     assert len(parts["train"]) < len(parts["pool"])
+    pixels, pool = encoders.make(*brief(), "pixels + PCA"), parts.collection.images[parts["pool"]]
+    assert pixels.identity["pixels"] == digest(pool.reshape(len(pool), -1))
     away = np.concatenate([parts[part] for part in ("validation", "test", "later", "novel")])
     for (name, setting), seen in watched.items():
         part = "balanced" if setting == "balanced" else "train" if name in LABELS else "pool"

@@ -235,8 +235,9 @@ def test_other_weights_or_settings_never_share_a_bank(shared):
     parts = splits.make(shared, "shapes")
     trained, random = encoders.denoiser(shared, parts), encoders.denoiser(shared, parts, random=True)
     clean = encoders.denoiser(shared, parts, shared.profile.features.model_copy(update={"noise": "clean"}))
-    folders = {features.extract(shared, e, parts, parts["test"]).folder for e in (trained, random, clean)}
-    assert len(folders) == 3
+    pooled = encoders.denoiser(shared, parts, shared.profile.features.model_copy(update={"pooling": "mean"}))
+    folders = {features.extract(shared, e, parts, parts["test"]).folder for e in (trained, random, clean, pooled)}
+    assert len(folders) == 4
 
 
 def test_the_architecture_is_part_of_an_encoders_identity(unet):
@@ -254,13 +255,17 @@ features.extract(s, encoders.denoiser(s, parts), parts, parts.evaluated, batch_s
 """
 
 
-def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, kill_when_found, tmp_path):
+def test_sigkill_during_extraction_then_again_gives_the_same_bank(make_study, kill_when_found, tmp_path, monkeypatch):
     many = {"timesteps = [20, 300]": f"timesteps = {list(range(20, 100, 20))}"}
     study = make_study(many)
     parts = splits.make(study, "shapes")
     reader = encoders.denoiser(study, parts)
     kill_when_found(RUN, study.cache, "bank/*.partial/done.json")
-    resumed = features.extract(study, reader, parts, parts.evaluated, batch_size=1)
+    asked, encode = set(), reader.encode
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "encode", lambda *of: asked.update(cell.timestep for cell in of[2]) or encode(*of))
+        resumed = features.extract(study, reader, parts, parts.evaluated, batch_size=1)
+    assert asked and 20 not in asked  # it went on behind the first timestep
     whole = features.extract(make_study(many, cache=tmp_path / "other"), reader, parts, parts.evaluated, batch_size=1)
     assert resumed.folder != whole.folder
     assert all(np.array_equal(resumed[cell], whole[cell]) for cell in reader.cells)

@@ -118,6 +118,7 @@ def test_a_planted_wrong_value_fails(tmp_path):
         nbformat.write(book, tmp_path / f"{name}.ipynb")
         command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-q"]
         env = {**os.environ, "PLANKTON_PROFILE": "smoke", "PLANKTON_SEED": "0", "PLANKTON_DATA": ""}
+        env["PLANKTON_CACHE"] = str(tmp_path / "cache")
         results[name] = subprocess.run(
             [*command, f"{name}.ipynb"], cwd=tmp_path, env=env, capture_output=True, text=True
         )

@@ -61,6 +61,17 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 88 <= inside <= 100
 
 
+def test_an_interval_is_the_middle_95_percent_of_the_draws():
+    found = metrics.percentiles(np.append(0.5, np.arange(1001) / 1000), 9)
+    assert found[:3] == pytest.approx((0.5, 0.025, 0.975))
+
+
+def test_a_draw_without_a_taxon_averages_over_the_others():
+    truth, guess = np.array(list("aab")), np.array(list("aba"))
+    drawn, alone = metrics.scores(truth, guess, np.array([[1.0, 1, 0]])), metrics.scores(truth[:2], guess[:2])
+    assert all(drawn[key][0] == pytest.approx(alone[key][0]) for key in alone)
+
+
 def test_clustered_intervals_are_wider_when_errors_come_in_days():
     rng = np.random.default_rng(0)
     days = np.repeat(np.arange(20), 20)
@@ -189,6 +200,8 @@ def test_a_probe_on_real_files_gives_all_that_is_reported(shared):
     parts = splits.make(shared, "shapes")
     result = probes.probe(shared, parts, "diffusion")
     assert set(result.rows) == {"validation", "test", "later"} and "ring" not in result.classes
+    best = result.grid.loc[result.grid["accuracy"].nlargest(shared.profile.probes.finalists).index]
+    assert probes.as_cells(result.finalists.drop_duplicates(["layer", "timestep"])) == probes.as_cells(best)
     chosen = result.finalists.loc[result.finalists["accuracy"].idxmax()]
     assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
     assert result.validation == {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
@@ -200,6 +213,12 @@ def test_a_probe_on_real_files_gives_all_that_is_reported(shared):
         assert (result.classes[chances.argmax(axis=1)] == result.predicted(part, head)).all()
     taxa = parts.taxa(parts["train"]).astype(str)
     assert result.prior.tolist() == [np.mean(taxa == taxon) for taxon in result.classes]
+    (_, bank), codes = probes.read(shared, parts, "diffusion"), np.unique(taxa, return_inverse=True)[1]
+    x, z = probes.standardised(bank, result.selected, parts["train"], result.rows["test"])
+    for weights, same in ((probes.compute_sample_weight("balanced", codes), True), (None, False)):
+        fits = probes.logistic_path(x, codes, sorted(shared.profile.probes.logistic), weights)
+        told = result.probabilities["weighted"]["test"]
+        assert any(np.allclose(model.probabilities(z), told, atol=1e-5) for model in fits) == same
     estimate = probes.evaluate(shared, parts, result, "test")["accuracy"]
     assert estimate.low <= estimate.value <= estimate.high and estimate.n == len(result.rows["test"])
     assert set(result.grid) >= {"layer", "timestep", "accuracy", "equal_width", "stage", "resolution", "channels"}
@@ -281,6 +300,9 @@ def test_test_labels_cannot_change_the_selection(shared, monkeypatch, name):
     assert encoders.make(shared, parts, name).identity == identity
     assert again.selected == honest.selected and again.regularisation == honest.regularisation
     pd.testing.assert_frame_equal(again.grid, honest.grid)
+    pd.testing.assert_frame_equal(again.finalists, honest.finalists)
+    for head, part in ((head, part) for head in honest.probabilities for part in ("validation", "test")):
+        np.testing.assert_array_equal(again.probabilities[head][part], honest.probabilities[head][part], err_msg=head)
 
 
 def test_searches_share_the_regressions_of_the_cells_they_have_in_common(shared, monkeypatch):

@@ -112,10 +112,11 @@ def test_a_number_that_does_not_hold_is_found_and_fails(paper, live, monkeypatch
     assert "6 published numbers do not hold" in capsys.readouterr().err
 
 
-def test_runs_of_other_profiles_are_not_compared(paper, live):
+@pytest.mark.parametrize(("key", "value"), [("seed", 1), ("config", "other")])
+def test_runs_of_other_profiles_are_not_compared(paper, live, key, value):
     for path in (live / "provenance").glob("number_*.json"):
         entry = json.loads(path.read_text())
-        path.write_text(json.dumps(entry | {"provenance": entry["provenance"] | {"seed": 1}}))
+        path.write_text(json.dumps(entry | {"provenance": entry["provenance"] | {key: value}}))
     with pytest.raises(paper.StudyError, match="another profile or seed"):
         paper.comparison.agreement(PUBLISHED, live)
     with pytest.raises(paper.StudyError, match="absent holds no results: run `make paper`"):
@@ -260,6 +261,16 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     (live / "provenance" / "number_old.json").write_text(json.dumps(entry))
     (live / "numbers" / "old.json").write_text("{}")
 
+    kind, cited = paper.report.cited()[0]
+    path = live / "provenance" / f"{kind}_{cited}.json"
+    whole, entry = path.read_text(), json.loads(path.read_text())
+    path.write_text(json.dumps(entry | {"provenance": entry["provenance"] | {"revision": "another"}}))
+    with pytest.raises(paper.StudyError, match="mixes results of 2 runs"):
+        paper.publish("demo-seed1")
+    path.unlink()
+    with pytest.raises(paper.StudyError, match=f"lacks the {kind} {cited}"):
+        paper.publish("demo-seed1")
+    path.write_text(whole)
     assert paper.publish("demo-seed1") == elsewhere / "paper" / "published" / "demo-seed1"
     assert not (elsewhere / "paper" / "published" / "demo-seed1" / "figures").exists()
     assert not list((elsewhere / "paper" / "published" / "demo-seed1").rglob("*old.json"))

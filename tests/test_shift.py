@@ -111,7 +111,13 @@ def test_ridge_probes_of_home_are_those_of_the_grid(shared):
     train, validation = probes.parts_of(parts, "natural")["train"], result.rows["validation"]
     rows = {"train": train, "validation": validation, "same": validation, "later": result.rows["later"]}
     taxa = {part: parts.taxa(index).astype(str) for part, index in rows.items()}
-    grid, right, _ = ridge_grid(bank, encoder.cells, rows, taxa, shared.profile.probes)
+    grid, right, narrow = ridge_grid(bank, encoder.cells, rows, taxa, shared.profile.probes)
+    groups, draws = parts.groups(validation), shared.profile.probes.draws
+    equal = probes.selection_frequencies(narrow, groups, draws)[1]
+    assert result.grid["near_best_equal_width"].tolist() == equal.tolist()
+    error, near, share = probes.selection_frequencies(right, groups, draws)
+    assert result.standard_error == pytest.approx(error)
+    assert result.near_best == {str(c): w for c, w, n in zip(encoder.cells, share, near, strict=True) if n}
     for column in ("accuracy", "macro_f1", "penalty", "equal_width"):
         np.testing.assert_array_equal(grid[column], result.grid[column])
     np.testing.assert_allclose(grid["same"], grid["accuracy"])

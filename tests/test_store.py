@@ -132,8 +132,10 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path):
 
 
 def test_what_a_killed_run_left_is_room(tmp_path, monkeypatch):
-    (tmp_path / "half").write_bytes(bytes(1 << 20))
-    os.sync()  # blocks are counted once they are allocated
+    with open(tmp_path / "half", "wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())  # blocks are counted once they are allocated
     monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     store.need_room(tmp_path, 1 << 20)
     with pytest.raises(StudyError, match="no space left"):
