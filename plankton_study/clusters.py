@@ -48,8 +48,8 @@ class Clusters(NamedTuple):
 def cluster(study: Study, splits: Splits, encoder: str) -> Clusters:
     """Return the clusters of an encoder's cells in the natural setting; computed on the first call.
 
-    Features are standardised with the statistics of the training images. No label enters the clustering but the number of
-    classes; those of validation images choose the cell.
+    Features are standardised with the statistics of the training images. Of labels only the number of classes enters
+    the clustering; those of validation images choose the cell.
     """
     (_, bank), config = probes.read(study, splits, encoder), study.profile.clusters
     parts = probes.parts_of(splits, "natural")

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from plankton_study import encoders, metrics, probes
+from plankton_study.profile import StudyError
 from plankton_study.splits import Splits
 from plankton_study.study import Study
 
@@ -121,4 +122,6 @@ def family(study: Study, name: str) -> str:
 
 def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
     """Return the encoder of a family whose selected probe, the one that is tested, has the best validation macro-F1."""
-    return max((n for n in results if family(study, n) == learnt_from), key=lambda n: results[n].validation["macro_f1"])
+    if not (names := [name for name in results if family(study, name) == learnt_from]):
+        raise StudyError(f"no encoder that learnt from {learnt_from!r} is left to compare with: keep one")
+    return max(names, key=lambda name: results[name].validation["macro_f1"])

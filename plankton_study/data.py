@@ -70,14 +70,19 @@ def prepare(content: bytes, size: int, invert: bool) -> tuple[np.ndarray, int, i
     """Decode the bytes of an image file to a square of grey values; `invert` a light organism on dark ground.
 
     The longer side decides: the border's median pads the shorter one, so that nothing is cropped or stretched,
-    and Pillow's antialiased bilinear filter resizes. Images of 16 or 32 bits are scaled to 8, each by its own maximum.
-    OSError: the bytes are no whole image.
+    and Pillow's antialiased bilinear filter resizes. Grey of 16 or 32 bits is scaled to 8, by each image's own maximum;
+    transparent ground becomes white, or black for `invert`. OSError, ValueError: no whole image, or none that is read.
     Returns: (size, size) uint8, dark on light; original width and height, px.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.mode.startswith(("I", "F")):  # 16 or 32 bits
             deep = np.asarray(image, dtype=np.float64)
             image = Image.fromarray((deep * (255 / max(deep.max(), 1))).clip(0, 255).astype(np.uint8))
+        if image.mode.startswith("RGB") and ";16" in str(image.tile):  # Pillow would drop half of each colour's bits
+            raise ValueError("colours of 16 bits are not read: save it as grey, or with colours of 8 bits")
+        if image.has_transparency_data:
+            ground = Image.new("RGBA", image.size, "black" if invert else "white")
+            image = Image.alpha_composite(ground, image.convert("RGBA"))
         image = image.convert("L")
     grey, side = np.asarray(image), max(image.size)
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])

@@ -44,7 +44,9 @@ def make(study: Study, splits: Splits, name: str, setting: str = "natural", budg
     if kind == "pixels":
         return PixelEncoder(splits.collection.images[splits["pool"]], study.profile.features.pca, study.seed)
     if kind in ("diffusion", "random"):
-        return denoiser(study, splits, random=kind == "random")
+        made = denoiser(study, splits, random=kind == "random")
+        made.predeclared  # noqa: B018 - says so at once if it has no such cell
+        return made
     if kind == "pretrained":
         return pretrained(study, name)
     model, folder = baselines.trained(study, splits, name, setting, budget)
@@ -58,7 +60,7 @@ def unavailable(study: Study, name: str) -> str:
     config = study.profile.encoders.get(name)
     if config is not None and config.kind == "pretrained":
         try:
-            diffusion.model_folder(study, config.folder)
+            pretrained(study, name)
         except StudyError as error:
             return str(error)
     return ""

@@ -24,7 +24,7 @@ def few_labels(study: Study, splits: Splits, encoder: str) -> dict[int, np.ndarr
     made, bank = probes.read(study, splits, encoder)
     what = {"bank": bank.folder.name, "cell": str(made.predeclared), "splits": splits.digest, **config.model_dump()}
     most = pd.Series(splits.taxa(rows["train"])).value_counts().max()
-    counts = [count for count in config.counts if count <= most]
+    counts = [count for count in config.counts if count <= most] or [min(config.counts)]
 
     def compute() -> dict[str, np.ndarray]:
         blocks, z = standardised(bank, made.predeclared, rows["train"], rows["test"])

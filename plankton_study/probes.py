@@ -86,8 +86,9 @@ def probe(
     for key, value in (("setting", setting), ("search", search), ("budget", budget)):
         if value not in known[key]:
             raise StudyError(f"{key} = {value!r} is not known, only {', '.join(known[key])}")
-    if not (splits.classes if setting == "natural" else splits.balanced_classes):
-        raise StudyError(f"no taxon of {splits.collection.name} has enough images for the {setting} setting")
+    if len(splits.classes if setting == "natural" else splits.balanced_classes) < 2:
+        where = f"sets.{splits.collection.name}.split.balanced"
+        raise StudyError(f"fewer than two taxa have enough images for the {setting} setting: lower {where}.min_images")
     made, bank = read(study, splits, encoder, setting, budget)
     cells = candidates(made, search, study.profile.probes.candidates)
     what = {"bank": bank.folder.name, "cells": [str(cell) for cell in cells], "search": search, "setting": setting}

@@ -72,8 +72,8 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         values = _absolute(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"profile {path} is not valid TOML: {error}") from None
+    except ValueError as error:
+        raise StudyError(f"profile {path} is not valid TOML in UTF-8: {error}") from None
     parent = values.get("extends")
     if not isinstance(parent, str) or not parent:
         return values

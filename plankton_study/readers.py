@@ -6,7 +6,9 @@ Every reader takes the place that `sources.locate` found and the set's entry. It
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ def read_folder(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, Read]
     """Read `<place>/<taxon>/<file>`, sorted; deeper folders belong to the taxon. StudyError: `place` is no folder."""
     if place.is_file():
         raise StudyError(f'{place} is a file, not a folder of class folders: for a table set entry.reader = "table"')
-    images = (p for p in place.glob("*/**/*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    images = (image for image in place.glob("*/**/*") if image.suffix.lower() in SUFFIXES)
     names = (image.relative_to(place).as_posix() for image in images)  # texts: a path takes ten times their memory
+    names = (name for name in names if not re.search(r"(^|/)[.@]", name))  # hidden, or thumbnails of a file server
     names = sorted(names, key=lambda name: name.replace("/", "\0"))  # folder by folder
     records = _finish({"id": names, "taxon": [name.partition("/")[0] for name in names]}, entry)
-    if empty := {p.name for p in place.iterdir() if p.is_dir()} - set(records["taxon"]):
+    if empty := {p.name for p in place.iterdir() if p.is_dir() and p.name[0] not in ".@"} - set(records["taxon"]):
         print(f"{place}: class folders without any image are left out: {', '.join(sorted(empty))}")
     return records, _reader(place, records["id"])
 
@@ -39,7 +42,8 @@ def read_table(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, Read]:
     """Read a CSV or TSV table that names image files, such as an EcoTaxa export with its second row of types.
 
     `place` is the table, or a folder that holds just one; image paths are relative to it. `entry.columns` says which
-    column is `image` and `taxon`, and optionally `date`, `time`, `sample`, `site`, `instrument`.
+    column is `image` and `taxon`, and optionally `date`, `time`, `sample`, `site`, `instrument`. In an EcoTaxa export,
+    what no expert has validated counts as not labelled.
     Raises: StudyError for no table or several, a missing column, a row without an image, or one image with two taxa.
     """
     tables = [place] if place.is_file() else sorted([*place.glob("*.tsv"), *place.glob("*.csv")])
@@ -51,15 +55,18 @@ def read_table(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, Read]:
         raise StudyError(f"{tables[0]} is no readable table in UTF-8 ({reason(error)}): export it again") from None
     ecotaxa = {"image": "img_file_name", "taxon": "object_annotation_category"}
     columns = _columns(tables[0], ecotaxa | entry.columns, table.columns)
+    table = table[~table[columns["image"]].isin(["[t]", "[f]"])].reset_index(drop=True)
     records = pd.DataFrame({key: table[column] for key, column in columns.items()}).rename(columns={"image": "id"})
-    records = records[~records["id"].isin(["[t]", "[f]"])].reset_index(drop=True)
+    if "object_annotation_status" in table:
+        records["taxon"] = records["taxon"].where(expert := table["object_annotation_status"] == "validated", "")
+        print(f"{tables[0]}: {(~expert).sum()} images that no expert validated count as not labelled")
     if (nameless := records["id"].isna()).any():
         raise StudyError(f"{tables[0]} names no image in its data row {nameless.argmax() + 1}: remove that row")
     if len(twice := records["id"][records["id"].duplicated()]):
         raise StudyError(f"{tables[0]} names {twice.iloc[0]!r} more than once: one image, one row, one taxon")
-    if "date" in records:  # EcoTaxa keeps the date (YYYYMMDD) and the time of day (HHMMSS) apart
-        clock = records["time"].fillna("0").str.zfill(6) if "time" in records else "000000"
-        records["time"] = pd.to_datetime(records["date"] + clock, format="%Y%m%d%H%M%S", errors="coerce")
+    if "date" in records:  # EcoTaxa keeps the date (YYYYMMDD) and the time of day (HHMMSS, without leading zeros) apart
+        clock = records["time"].fillna("0") if "time" in records else pd.Series("0", records.index)
+        records["time"] = records["date"] + "T" + clock.mask(clock.str.isdecimal(), clock.str.zfill(6))
     return _finish(records, entry), _reader(tables[0].parent, records["id"])
 
 
@@ -124,11 +131,13 @@ def _finish(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
         told = names.str.extract(f"^(?:{entry.name_pattern.pattern})")
         if "time_unix" in told:
             told["time"] = pd.to_datetime(pd.to_numeric(told["time_unix"]), unit="s", errors="coerce")
-        elif "time" in told:
-            exact = pd.to_datetime(told["time"], format=entry.time_format, errors="coerce")
-            told["time"] = exact.fillna(pd.to_datetime(told["time"], format="ISO8601", errors="coerce"))
         records.update(told)
-    time = pd.to_datetime(records["time"], utc=True, errors="coerce").dt.tz_localize(None).astype("datetime64[s]")
+    given, read = records["time"], partial(pd.to_datetime, records["time"], utc=True, errors="coerce")
+    time = read(format="ISO8601")  # nothing is guessed: days and months would change places
+    time = read(format=entry.time_format).fillna(time) if entry.time_format else time
+    time = time.dt.tz_localize(None).astype("datetime64[s]")
+    if (lost := given.notna() & time.isna()).any():
+        print(f"{lost.sum()} of {given.notna().sum()} times cannot be read, the first is {given[lost].iloc[0]!r}")
     if entry.deployed:  # a clock that was never set says 1970, or 2057
         first, last = map(pd.Timestamp, entry.deployed)
         time = time.where(time.between(first, last + pd.Timedelta(days=1)))

@@ -107,17 +107,18 @@ def cited() -> list[tuple[str, str]]:
     return sorted(set(re.findall(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"', text)))
 
 
-def completeness(study: Study) -> pd.DataFrame:
-    """Say of each cited result (columns kind, name, state) whether it belongs to this run.
+def completeness(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
+    """Say of each cited result (columns kind, name, state) whether it belongs to this run, made from `inputs`.
 
-    The state is "ok", "missing", or which of profile ("config"), revision and seed is another.
+    The state is "ok", "missing", or which of profile ("config"), revision, seed and images is another.
     """
     here, rows = provenance(study), []
     for kind, name in cited():
         path, state = study.results / "provenance" / f"{kind}_{name}.json", "missing"
         if path.is_file():
             made = json.loads(path.read_text())["provenance"]
-            other = ", ".join(key for key in ("config", "revision", "seed") if made[key] != here[key])
-            state = f"of another {other}" if other else "ok"
+            other = [key for key in ("config", "revision", "seed") if made[key] != here[key]]
+            other += ["images"] if set(made["inputs"]) - set(inputs) else []
+            state = f"of another {', '.join(other)}" if other else "ok"
         rows.append((kind, name, state))
     return pd.DataFrame(rows, columns=["kind", "name", "state"])

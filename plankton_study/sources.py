@@ -21,6 +21,8 @@ from plankton_study.profile import PACKAGE, StudyError, explain
 from plankton_study.progress import progress
 from plankton_study.schema import Strict
 
+Column = Literal["image", "taxon", "date", "time", "sample", "site", "instrument"]
+
 
 class CatalogueEntry(Strict):
     """What is known of one image set; the defaults are those of images that are not in the catalogue."""
@@ -35,11 +37,11 @@ class CatalogueEntry(Strict):
     polarity: Literal["dark_on_light", "light_on_dark"] = "dark_on_light"  # of the original files
     group_by: Literal["day", "sample", "image"] = "image"  # what a grouped split keeps together
     name_pattern: re.Pattern[str] | None = None  # groups: time_unix, time, sample, site, instrument
-    time_format: str | None = None  # strptime format of the group `time`; other times are read as ISO 8601
+    time_format: str | None = None  # strptime format of times in names or tables; others are read as ISO 8601
     deployed: tuple[dt.date, dt.date] | None = None  # first and last day; a time outside counts as unknown
     site: str | None = None  # of every image whose name says no other; likewise the instrument
     instrument: str | None = None
-    columns: dict[str, str] = Field(default={})  # of a table or Hub set: which one is image, taxon, time, …
+    columns: dict[Column, str] = Field(default={})  # of a table or Hub set: which one is image, taxon, time, …
     not_taxa: tuple[str, ...] = ()  # classes that are shapes or detritus; labelled work leaves them out
     subfolder: str | None = None  # where the classes lie inside the archive
     url: str | None = None

@@ -62,7 +62,7 @@ class Splits:
     @property
     def clustered(self) -> bool:
         """Whether samples or days are known; without them intervals are optimistic."""
-        return self.collection.entry.group_by != "image"
+        return len(np.unique(self._groups)) < len(self.collection)
 
     @cached_property
     def digest(self) -> str:

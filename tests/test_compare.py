@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from plankton_study import compare, metrics, probes, splits
+from plankton_study.profile import StudyError
 
 NAMES = ["diffusion", "random U-Net", "pixels + PCA"]
 
@@ -78,5 +79,5 @@ def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
     results = {"U-Net, labels": lucky, "ResNet, labels": result(0.60, 0.60, 0.40), "SimCLR": result(0.99, 0.99)}
     assert compare.best_on_validation(shared, results, "labels") == "ResNet, labels"
     assert compare.best_on_validation(shared, results, "self-supervised") == "SimCLR"
-    with pytest.raises(ValueError):
+    with pytest.raises(StudyError, match="no encoder that learnt from 'elsewhere' is left"):
         compare.best_on_validation(shared, results, "elsewhere")

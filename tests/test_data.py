@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -50,6 +52,27 @@ def test_prepare_reads_every_common_mode(mode):
     image.save(stream, "PNG")
     square, _, _ = data.prepare(stream.getvalue(), 16, False)
     assert square[:, 0].mean() < 60 < 190 < square[:, -1].mean()
+
+
+def test_transparent_ground_is_no_organism():
+    for mode, invert in (("RGBA", False), ("LA", False), ("RGBA", True)):
+        image = Image.new(mode, (20, 20))  # all of it transparent, and black
+        image.paste(Image.new(mode, (6, 6), (90,) * (len(mode) - 1) + (255,)), (7, 7))
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        square, _, _ = data.prepare(stream.getvalue(), 20, invert)
+        assert square[0, 0] == 255 and square[10, 10] == (165 if invert else 90)
+
+
+def test_colours_of_16_bits_are_refused_rather_than_darkened():
+    """Pillow would keep the high byte of each: an image of a camera of 12 bits would be nearly black."""
+    rows = b"".join(b"\0" + struct.pack(">12H", *[4000] * 12) for _ in range(4))
+    chunks = (b"IHDR", struct.pack(">2I5B", 4, 4, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks:
+        content += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    with pytest.raises(ValueError, match="colours of 16 bits"):
+        data.prepare(content, 16, False)
 
 
 # --- the collection
@@ -172,6 +195,39 @@ def test_an_ecotaxa_export_is_read(ecotaxa):
     assert data.prepare(read(3), 16, False)[0].shape == (16, 16)
 
 
+def test_what_no_expert_validated_is_not_labelled(ecotaxa, capsys):
+    file = ecotaxa / "ecotaxa_export.tsv"
+    status = ["object_annotation_status", "[t]", *["validated"] * 8, "predicted", "dubious", "predicted", "validated"]
+    lines = file.read_text().splitlines()
+    file.write_text("\r\n".join(f"{line}\t{each}" for line, each in zip(lines, status, strict=True)))
+    records, _ = readers.read_table(ecotaxa, sources.entry("mine", ECOTAXA))
+    assert (records["taxon"] == "").tolist() == [False] * 8 + [True] * 3 + [False]
+    assert "3 images that no expert validated" in capsys.readouterr().out
+
+
+def test_no_date_is_guessed(ecotaxa, capsys):
+    """Days and months never change places: ISO 8601 or what the entry says, and what cannot be read is told."""
+    file = ecotaxa / "ecotaxa_export.tsv"
+    dates = ["2021-06-01", "20210602", "03/06/2021", "2021-06-04"]
+    lines = [line.split("\t") for line in file.read_text().splitlines()]
+    for number, line in enumerate(lines[2:]):
+        line[3:5] = dates[number % 4], "10:05" if number % 4 == 3 else line[4]
+    file.write_text("\n".join("\t".join(line) for line in lines))
+    entry = {**ECOTAXA, "columns": {"date": "object_date", "time": "object_time"}}
+    times = readers.read_table(ecotaxa, sources.entry("mine", entry))[0]["time"]
+    assert times[0] == pd.Timestamp("2021-06-01 00:05:07") and times[1] == pd.Timestamp("2021-06-02 01:05:07")
+    assert times[3] == pd.Timestamp("2021-06-04 10:05") and times[2:12:4].isna().all() and times.isna().sum() == 3
+    assert "3 of 12 times cannot be read, the first is '03/06/2021T020507'" in capsys.readouterr().out
+    table = {"reader": "table", "columns": {"time": "object_date"}, "time_format": "%d/%m/%Y"}
+    times = readers.read_table(ecotaxa, sources.entry("mine", table))[0]["time"]
+    assert times[2] == pd.Timestamp("2021-06-03") and times.notna().all()
+
+
+def test_a_misspelt_column_is_refused():
+    with pytest.raises(StudyError, match="columns"):
+        sources.entry("mine", {"reader": "table", "columns": {"samples": "sample_id"}})
+
+
 def test_a_missing_column_is_named(ecotaxa):
     with pytest.raises(StudyError, match="no column 'depth'.*object_id"):
         readers.read_table(ecotaxa, sources.entry("mine", {**ECOTAXA, "columns": {"sample": "depth"}}))
@@ -240,6 +296,9 @@ def test_folders_are_read_one_after_the_other_and_sorted(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         draw("disc", np.random.default_rng(0)).save(tmp_path / name)
+    for hidden in (".thumbs/1.png", "a/.@__thumb/2.png", "@eaDir/3.png"):
+        (tmp_path / hidden).parent.mkdir(parents=True)
+        draw("bar", np.random.default_rng(0)).save(tmp_path / hidden)
     records, read = readers.read_folder(tmp_path, sources.entry("mine", {}))
     assert list(records["id"]) == [str(p.relative_to(tmp_path)) for p in sorted(tmp_path / name for name in names)]
     assert read(2) == (tmp_path / records["id"][2]).read_bytes()

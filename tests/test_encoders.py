@@ -486,6 +486,12 @@ def test_a_folder_that_cannot_be_read_is_one_sentence_that_names_the_key(make_st
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
+def test_a_predeclared_cell_that_the_network_lacks_is_named_before_anything_else_is_trained(make_study):
+    study = make_study({'predeclared = "up16.resnet1@t20"': 'predeclared = "up64.resnet1@t20"'})
+    with pytest.raises(StudyError, match="features.predeclared = 'up64.resnet1@t20' is none of .*up16.resnet1@t20"):
+        encoders.make(study, splits.make(study, "shapes"), "diffusion")
+
+
 def test_an_unknown_encoder_is_named(shared):
     with pytest.raises(StudyError, match=r"no encoder 'dino'.*diffusion.*SimCLR"):
         encoders.make(shared, splits.make(shared, "shapes"), "dino")

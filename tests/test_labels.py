@@ -18,6 +18,12 @@ def test_probes_from_few_labels(make_study, shared):
     assert not np.array_equal(*found[1][:2]), "two draws of one label a class gave the same probe"
 
 
+def test_the_least_number_is_asked_even_where_no_class_has_so_many(make_study):
+    study = make_study(more="[labels]\ncounts = [500, 1000]\ndraws = 1")
+    parts = splits.make(study, "shapes")
+    assert list(labels.few_labels(study, parts, "pixels + PCA")) == [500]
+
+
 def test_labels_of_validation_and_test_images_are_not_used(make_study):
     """With all labels of held-out images shuffled the predictions stay as they are."""
     from dataclasses import replace

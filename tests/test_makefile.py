@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTEBOOKS = re.search(r"^NOTEBOOKS := (.*)$", MAKEFILE, re.M).group(1).split()
 # what a surrounding `make test` or an active environment would lend to the inner make
-LENT = re.compile(r"PLANKTON_|OMP_|MAKE|MFLAGS|GNUMAKEFLAGS|PROFILE$|SEED$|DATA$|PY$|PYTHON$|VIRTUAL_ENV$|CONDA_PREFIX$")
+LENT = re.compile(r"PLANKTON_|OMP_|MAKE|MFLAGS|GNUMAKEFLAGS|(PROFILE|SEED|DATA|PY|PYTHON|VIRTUAL_ENV|CONDA_PREFIX)$")
 
 STUB = """#!/bin/sh
 # python notebooks/execute.py NOTEBOOK OUTPUT --profile P --seed S, or ... paper/build.py pdf NAME

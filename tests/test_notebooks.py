@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import conftest
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import pytest
 from scipy import stats
 
 from plankton_study import metrics
+from plankton_study import study as study_module
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -98,6 +101,30 @@ def test_seeds_are_joined_in_the_ledger(tmp_path, published):
     assert words["competitive with supervised", "natural"] == "undecided"  # they do not
     assert words["better than self-supervised", "balanced"] == words["better than self-supervised", "natural"] == "met"
     assert {row[4] for row in names["rows"][:-1]} == {""}  # nothing speaks against a verdict
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, shapes):
+    """README's shortest profile: one set, nothing known but its classes, nothing shifted, nothing novel."""
+    folder = tmp_path_factory.mktemp("plain")
+    lines = conftest.PROFILE.format(folder=shapes).splitlines()
+    known = [line for line in lines if re.match("entry|home|shifts|novel", line)]
+    assert len(known) == 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "ROOT", folder)
+        changes = {f"{line}\n": "" for line in known} | {"images_seen = 320": "images_seen = 32"}
+        conftest.load_study(folder / "test.toml", shapes, patch, folder / "cache", changes)
+        yield str(folder / "test.toml")
+
+
+@pytest.mark.parametrize("name", ["01_data", "06_shift", "09_monitoring"])
+def test_notebooks_hold_without_times_shifts_and_novel_taxa(plain, name):
+    names = {}
+    for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            source = cell.source.replace("profile = None", f"profile = {plain!r}")
+            exec(compile(source, f"{name}, {cell.id}", "exec"), names)
+    plt.close("all")
 
 
 def test_a_planted_wrong_value_fails(tmp_path):

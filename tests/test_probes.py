@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from plankton_study import encoders, metrics, probes, splits
 from plankton_study.features import Cell
 from plankton_study.probes import HEAD
+from plankton_study.profile import StudyError
 
 TAXA = np.array(["a", "b", "c", "d"])
 
@@ -262,6 +263,12 @@ def test_every_encoder_is_probed_on_the_same_images(shared, setting):
     delta = probes.evaluate(shared, parts, first, "test", minus=results["MAE"])
     values = [probes.evaluate(shared, parts, results[name], "test")["accuracy"].value for name in ("diffusion", "MAE")]
     assert delta["accuracy"].value == pytest.approx(values[0] - values[1])
+
+
+def test_a_setting_of_a_single_taxon_is_refused(shared):
+    parts = splits.make(shared, "shapes")
+    with pytest.raises(StudyError, match="fewer than two taxa .* lower sets.shapes.split.balanced.min_images"):
+        probes.probe(shared, replace(parts, balanced_classes=parts.balanced_classes[:1]), "pixels + PCA", "balanced")
 
 
 def test_a_search_probes_no_other_cells(shared):

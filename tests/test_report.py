@@ -91,13 +91,14 @@ def test_montage_tiles_row_by_row():
 
 
 def test_completeness_tells_missing_and_foreign_results(shared, monkeypatch):
-    monkeypatch.setattr(report, "cited", lambda: [("number", "here"), ("number", "gone"), ("number", "foreign")])
+    monkeypatch.setattr(report, "cited", lambda: [("number", name) for name in ("here", "gone", "foreign", "old")])
     report.number(shared, "here", 1)
     report.number(shared, "foreign", 1)
     file = shared.results / "provenance" / "number_foreign.json"
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 5'))
-    states = report.completeness(shared).set_index("name")["state"]
-    assert states.to_dict() == {"here": "ok", "gone": "missing", "foreign": "of another seed"}
+    report.number(shared, "old", 1, inputs=["before"])
+    states = report.completeness(shared, ["now"]).set_index("name")["state"].to_dict()
+    assert states == {"here": "ok", "gone": "missing", "foreign": "of another seed", "old": "of another images"}
 
 
 # --- the manuscript

@@ -141,6 +141,14 @@ def test_a_cap_below_the_number_of_taxa_is_refused():
         splits.split(collection(25, 15), CONFIG.model_copy(update={"train_images": 2}))
 
 
+def test_images_are_not_called_grouped_where_no_day_is_known():
+    images = collection(20, 10)
+    made = splits.Splits(images, *splits.split(images, CONFIG))
+    assert made.clustered
+    images.records["time"] = pd.NaT
+    assert not splits.Splits(images, *splits.split(images, Split(min_images=3))).clustered
+
+
 def test_images_of_unknown_day_are_groups_of_their_own():
     images = collection(5, 4)
     images.records["time"] = pd.NaT

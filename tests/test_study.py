@@ -71,6 +71,12 @@ def test_a_wrong_profile_is_refused_in_one_sentence(tmp_path, text, words):
     assert "bad.toml" in message or "nowhere" in message
 
 
+def test_a_profile_in_another_encoding_is_one_sentence(tmp_path):
+    (tmp_path / "mine.toml").write_bytes('extends = "demo"\ntitle = "Méduses"'.encode("cp1252"))
+    with pytest.raises(StudyError, match=r"mine\.toml is not valid TOML in UTF-8"):
+        read_profile(str(tmp_path / "mine.toml"))
+
+
 def test_a_circle_of_profiles_is_refused(tmp_path):
     (tmp_path / "a.toml").write_text('extends = "b.toml"')
     (tmp_path / "b.toml").write_text('extends = "a.toml"')
