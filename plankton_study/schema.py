@@ -174,9 +174,13 @@ _KINDS = {"diffusion": "diffusion", "random U-Net": "random", "pixels + PCA": "p
 BASIC = {name: EncoderConfig(kind=kind) for name, kind in _KINDS.items()}  # always in the comparison
 
 
+def _kept(given: Any) -> Any:
+    """Leave out what a profile sets to false: what it does not want of the one it extends."""
+    return {name: one for name, one in given.items() if one is not False} if isinstance(given, dict) else given
+
+
 def _wanted(given: Any) -> Any:
-    """Put BASIC first, and leave out what a profile sets to false: those it does not want of the one it extends."""
-    return BASIC | {name: one for name, one in given.items() if one is not False} if isinstance(given, dict) else given
+    return BASIC | _kept(given) if isinstance(given, dict) else given
 
 
 class Features(Strict):
@@ -236,7 +240,8 @@ class Profile(Strict):
     hub: bool = False  # may the run use the Hugging Face Hub?
     images: Images = Images()
     sets: Annotated[dict[str, DataSet], Field(min_length=1)]
-    transfers: dict[str, DataSet] = {}  # small sets that nothing is trained on: probes are cross-validated
+    # small sets that nothing is trained on: probes are cross-validated
+    transfers: Annotated[dict[str, DataSet], BeforeValidator(_kept)] = {}
     coarse: str = "coarse_classes.csv"  # table set, taxon, coarse, resolved: classes that sets share; ours, or a path
     unet: UNet = UNet()
     noise: Noise = Noise()

@@ -56,37 +56,45 @@ def test_checked_cells_are_committed_with_their_output_and_others_without(path):
     assert checked >= 1
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_seeds_are_joined_in_the_ledger(tmp_path, published):
-    """Cells of 10 on three runs: means over seeds, intervals with the chance of training, rules applied to both."""
-    place = ["", "balanced", "balanced", "natural", "natural"]
-    claim = ["16 × 16 maps are best", *2 * ["competitive with supervised", "better than self-supervised"]]
-    rival = ["all other maps", "ResNet", "MAE", "ResNet", "MAE"]
-    for seed, values in {
-        0: [1, 0.02, 0.10, -0.1, 0.1],
-        1: [1, 0.02, 0.12, 0.1, 0.1],
-        2: [0.5, 0.02, 0.14, 0.0, 0.1],
-    }.items():
-        kind = "published" if published and seed else "results"
-        folder = tmp_path / kind / ("x" if not seed else f"x-seed{seed}")
-        (folder / "tables").mkdir(parents=True)
-        (folder / "provenance").mkdir()
-        table = pd.DataFrame({"claim": claim, "place": place, "rival": rival, "value": values})
-        table["low"], table["high"], table["p"] = table["value"] - 0.03, table["value"] + 0.03, 0.01
-        table.to_csv(folder / "tables" / "claims.csv", index=False)
-        made = {"provenance": {"config": "c", "seed": seed, "inputs": ["i"], "revision": "r"}}
-        (folder / "provenance" / "table_claims.json").write_text(json.dumps(made))
-    for name, other in (("x-seed3", {"config": "other"}), ("x-seed4", {"inputs": ["other"]})):  # no part of this study
-        shutil.copytree(tmp_path / "results" / "x", tmp_path / "results" / name)
-        made = {"provenance": {"config": "c", "seed": int(name[-1]), "inputs": ["i"], "revision": "r", **other}}
-        (tmp_path / "results" / name / "provenance" / "table_claims.json").write_text(json.dumps(made))
-    profile = SimpleNamespace(name="x", synthetic=False, images=SimpleNamespace(size=64))
-    names = {"s": SimpleNamespace(seed=0, results=tmp_path / "results" / "x", profile=profile)}
+def store_claims(folder: Path, rows: list[tuple], **made) -> None:
+    """Leave claims (claim, place, rival, value) of one run where notebook 10 looks for them."""
+    for part in ("tables", "provenance"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows, columns=["claim", "place", "rival", "value"])
+    table["low"], table["high"], table["p"] = table["value"] - 0.03, table["value"] + 0.03, 0.01
+    table.to_csv(folder / "tables" / "claims.csv", index=False)
+    made = {"config": "c", "inputs": ["i"], "revision": "r"} | made
+    (folder / "provenance" / "table_claims.json").write_text(json.dumps({"provenance": made}))
+
+
+def judge(folder: Path, synthetic: bool, size: int) -> dict:
+    """Run the cells of notebook 10 that join seeds and judge: its variables, and `words`, claim → by the rule."""
+    profile = SimpleNamespace(name="x", synthetic=synthetic, images=SimpleNamespace(size=size))
+    names = {"s": SimpleNamespace(seed=0, results=folder / "results" / "x", profile=profile)}
     names |= {"inputs": ["i"], "report": SimpleNamespace(provenance=lambda s: {"config": "c"}), "metrics": metrics}
     names |= {"pd": pd, "np": np, "json": json, "t": stats.t, "norm": stats.norm}
     for cell in nbformat.read(ROOT / "notebooks" / "10_claims.ipynb", 4).cells:
         if cell.id in ("10-21", "10-22", "10-27", "10-23"):
             exec(cell.source, names)
+    return names | {"words": {(row[0], row[1]): row[3] for row in names["rows"]}}
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_seeds_are_joined_in_the_ledger(tmp_path, published):
+    """Three runs: means over seeds, intervals with the chance of training, rules applied to both."""
+    for seed, (share, supervised, masked, natural) in enumerate(
+        [(1, 0.02, 0.10, -0.1), (1, 0.02, 0.12, 0.1), (0.5, 0.02, 0.14, 0.0)]
+    ):
+        rows = [("16 × 16 maps are best", "", "all other maps", share)]
+        rows += [("competitive with supervised", "balanced", "ResNet", supervised)]
+        rows += [("competitive with supervised", "natural", "ResNet", natural)]
+        rows += [("better than self-supervised", "balanced", "MAE", masked)]
+        rows += [("better than self-supervised", "natural", "MAE", 0.1)]
+        kind = "published" if published and seed else "results"
+        store_claims(tmp_path / kind / ("x" if not seed else f"x-seed{seed}"), rows, seed=seed)
+    store_claims(tmp_path / "results" / "x-seed3", rows, seed=3, config="other")  # no part of this study, nor the next
+    store_claims(tmp_path / "results" / "x-seed4", rows, seed=4, inputs=["other"])
+    names = judge(tmp_path, synthetic=False, size=64)
     assert sorted(names["runs"]) == [0, 1, 2] and names["seeds"] == "3 training seeds"
     better = names["joined"].loc[("better than self-supervised", "balanced", "MAE")]
     training = 0.02 / 3**0.5
@@ -95,12 +103,41 @@ def test_seeds_are_joined_in_the_ledger(tmp_path, published):
     reach = stats.t.ppf(0.975, freedom) * error
     np.testing.assert_allclose(better[["value", "low", "high"]].astype(float), [0.12, 0.12 - reach, 0.12 + reach])
     np.testing.assert_allclose(better["p"], 2 * stats.t.sf(0.12 / error, freedom))
-    words = {(row[0], row[1]): row[3] for row in names["rows"]}
+    words = names["words"]
     assert words["16 × 16 maps are best", ""] == "undecided"  # one seed has other maps too
     assert words["competitive with supervised", "balanced"] == "met"  # the seeds agree
     assert words["competitive with supervised", "natural"] == "undecided"  # they do not
     assert words["better than self-supervised", "balanced"] == words["better than self-supervised", "natural"] == "met"
     assert {row[4] for row in names["rows"][:-1]} == {""}  # nothing speaks against a verdict
+
+
+def test_the_ledger_corrects_for_rivals_and_says_what_speaks_against_a_verdict(tmp_path):
+    """Two rivals of a claim, a supervised one that changes between seeds, one that one seed has, small images."""
+    rows = [
+        ("16 × 16 maps are best", "", "all other maps", 1),
+        ("competitive with supervised", "balanced", "ResNet", 0.02),
+    ]
+    rows += [("better than self-supervised", "balanced", "MAE", 0.1)]
+    rows += [("better than self-supervised", "balanced", "SimCLR", 0.02)]
+    rows += [("better than self-supervised", "natural", "MAE", -0.1)]
+    for seed in range(3):
+        own = [(c, p, "ViT" if seed and r == "ResNet" else r, v + 0.01 * seed * (p != "")) for c, p, r, v in rows]
+        own += [] if seed else [("better than self-supervised", "natural", "VICReg", 0.5)]
+        store_claims(tmp_path / "results" / ("x" if not seed else f"x-seed{seed}"), own, seed=seed)
+    names = judge(tmp_path, synthetic=True, size=32)
+    joined, training = names["joined"], 0.01 / 3**0.5
+    error = np.hypot(0.03 / 1.959964, training)
+    p = 2 * stats.t.sf(0.11 / error, 2 * (error / training) ** 4)
+    found = joined.loc[("better than self-supervised", "balanced", "MAE")]["p"]
+    np.testing.assert_allclose(found, 2 * p, rtol=1e-6)  # Holm, of two
+    assert joined.loc[("competitive with supervised", "balanced"), "rival"].tolist() == ["ResNet or ViT"]
+    assert names["words"]["better than self-supervised", "balanced"] == "undecided"
+    assert names["words"]["better than self-supervised", "natural"] == "refuted"
+    assert "VICReg" not in joined.index.get_level_values(2)
+    against = [row[4] for row in names["rows"][:2]]
+    assert against == ["synthetic images; images of 32 px, 64 asked for", "synthetic images"]
+    shutil.rmtree(tmp_path / "results" / "x-seed1")
+    assert [row[4] for row in judge(tmp_path, False, 64)["rows"][:1]] == ["2 training seeds, 3 asked for"]
 
 
 @pytest.fixture(scope="module")

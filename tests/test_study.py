@@ -24,6 +24,11 @@ def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
     assert list(read_profile(str(tmp_path / "mine.toml")).sets) == ["birds"]
 
 
+def test_a_profile_may_leave_out_transfers_of_its_parent(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "demo"\n[transfers]\nflowcam_wheel = false')
+    assert read_profile("demo").transfers and not read_profile(str(tmp_path / "mine.toml")).transfers
+
+
 def test_a_profile_may_leave_out_encoders_of_its_parent(tmp_path):
     (tmp_path / "fewer.toml").write_text('extends = "demo"\n[encoders]\n"MAE" = false\n"SimCLR" = { crop = 0.2 }\n')
     (tmp_path / "again.toml").write_text('extends = "fewer.toml"\n[encoders."MAE"]\nkind = "mae"\nnetwork = "vit"\n')
