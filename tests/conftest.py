@@ -147,6 +147,29 @@ def make_study(tmp_path, shapes, monkeypatch):
     return make
 
 
+DIE = """
+import os, signal
+from plankton_study import train
+save = train._save
+def save_and_die(path, state):
+    save(path, state)
+    if state["step"] == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+train._save = save_and_die
+"""
+
+
+@pytest.fixture
+def killed_at_step_7(tmp_path):
+    """A function (script): run it on the test's profile; it ends as by a power cut behind the checkpoint of step 7."""
+
+    def run(script: str) -> None:
+        ran = subprocess.run([sys.executable, "-c", DIE + script, str(tmp_path / "test.toml")], timeout=120)
+        assert ran.returncode == -signal.SIGKILL
+
+    return run
+
+
 @pytest.fixture
 def kill_when_found(tmp_path):
     """A function (script, folder, pattern) → path: run the script on the test's profile and, as soon as a file of that

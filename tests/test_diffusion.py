@@ -74,14 +74,15 @@ diffusion.denoiser(s, splits.make(s, "shapes"))
 """
 
 
-def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_study, kill_when_found, tmp_path):
-    longer = {"images_seen = 320": "images_seen = 1280\ncheckpoint_seconds = 0.2"}
+def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_study, killed_at_step_7, tmp_path):
+    longer = {"images_seen = 320": "images_seen = 480\ncheckpoint_seconds = 1e-9"}
     whole = make_study(longer, cache=tmp_path / "whole")
     undisturbed = weights(diffusion.denoiser(whole, splits.make(whole, "shapes")))
 
     study = make_study(longer, cache=tmp_path / "killed")
-    checkpoint = kill_when_found(RUN, study.cache, "denoiser/*.partial/checkpoint.pt")
-    assert 0 < torch.load(checkpoint, weights_only=True)["step"] < 80
+    killed_at_step_7(RUN)
+    (checkpoint,) = study.cache.glob("denoiser/*.partial/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] == 7
     resumed = weights(diffusion.denoiser(study, splits.make(study, "shapes")))
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
 

@@ -292,16 +292,17 @@ encoders.make(s, splits.make(s, "shapes"), "ResNet, labels")
 
 
 def test_sigkill_of_a_network_with_batch_norm_then_again_gives_the_undisturbed_weights(
-    make_study, kill_when_found, tmp_path
+    make_study, killed_at_step_7, tmp_path
 ):
-    many = {"images_seen = 320": "images_seen = 1920\ncheckpoint_seconds = 0.1"}
+    many = {"images_seen = 320": "images_seen = 480\ncheckpoint_seconds = 1e-9"}
     whole = make_study(many, cache=tmp_path / "whole")
     undisturbed, _ = baselines.trained(whole, splits.make(whole, "shapes"), "ResNet, labels", "natural", "images")
 
     study = make_study(many, cache=tmp_path / "killed")
     parts = splits.make(study, "shapes")
-    checkpoint = kill_when_found(RUN, study.cache, "encoder/*.partial/checkpoint.pt")
-    assert 0 < torch.load(checkpoint, weights_only=True)["step"] < 120
+    killed_at_step_7(RUN)
+    (checkpoint,) = study.cache.glob("encoder/*.partial/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] == 7
     resumed, _ = baselines.trained(study, parts, "ResNet, labels", "natural", "images")
     state, expected = resumed.state_dict(), undisturbed.state_dict()
     assert any("running_mean" in key for key in state)
