@@ -154,7 +154,7 @@ def plain(tmp_path_factory, shapes):
         yield str(folder / "test.toml")
 
 
-@pytest.mark.parametrize("name", ["01_data", "06_shift", "09_monitoring"])
+@pytest.mark.parametrize("name", ["01_data", "04_encoders", "05_long_tail", "06_shift", "09_monitoring"])
 def test_notebooks_hold_without_times_shifts_and_novel_taxa(plain, name):
     names = {}
     for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
