@@ -1,6 +1,7 @@
 """Time and memory of each stage while the number of images doubles four times, and two processes instead of one.
 
-`python scale.py run STAGE NUMBER FOLDER` runs one stage and prints seconds and peak memory as JSON.
+`python scale.py run STAGE NUMBER FOLDER` runs one stage and prints seconds and peak memory as JSON; `python scale.py
+share PROFILE`, alone or under a launcher, trains and reads features, and prints the seconds of both.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +36,7 @@ channels = [16, 40, 80]
 attention = [8]
 head_channels = 40
 [training]
-images_seen = 2560
+images_seen = 64
 batch_size = 32
 precision = "float32"
 [features]
@@ -43,7 +45,7 @@ random_timesteps = [15]
 precision = "float32"
 predeclared = "up16.resnet1@t15"
 """
-STAGES = {"reading": 2000, "splits": 2000, "extraction": 250, "ridge": 65_536, "logistic": 65_536}
+STAGES = {("reading", "splits"): 2000, ("extraction",): 250, ("ridge",): 65_536, ("logistic",): 65_536}
 
 
 class Memory(threading.Thread):
@@ -92,13 +94,9 @@ def write_bank(folder: Path, number: int, channels: int = 64, classes: int = 20)
 
 def prepare(name: str, number: int, folder: Path) -> None:
     """Write what a stage reads; in a process of its own, so that the measured one starts small."""
-    if name in ("reading", "splits"):
+    if name == "reading":  # splits are made of what it leaves
         write_images(folder / "images", number)
         (folder / "bench.toml").write_text(PROFILE.format(folder=folder / "images"))
-        if name == "splits":
-            from plankton_study import data, study
-
-            data.collection(study.load(str(folder / "bench.toml"), 0), "bench")
     elif name == "extraction":
         np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (number, 32, 32), dtype=np.uint8))
     else:
@@ -143,35 +141,85 @@ def stage(name: str, number: int, folder: Path):
     return logistic
 
 
-def child(name: str, number: int) -> dict:
-    """Prepare and run a stage, each in a process of its own."""
+def children(names: tuple[str, ...], number: int) -> list[dict]:
+    """Prepare what the first of some stages reads and run them, each in a process of its own."""
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "PLANKTON_CACHE": f"{folder}/cache", "PLANKTON_DEVICE": "cpu"}
-        for step in ("prepare", "run"):
+        for step, name in (("prepare", names[0]), *(("run", name) for name in names)):
             command = [sys.executable, __file__, step, name, str(number), folder]
             ran = subprocess.run(command, capture_output=True, text=True, env=env)
             if ran.returncode:
                 raise RuntimeError(ran.stderr[-2000:])
-    return json.loads(ran.stdout.splitlines()[-1])
+            found += [json.loads(ran.stdout.splitlines()[-1])] if step == "run" else []
+    return found
 
 
 def doublings() -> list[dict]:
     """Return how time and peak memory grow over five numbers of images: logarithmic slopes, and bytes an image."""
     rows = []
-    for name, first in STAGES.items():
+    for names, first in STAGES.items():
         numbers = first * 2 ** np.arange(5)
-        found = pd.DataFrame([child(name, int(number)) for number in numbers])
-        slopes = {key: np.polyfit(np.log(numbers), np.log(found[key].clip(lower=1e-3)), 1)[0] for key in found}
-        what = f"{name}, {numbers[0]:,} to {numbers[-1]:,}"
-        # a slope of 0.25: twice the memory for 16 times the images
-        for key, aim, most in (("seconds", "at most 1.1", 1.1), ("megabytes", "at most 0.25", 0.25)):
-            said = f"{what}: slope of {'time' if key == 'seconds' else 'the process’s peak memory'}"
-            rows.append(row("scale", said, np.array([slopes[key]]), aim, slopes[key] <= most, ""))
-        bytes_each = max(np.polyfit(numbers, found["megabytes"], 1)[0], 0) * 2**20
-        rows.append(row("scale", f"{what}: memory for each image more", np.array([bytes_each]), unit="bytes"))
-        about = {"numbers": numbers.tolist(), "bytes an image": round(bytes_each), **found.round(3).to_dict("list")}
-        rows[-1]["about"] = about
+        tables = zip(*(children(names, int(number)) for number in numbers), strict=True)
+        for name, found in zip(names, map(pd.DataFrame, tables), strict=True):
+            rows += growth(name, numbers, found)
     return rows
+
+
+def growth(name: str, numbers: np.ndarray, found: pd.DataFrame) -> list[dict]:
+    """Return the rows of one stage, of which `found` holds seconds and megabytes for each of the numbers."""
+    rows = []
+    slopes = {key: np.polyfit(np.log(numbers), np.log(found[key].clip(lower=1e-3)), 1)[0] for key in found}
+    what = f"{name}, {numbers[0]:,} to {numbers[-1]:,}"
+    # a slope of 0.25: twice the memory for 16 times the images
+    for key, aim, most in (("seconds", "at most 1.1", 1.1), ("megabytes", "at most 0.25", 0.25)):
+        said = f"{what}: slope of {'time' if key == 'seconds' else 'the process’s peak memory'}"
+        rows.append(row("scale", said, np.array([slopes[key]]), aim, slopes[key] <= most, ""))
+    bytes_each = max(np.polyfit(numbers, found["megabytes"], 1)[0], 0) * 2**20
+    rows.append(row("scale", f"{what}: memory for each image more", np.array([bytes_each]), unit="bytes"))
+    about = {"numbers": numbers.tolist(), "bytes an image": round(bytes_each), **found.round(3).to_dict("list")}
+    rows[-1]["about"] = about
+    return rows
+
+
+def share(profile: str, images: int = 512, steps: int = 20) -> None:
+    """Print the seconds of some steps of training, and of reading features, by as many processes as were launched.
+
+    Both are what more images take beyond few, so that nothing counts that happens once.
+    """
+    from plankton_study import diffusion, encoders, features, splits, study, train
+    from plankton_study.schema import Features
+
+    s = study.load(profile, 0)
+    parts = splits.make(s, "bench")
+    pool, pictures = parts["pool"], parts.collection.images
+    loss, batch = diffusion.step_loss(diffusion.build_scheduler(s.profile.noise)), s.profile.training.batch_size
+
+    def training(number: int) -> None:
+        unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            train.fit(s, Path(folder), unet, loss, pictures, pool, number * batch, "bench", parts["validation"][:2])
+
+    unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
+    reader = encoders.DiffusionEncoder(
+        "bench", unet, diffusion.build_scheduler(s.profile.noise), Features(timesteps=(15,))
+    )
+
+    def extraction(number: int) -> None:
+        features.extract(s, reader, parts, pool[:number], batch)
+
+    found = {}
+    for name, call, few, more in (("training", training, 1, steps), ("extraction", extraction, 2 * batch, images)):
+        times = []
+        for number in (few, few + more):
+            s.team.wait_for_everyone()
+            began = time.perf_counter()
+            call(number)
+            s.team.wait_for_everyone()
+            times.append(time.perf_counter() - began)
+        found[name] = times[1] - times[0]
+    if s.team.is_main_process:
+        print(json.dumps(found | {"processes": s.team.num_processes}))
 
 
 def processes(rounds: int = 2) -> list[dict]:
@@ -181,35 +229,27 @@ def processes(rounds: int = 2) -> list[dict]:
     """
     seconds: dict[tuple[str, str], list[float]] = {}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    stages = {"training": "denoiser", "extraction": "bank"}
+    kinds = {"one": ([sys.executable], 1, 1), "two": (launcher, 1, 2), "apart": ([sys.executable], 2, 1)}
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images", 850)
+        write_images(Path(folder) / "images", 1000)
         file = Path(folder) / "bench.toml"
         file.write_text(PROFILE.format(folder=Path(folder) / "images"))
-
-        def run(how: str, number: int, start: list[str], caches: list[Path]) -> None:
-            env = {**os.environ, "PLANKTON_THREADS": "1", "OMP_NUM_THREADS": "1", "PLANKTON_DEVICE": "cpu"}
-            command = [*start, "-m", "plankton_study", str(file)]
-            kept = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            running = [subprocess.Popen(command, env={**env, "PLANKTON_CACHE": str(c)}, **kept) for c in caches]
-            assert not any([one.wait() for one in running])
-            for stage, kind in stages.items():
-                origins = [json.loads(file.read_text()) for c in caches for file in (c / kind).glob("*/origin.json")]
-                assert all(origin["processes"] == number for origin in origins)
-                took = sum(origin["seconds"] for origin in origins) / len(caches)
-                seconds.setdefault((stage, how), []).append(took)
-
-        for turn in range(rounds):
-            run("one", 1, [sys.executable], [Path(folder) / f"{turn} one"])
-            run("two", 2, launcher, [Path(folder) / f"{turn} two"])
-        run("apart", 1, [sys.executable], [Path(folder) / f"apart {number}" for number in range(2)])
+        env = {**os.environ, "PLANKTON_THREADS": "1", "OMP_NUM_THREADS": "1", "PLANKTON_DEVICE": "cpu"}
+        for turn, (how, (start, runs, number)) in product(range(rounds), kinds.items()):
+            caches = [f"{folder}/{turn} {how} {run}" for run in range(runs)]
+            command = [*start, __file__, "share", str(file)]
+            told = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+            started = [subprocess.Popen(command, env={**env, "PLANKTON_CACHE": cache}, **told) for cache in caches]
+            found = [json.loads(one.communicate()[0].splitlines()[-1]) for one in started]
+            assert all(one["processes"] == number for one in found)
+            for name in ("training", "extraction"):
+                seconds.setdefault((name, how), []).append(max(one[name] for one in found) / runs)
     rows = []
-    for stage in stages:
-        gain = np.divide(seconds[stage, "one"], seconds[stage, "two"])
+    for name in ("training", "extraction"):
+        gain, most = (np.divide(seconds[name, "one"], seconds[name, how]) for how in ("two", "apart"))
         met = bool(np.median(gain) >= 1.7)
-        rows.append(row("scale", f"{stage}: two processes over one", gain, "at least 1.7", met))
-        most = 2 * np.mean(seconds[stage, "one"]) / np.array(seconds[stage, "apart"])
-        rows.append(row("scale", f"{stage}: two runs at once over one after the other", most))
+        rows.append(row("scale", f"{name}: two processes over one", gain, "at least 1.7", met))
+        rows.append(row("scale", f"{name}: two runs at once over one after the other", most))
     return rows
 
 
@@ -219,8 +259,11 @@ def measure() -> list[dict]:
 
 
 if __name__ == "__main__":
-    step, wanted, size, place = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-    if step == "prepare":
+    step, wanted, *rest = sys.argv[1:]
+    size, place = (int(rest[0]), Path(rest[1])) if rest else (0, Path())
+    if step == "share":
+        share(wanted)
+    elif step == "prepare":
         prepare(wanted, size, place)
     else:
         call = stage(wanted, size, place)

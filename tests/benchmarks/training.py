@@ -67,7 +67,7 @@ def bound(call: Callable[[], object]) -> float:
     return sum(times.values()) / sum(time for key, time in times.items() if heavy.search(key))
 
 
-def measure(seen: int = 1920, rounds: int = 3) -> list[dict]:
+def measure(seen: int = 1280, rounds: int = 3) -> list[dict]:
     """Return the rows of this section: the U-Net of `quick` at 32 px."""
     s = study.load("quick", 0)
     size, config, scheduler = s.profile.images.size, s.profile.training, diffusion.build_scheduler(s.profile.noise)
