@@ -59,8 +59,21 @@ def test_a_published_run_is_whole_and_its_pdf_is_that_of_the_manuscript(paper, f
         made = json.loads((folder / "provenance" / f"{kind}_{name}.json").read_text())["provenance"]
         assert made["profile"] == folder.name and made["dirty"] is False, name
     copy = shutil.copytree(folder, elsewhere / "paper" / "published" / folder.name)
+    for other in folder.parent.glob(f"{folder.name}-seed*"):  # a text may cite another training
+        (copy.parent / other.name).symlink_to(other)
     (copy / "paper.pdf").unlink()
     assert paper.pdf(folder.name).read_bytes() == (folder / "paper.pdf").read_bytes(), "make pdf, and commit it"
+
+
+@pytest.mark.parametrize("folder", WHOLE, ids=lambda folder: folder.name)
+def test_the_ledger_of_a_published_run_joins_the_seeds_that_are_published(paper, folder):
+    origin = paper.read_table(folder / "tables" / "origin.csv").set_index("what")["value"]
+    joined = {key.removeprefix("seed "): value for key, value in origin.items() if key.startswith("seed ")}
+    others = {path.name.rpartition("-seed")[2]: path for path in folder.parent.glob(f"{folder.name}-seed*")}
+    assert joined.keys() == {"0"} | others.keys()
+    for seed, path in others.items():
+        made = json.loads((path / "provenance" / "table_claims.json").read_text())["provenance"]
+        assert joined[seed].endswith(made["revision"]) and str(made["seed"]) == seed and made["dirty"] is False
 
 
 # --- compare
@@ -277,6 +290,8 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     main = elsewhere / "paper" / "published" / "demo"
     assert json.loads((main / "numbers" / "ledger_seeds.json").read_text())["text"] == "2 training seeds"
     assert "of seed 1" not in (main / "numbers" / "best_accuracy.json").read_text()
+    for kept in [*PUBLISHED.glob("figures/*"), *PUBLISHED.glob("notebooks/0*.ipynb")]:
+        assert (main / kept.relative_to(PUBLISHED)).read_bytes() == kept.read_bytes(), kept.name
     joined = paper.read_table(main / "tables" / "origin.csv").set_index("what")["value"]
     assert joined["seed"] == "0" and joined["seed 0"] == "published, abc" and joined["seed 1"] == "results, def"
     assert "2 training seeds" in (elsewhere / "README.md").read_text(encoding="utf-8")

@@ -169,12 +169,12 @@ def doublings() -> list[dict]:
 def growth(name: str, numbers: np.ndarray, found: pd.DataFrame) -> list[dict]:
     """Return the rows of one stage, of which `found` holds seconds and megabytes for each of the numbers."""
     rows = []
-    slopes = {key: np.polyfit(np.log(numbers), np.log(found[key].clip(lower=1e-3)), 1)[0] for key in found}
     what = f"{name}, {numbers[0]:,} to {numbers[-1]:,}"
     # a slope of 0.25: twice the memory for 16 times the images
     for key, aim, most in (("seconds", "at most 1.1", 1.1), ("megabytes", "at most 0.25", 0.25)):
         said = f"{what}: slope of {'time' if key == 'seconds' else 'the process’s peak memory'}"
-        rows.append(row("scale", said, np.array([slopes[key]]), aim, slopes[key] <= most, ""))
+        slope = np.polyfit(np.log(numbers), np.log(found[key]), 1)[0]
+        rows.append(row("scale", said, np.array([slope]), aim, slope <= most, ""))
     bytes_each = max(np.polyfit(numbers, found["megabytes"], 1)[0], 0) * 2**20
     rows.append(row("scale", f"{what}: memory for each image more", np.array([bytes_each]), unit="bytes"))
     about = {"numbers": numbers.tolist(), "bytes an image": round(bytes_each), **found.round(3).to_dict("list")}
@@ -193,7 +193,8 @@ def share(profile: str, images: int = 512, steps: int = 20) -> None:
     s = study.load(profile, 0)
     parts = splits.make(s, "bench")
     pool, pictures = parts["pool"], parts.collection.images
-    loss, batch = diffusion.step_loss(diffusion.build_scheduler(s.profile.noise)), s.profile.training.batch_size
+    scheduler, batch = diffusion.build_scheduler(s.profile.noise), s.profile.training.batch_size
+    loss = diffusion.step_loss(scheduler)
 
     def training(number: int) -> None:
         unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
@@ -201,9 +202,7 @@ def share(profile: str, images: int = 512, steps: int = 20) -> None:
             train.fit(s, Path(folder), unet, loss, pictures, pool, number * batch, "bench", parts["validation"][:2])
 
     unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
-    reader = encoders.DiffusionEncoder(
-        "bench", unet, diffusion.build_scheduler(s.profile.noise), Features(timesteps=(15,))
-    )
+    reader = encoders.DiffusionEncoder("bench", unet, scheduler, Features(timesteps=(15,)))
 
     def extraction(number: int) -> None:
         features.extract(s, reader, parts, pool[:number], batch)
