@@ -213,8 +213,9 @@ minus the best self-supervised one, {numbers["balanced_gain_over_ssl"]} and {num
 {pages.markdown_table(ledger)}
 
 A verdict needs real images, three training seeds and, about maps, images of 64 px; passed so far:
-{numbers["ledger_verdicts"]}. A claim may also be met because every encoder fails, as between instruments.
-Intervals over several seeds hold the chance of training as well, and are wide while seeds are few.
+{numbers["ledger_verdicts"]}. A claim may also be met because every encoder fails, as may happen between
+instruments. Maps are compared at equal width. Intervals are uncorrected, words are after Holm's correction; over
+several seeds both hold the chance of training as well, and intervals are wide while seeds are few.
 The rules, and what this means, stand in the [PDF](paper/published/{name}/paper.pdf).
 
 </details>"""

@@ -314,3 +314,18 @@ def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, elsewhere):
     own.write_text(text.replace("WORD", "supported"))
     with pytest.raises(paper.StudyError, match="the text says that “k-means recovers classes” is supported"):
         paper.pdf("demo")
+
+
+def test_a_text_cites_one_row_of_a_table_of_any_published_seed(paper, elsewhere):
+    for name in ("demo", "demo-seed1"):
+        shutil.copytree(PUBLISHED, elsewhere / "paper" / "published" / name)
+    text = '#import "style.typ": *\n#let conclusion = [#value-of("seeds", "natural (%)", seed: 1, KEY)]\n'
+    own = elsewhere / "paper" / "reading_demo.typ"
+    own.write_text(text.replace("KEY", '"diffusion"'))
+    before = paper.pdf("demo").read_bytes()
+    table = elsewhere / "paper" / "published" / "demo-seed1" / "tables" / "seeds.csv"
+    table.write_text(table.read_text().replace("(one seed)", "(another seed)"))
+    assert paper.pdf("demo").read_bytes() != before
+    own.write_text(text.replace("KEY", '"difusion"'))
+    with pytest.raises(paper.StudyError, match="0 rows of the table seeds hold"):
+        paper.pdf("demo")
