@@ -147,7 +147,7 @@ help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  make 01_data      run one notebook and what it needs; likewise: $(wordlist 2,99,$(NOTEBOOKS))"
 	@echo "Settings: PROFILE=$(PROFILE) (or $(filter-out $(PROFILE),$(sort $(basename $(notdir $(wildcard $(PROFILES)/*.toml))))), or path/to/my.toml)"
-	@echo "          SEED=$(SEED)  DATA=folder of data sets  PYTHON=$(PYTHON)  PY=interpreter to use as it is"
+	@echo "          SEED=$(SEED)  DATA=folder of data sets  LAB=options of JupyterLab  PYTHON=$(PYTHON)  PY=interpreter to use as it is"
 
 env: $(ENV) ## make the environment (.venv), unless an active one holds every pin
 	@echo "environment: $(PY)"
@@ -169,7 +169,7 @@ publish: $(ENV) ## copy a finished run to paper/published/<profile>
 	@"$(PY)" paper/build.py publish $(NAME)
 
 lab: $(ENV) ## open JupyterLab on the notebooks
-	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(LAB)
 
 test: lint unit ## lint, unit tests, the smoke profile, and every notebook under nbval
 	@$(MAKE) paper PROFILE=smoke SEED=0 DATA=

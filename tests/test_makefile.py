@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTEBOOKS = re.search(r"^NOTEBOOKS := (.*)$", MAKEFILE, re.M).group(1).split()
 # what a surrounding `make test` or an active environment would lend to the inner make
-LENT = re.compile(r"PLANKTON_|OMP_|MAKE|MFLAGS|GNUMAKEFLAGS|(PROFILE|SEED|DATA|PY|PYTHON|VIRTUAL_ENV|CONDA_PREFIX)$")
+LENT = re.compile(r"PLANKTON_|OMP_|(GNU)?MAKE|MFLAGS|(PROFILE|SEED|DATA|LAB|PY|PYTHON|VIRTUAL_ENV|CONDA_PREFIX)$")
 
 STUB = """#!/bin/sh
 # python notebooks/execute.py NOTEBOOK OUTPUT --profile P --seed S, or ... paper/build.py pdf NAME
@@ -165,6 +165,11 @@ def test_a_profile_of_the_user_follows_a_file_beside_it(built):
 def test_profiles_that_extend_each_other_do_not_hang(tree):
     tree.write("plankton_study/profiles/demo.toml", 'extends = "smoke"\n')
     assert tree.ran("paper") == ALL
+
+
+def test_options_reach_jupyterlab(tree):
+    told = tree.make("-n", "lab", "LAB=--no-browser --port 9000").stdout
+    assert re.search(r"-m jupyterlab .*lab/tree/notebooks --no-browser --port 9000$", told.strip())
 
 
 def test_another_seed_has_results_of_its_own_and_other_data_make_them_out_of_date(built):
