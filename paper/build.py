@@ -197,8 +197,8 @@ Published run: {numbers["run_size"]}; {drawn}{pages.cost(folder)}.
 Linear probes on test images of {home["set"]}, training seed 0{others}.
 95 % intervals are over {over}, without the chance of training. Each
 encoder's layer (and timestep) was chosen on validation images. "Balanced" means equally many labels of each taxon; test
-images keep their natural proportions. The two columns are over different taxa ({numbers["balanced_taxa"]} and
-{numbers["taxa"]}): do not compare across. Macro-F1 is the mean of F1 over taxa.
+images keep their natural proportions. Balanced and natural columns are over different taxa
+({numbers["balanced_taxa"]} and {numbers["taxa"]}): do not compare across. Macro-F1 is the mean of F1 over taxa.
 
 {pages.markdown_table(table)}
 
