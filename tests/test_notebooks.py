@@ -140,6 +140,32 @@ def test_the_ledger_corrects_for_rivals_and_says_what_speaks_against_a_verdict(t
     assert [row[4] for row in judge(tmp_path, False, 64)["rows"][:1]] == ["2 training seeds, 3 asked for"]
 
 
+@pytest.mark.parametrize("shifted", [True, False])
+def test_seeds_are_shown_at_home_and_on_shifted_parts(tmp_path, shifted):
+    """Two seeds, of which one has an encoder that was not run on the shifted part; or nothing shifted at all."""
+    folders = {}
+    for seed in (0, 1):
+        folders[seed] = tmp_path / str(seed), "revision"
+        folders[seed][0].mkdir()
+        at_home = f'encoder,head,macro-F1 (%)\nSimCLR,linear,"{40 + seed}.0 [1.0, 2.0]"\nSimCLR,k-NN,"9.0 [8.0, 9.9]"\n'
+        for setting in ("balanced", "natural"):
+            (folders[seed][0] / f"{setting}.csv").write_text(at_home)
+        away = f'pwssc,later,SimCLR,"99.0 [98.0, 99.5]","{20 + 2 * seed}.5 [1.0, 2.0]"\n'
+        away += "pwssc,not run,CLIP,not run,not run\n"
+        away = 'set,part,encoder,"macro f1, home (%)","macro f1, away (%)"\n' + away * shifted
+        (folders[seed][0] / "shift.csv").write_text(away)
+    shown = []
+    names = {"pd": pd, "folders": folders, "runs": folders, "seeds": "", "s": None, "inputs": []}
+    names["report"] = SimpleNamespace(table=lambda s, name, table, caption, inputs: shown.append(table))
+    for cell in nbformat.read(ROOT / "notebooks" / "10_claims.ipynb", 4).cells:
+        if cell.id in ("10-25", "10-26"):
+            exec(cell.source, names)
+    (table,) = shown
+    places = {"balanced (%)": "40.5 (40.0 to 41.0)", "natural (%)": "40.5 (40.0 to 41.0)"}
+    places |= {"pwssc: later (%)": "21.5 (20.5 to 22.5)"} if shifted else {}
+    assert table.to_dict("records") == [{"encoder": "SimCLR"} | places]
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, shapes):
     """README's shortest profile: one set, nothing known but its classes, nothing shifted, nothing novel."""
