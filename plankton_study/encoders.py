@@ -30,7 +30,8 @@ def make(study: Study, splits: Splits, name: str, setting: str = "natural", budg
     Args:
         name: a key of the profile's `encoders` or of `ENCODERS`.
         setting: "natural" or "balanced": whose labelled images a supervised encoder learns from.
-        budget: "images" (as many seen as the denoiser) or "flops" (as many as its training FLOPs allow).
+        budget: "images" (as many seen as the denoiser), "flops" (as many as its training FLOPs allow), or "none" (its
+            initial weights). Encoders of one's own are what they are.
 
     Raises:
         StudyError: there is no such encoder, or the model it needs cannot be had.
@@ -42,7 +43,7 @@ def make(study: Study, splits: Splits, name: str, setting: str = "natural", budg
         raise StudyError(f"there is no encoder {name!r}, only {', '.join([*known, *ENCODERS])}")
     kind = known[name].kind
     if kind == "pixels":
-        return PixelEncoder(splits.collection.images[splits["pool"]], study.profile.features.pca, study.seed)
+        return PixelEncoder(splits.collection.images, splits["pool"], study.profile.features.pca, study.seed)
     if kind in ("diffusion", "random"):
         made = denoiser(study, splits, random=kind == "random")
         made.predeclared  # noqa: B018 - says so at once if it has no such cell
@@ -50,9 +51,8 @@ def make(study: Study, splits: Splits, name: str, setting: str = "natural", budg
     if kind == "pretrained":
         return pretrained(study, name)
     model, folder = baselines.trained(study, splits, name, setting, budget)
-    model.to(study.device)
     look = partial(train.to_model, device=study.device)
-    return NetworkEncoder(name, model, study.profile.images.size, study.profile.features, look, folder)
+    return NetworkEncoder(name, model.to(study.device), study.profile.images.size, study.profile.features, look, folder)
 
 
 def unavailable(study: Study, name: str) -> str:
@@ -192,15 +192,15 @@ class DiffusionEncoder(NetworkEncoder):
 class PixelEncoder:
     """Grey values, raw and as principal components: what is there before any network.
 
-    Of the unlabelled training `images` (N, R, R) uint8 at most 5,000 are used; each number of `components` is a cell;
-    `seed` is that of the choice of images and of the randomised solver.
+    Of the unlabelled training `rows` of `images` (N, R, R) uint8 at most 5,000 are used; each number of `components` is
+    a cell; `seed` is that of the choice of images and of the randomised solver.
     """
 
     name = "pixels + PCA"
 
-    def __init__(self, images: np.ndarray, components: Sequence[int], seed: int) -> None:
+    def __init__(self, images: np.ndarray, rows: np.ndarray, components: Sequence[int], seed: int) -> None:
         rng = np.random.default_rng(seed)
-        some = images[np.sort(rng.permutation(len(images))[:5000])].reshape(-1, images.shape[1] * images.shape[2])
+        some = images[rows[np.sort(rng.permutation(len(rows))[:5000])]].reshape(-1, images.shape[1] * images.shape[2])
         most = min(max(components), *some.shape)
         self._pca = PCA(most, svd_solver="randomized", random_state=seed).fit(some.astype(np.float32))
         self._widths = {f"pixels.pca{min(n, most)}": min(n, most) for n in components}
@@ -210,8 +210,7 @@ class PixelEncoder:
         self.layers = pd.DataFrame({"stage": "pixels", "resolution": images.shape[1], "channels": widths, "order": 0})
         self.layers.index = pd.Index([cell.layer for cell in self.cells], name="layer")
         self.identity = {"pixels": digest(some), "components": list(components), "seed": seed}
-        self.folder = None
-        self.cost = {"parameters": self._pca.components_.size, "images_seen": len(some)}
+        self.folder, self.cost = None, {"parameters": self._pca.components_.size, "images_seen": len(some)}
 
     def encode(self, images: np.ndarray, ids: list[str], cells: list[Cell]) -> dict[Cell, np.ndarray]:
         """Return cell → (B, C) float32 for images (B, R, R) uint8."""

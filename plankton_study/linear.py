@@ -124,7 +124,9 @@ def logistic_path(
         codes: (n,) int64 classes, each of 0 … K-1 present.
         strengths: values of C, best from weak to strong.
         sample_weight: (n,) float, None for equal weights.
-        tolerance: of the largest entry of the gradient; `most` iterations at most.
+        tolerance: of the largest entry of the gradient; `most` iterations at most. With thousands of images a weak
+            penalty moves the gradient by less (scikit-learn's default, 1e-4, is little stricter): such fits are held
+            by stopping early rather than by their C, and the largest may equal the one before.
     """
     w = np.ones(len(codes)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
     share, own = torch.from_numpy((w / w.sum()).astype(np.float32)), torch.from_numpy(codes)

@@ -43,6 +43,7 @@ class ProbeResult:
             equally) and "k-NN".
         classes: (K,) taxa the probe knows; `prior` (K,) their shares of the training images.
         cost, training: of the encoder's training, and its folder if it was trained here; see `features.Encoder`.
+        budget: see `probe`.
     """
 
     encoder: str
@@ -60,6 +61,7 @@ class ProbeResult:
     prior: np.ndarray
     cost: dict[str, float]
     training: Path | None
+    budget: str
 
     def predicted(self, part: str, head: str = "linear", adjusted: bool = False) -> np.ndarray:
         """Return the taxa (n,) a head names; `adjusted` divides by the training prior (Menon et al. 2021)."""
@@ -87,7 +89,7 @@ def probe(
         if value not in known[key]:
             raise StudyError(f"{key} = {value!r} is not known, only {', '.join(known[key])}")
     if len(splits.classes if setting == "natural" else splits.balanced_classes) < 2:
-        where = f"sets.{splits.collection.name}.split.balanced"
+        where = f"sets.{splits.collection.name}.split" + ".balanced" * (setting == "balanced")
         raise StudyError(f"fewer than two taxa have enough images for the {setting} setting: lower {where}.min_images")
     made, bank = read(study, splits, encoder, setting, budget)
     cells = candidates(made, search, study.profile.probes.candidates)
@@ -100,7 +102,7 @@ def probe(
     for key in [key for key in found if "/" in key]:
         head, _, part = key.partition("/")
         arrays.setdefault(head, {})[part] = found.pop(key)
-    found |= {"selected": Cell(*found["selected"]), "near_best": dict(found["near_best"])}
+    found |= {"selected": Cell(*found["selected"]), "near_best": dict(found["near_best"]), "budget": budget}
     found |= {"rows": arrays.pop("rows"), "probabilities": arrays, "cost": made.cost, "training": made.folder}
     return ProbeResult(encoder, setting, **found)
 
@@ -233,7 +235,7 @@ def _probe(
         predict |= {"weighted": weighted.probabilities, "k-NN": lambda z: neighbours.predict_proba(z.whole())}
     arrays = {f"rows/{part}": rows[part] for part in parts}
     arrays |= {f"{head}/{part}": np.float32(f(z)) for head, f in predict.items() for part, z in parts.items()}
-    if HEAD in bank.cells:
+    if HEAD in bank.cells and splits.base is None:  # relabelled splits have other classes than the head
         arrays |= {f"end to end/{part}": softmax(bank.take(HEAD, rows[part]), axis=1) for part in parts}
     fits = [(*cell, model.strength, *values.values()) for values, cell, model in tried]
     columns = ["layer", "timestep", "C", "accuracy", "macro_f1"]

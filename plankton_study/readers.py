@@ -73,7 +73,7 @@ def read_table(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, Read]:
 def read_hub(place: Path | str, entry: CatalogueEntry) -> tuple[pd.DataFrame, Read]:
     """Read a Hugging Face data set: a folder of parquet files or class folders, or a Hub id with `hub = true`.
 
-    `entry.columns` may rename the columns `image` and `taxon` (default "image" and "label").
+    `entry.columns` may rename the columns `image` and `taxon` (default "image" and "label"); null or -1 is no label.
     Raises: StudyError if the data set cannot be loaded or lacks a column.
     """
     import datasets
@@ -81,13 +81,14 @@ def read_hub(place: Path | str, entry: CatalogueEntry) -> tuple[pd.DataFrame, Re
     files = sorted(str(path) for path in Path(place).rglob("*.parquet"))
     try:
         parts = datasets.load_dataset("parquet", data_files=files) if files else datasets.load_dataset(str(place))
+        table = datasets.concatenate_datasets(list(parts.values()))
     except Exception as error:  # a dozen kinds: network, schema, access, disk
         raise StudyError(f"{place} could not be loaded ({reason(error)}): check its name and the network") from None
-    table = datasets.concatenate_datasets(list(parts.values()))
     columns = _columns(place, {"image": "image", "taxon": "label"} | entry.columns, table.column_names)
     table = table.cast_column(columns["image"], datasets.Image(decode=False))
     labels, taxa = table.features[columns["taxon"]], table[columns["taxon"]]
-    taxa = [labels.int2str(taxon) if isinstance(labels, datasets.ClassLabel) else str(taxon) for taxon in taxa]
+    named = labels.int2str if isinstance(labels, datasets.ClassLabel) else str
+    taxa = ["" if taxon in (None, -1) else named(taxon) for taxon in taxa]  # -1: the Hub's "no label"
     paths = table.data.flatten().column(f"{columns['image']}.path").to_pylist()
     ids = [f"{i:08d}/{Path(path or f'{i:08d}').name}" for i, path in enumerate(paths)]
 

@@ -89,6 +89,7 @@ def number(study: Study, name: str, value: Estimate | float | str, unit: str = "
 
     With the unit "%" or "points" an estimate of a share is shown in percent, with its interval.
     """
+    value = value.item() if isinstance(value, np.generic) else value
     unit = "" if isinstance(value, str) else unit
     entry: dict[str, Any] = {"value": value, "low": None, "high": None, "n": None, "unit": unit}
     if isinstance(value, Estimate):

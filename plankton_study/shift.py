@@ -44,7 +44,7 @@ def elsewhere(
     Returns:
         The result, for `probes.evaluate` with the splits `away`; and part → standardised features (n, C).
     """
-    encoder, home = probes.read(study, splits, result.encoder, result.setting)
+    encoder, home = probes.read(study, splits, result.encoder, result.setting, result.budget)
     cell, train = result.selected, probes.parts_of(splits, result.setting)["train"]
     (x,) = standardised(home, cell, train)
     reader = copy(encoder)
@@ -57,8 +57,7 @@ def elsewhere(
     codes = np.unique(splits.taxa(train).astype(str), return_inverse=True)[1]
     path = probes.regressions(study, home, cell, train, x, codes)
     model = next(model for model in path if model.strength == result.regularisation)
-    chances = {part: model.probabilities([each]) for part, each in z.items()}
-    return replace(result, rows=parts, probabilities={"linear": chances}), z
+    return replace(result, rows=parts, probabilities={"linear": {p: model.probabilities([x]) for p, x in z.items()}}), z
 
 
 def renamed(result: ProbeResult, names: dict[str, str]) -> ProbeResult:

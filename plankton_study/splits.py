@@ -114,7 +114,7 @@ def split(images: data.Collection, config: Split) -> tuple[dict[str, np.ndarray]
     removed["neither home nor shifted"] = int((usable & ~home & ~away).sum())
     labelled = ~records["taxon"].isin(["", *images.entry.not_taxa]).to_numpy() & ~novel
 
-    test, validation = _held_out(records, group_codes(images), home, config)
+    test, validation = _held_out(images, home, config)
     pool = home & ~test & ~validation & ~novel
     held_out = np.flatnonzero(test | validation | away | (novel & usable))
     near = near_duplicates(images.images, np.flatnonzero(pool), held_out, limit)
@@ -164,15 +164,16 @@ def _where(records: pd.DataFrame, where: Where) -> np.ndarray:
     return np.all([np.ones(len(records), bool), *(tests[key](value) for key, value in asked.items())], axis=0)
 
 
-def _held_out(records: pd.DataFrame, groups: np.ndarray, home: np.ndarray, config: Split) -> np.ndarray:
+def _held_out(images: data.Collection, home: np.ndarray, config: Split) -> np.ndarray:
     """Choose test and validation images, (2, N) bool, at home by stratified folds that keep groups whole."""
     rows, chosen = np.flatnonzero(home), np.zeros((2, len(home)), bool)
-    taxa, groups = records["taxon"].to_numpy(dtype=object)[rows], groups[rows]
+    taxa, groups = images.records["taxon"].to_numpy(dtype=object)[rows], group_codes(images)[rows]
     grouped = len(np.unique(groups)) < len(rows)
     parts = min(20, max(Counter(taxa).values(), default=0), len(np.unique(groups)))
     test, validation = round(config.test * parts), round(config.validation * parts)
     if min(test, validation) < 1 or test + validation >= parts:
-        raise StudyError(f"{parts} groups are too few for test {config.test:g} and validation {config.validation:g}")
+        limits = f"{parts} folds: as many as home has groups, or images of its commonest taxon, and at most 20"
+        raise StudyError(f"sets.{images.name}.split: test and validation leave a part empty, change them ({limits})")
     folds = (StratifiedGroupKFold if grouped else StratifiedKFold)(parts, shuffle=True, random_state=config.seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*least populated class.*")  # rare taxa: the natural tail

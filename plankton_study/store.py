@@ -66,7 +66,7 @@ def keep(
         what: JSON values that determine the result and its key, together with the package modules named in `code`;
             device, threads and number of processes are only recorded, in its `origin.json`.
         make: fills an empty folder; the first process of an `accelerate launch` calls it while the others wait.
-        resume: the folder may hold what a killed call left, and every process calls `make`.
+        resume: the folder may hold the `checkpoint.pt` that a killed call left, and every process calls `make`.
 
     Raises:
         StudyError: the disk is full or cannot be written.
@@ -99,6 +99,7 @@ def keep(
                         study.__dict__["team"] = team
                 team.wait_for_everyone()
                 if team.is_main_process:
+                    (partial / "checkpoint.pt").unlink(missing_ok=True)  # only now is all saved that it was for
                     seconds = round(time.monotonic() - started, 2)
                     origin = {"stage": stage, "what": what, "device": study.device, "threads": study.threads}
                     origin |= {"processes": team.num_processes, "seconds": seconds}
@@ -138,7 +139,8 @@ def disk_error(error: OSError, path: Path) -> Exception:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is whole or absent, with sorted keys."""
-    write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n")
+    plain = lambda v: v.item() if isinstance(v, np.generic) else str(v)  # noqa: E731
+    write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=plain) + "\n")
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -157,7 +157,7 @@ def fit(
     and `cost.json` (parameters, images_seen, batch_size, flops an image seen, forward and backward; seconds).
 
     Args:
-        study: gives `profile.training`, the seed and the device; `folder` keeps the checkpoint meanwhile.
+        study: gives `profile.training`, the seed and the device; `folder` keeps a checkpoint until `store.keep` ends.
         model: any module; ends in evaluation mode.
         step_loss: (model, x (B, 1, R, R) in [-1, 1], rows (B,), chance) → scalar loss.
         images, rows: (N, R, R) uint8, and the int64 rows to train on.
@@ -245,7 +245,7 @@ def fit(
                 model.train()
                 average.restore(model.parameters())
                 losses.clear()
-            if team.is_main_process and time.monotonic() - saved > config.checkpoint_seconds:
+            if team.is_main_process and (step == steps or time.monotonic() - saved > config.checkpoint_seconds):
                 state = {"model": model.state_dict(), "average": average.state_dict(), "step": step, "curve": curve}
                 state |= {"optimiser": optimiser.state_dict(), "losses": losses, "seconds": time.monotonic() - started}
                 _save(checkpoint, state)
@@ -260,7 +260,6 @@ def fit(
     cost |= {"batch_size": config.batch_size, "seconds": round(time.monotonic() - started, 1)}
     cost["flops"] = counter.get_total_flops() * team.num_processes / config.batch_size
     write_json(folder / "cost.json", cost)
-    checkpoint.unlink(missing_ok=True)
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:

@@ -268,6 +268,22 @@ def test_parquet_of_the_hubs_schema_is_read(tmp_path, labels):
     assert data.prepare(read(1), 16, False)[0].shape == (16, 16)
 
 
+@pytest.mark.parametrize("labels", ["names", "strings"])
+def test_what_has_no_label_on_the_hub_counts_as_not_labelled(tmp_path, labels):
+    """Of an unlabelled part the Hub says null, or -1 where labels are classes."""
+    import datasets
+
+    label = datasets.ClassLabel(names=["bar", "disc"]) if labels == "names" else datasets.Value("string")
+    given = [0, None, -1] if labels == "names" else ["bar", None, None]
+    images = [{"bytes": png(np.zeros((16, 16), np.uint8)), "path": None}] * 3
+    features = datasets.Features({"image": datasets.Image(), "label": label})
+    (tmp_path / "hub").mkdir()
+    table = datasets.Dataset.from_dict({"image": images, "label": given}, features=features)
+    table.to_parquet(tmp_path / "hub" / "train.parquet")
+    records, _ = readers.read_hub(tmp_path / "hub", sources.entry("mine"))
+    assert records["taxon"].tolist() == ["bar", "", ""]
+
+
 def test_class_folders_serve_as_well_as_parquet(tmp_path):
     write_shapes(tmp_path / "hub", 12)
     records, read = readers.read_hub(tmp_path / "hub", sources.entry("whoi", {"name_pattern": None}))

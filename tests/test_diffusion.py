@@ -87,6 +87,20 @@ def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_stu
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
 
 
+def test_a_training_killed_before_its_model_was_saved_is_not_made_again(make_study, monkeypatch):
+    study = make_study()  # whose checkpoints are far apart
+    parts = splits.make(study, "shapes")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            diffusion.UNet2DModel, "save_pretrained", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        diffusion.denoiser(study, parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.EMAModel, "step", lambda *_: pytest.fail("a step was made again"))
+        folder = diffusion.denoiser(study, parts)
+    assert weights(folder) and not list(folder.glob("*checkpoint*"))
+
+
 @pytest.mark.parametrize("harm", ["truncated", "another architecture"])
 def test_a_harmed_checkpoint_is_refused_in_one_sentence(make_study, tmp_path, harm):
     study = make_study()

@@ -301,16 +301,30 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     origin.reset_index().to_csv(live / "tables" / "origin.csv", index=False)
     with pytest.raises(paper.StudyError, match="joins seed 0, which is not published"):
         paper.publish("demo-seed1")
+    origin.drop("seed 0").reset_index().to_csv(live / "tables" / "origin.csv", index=False)
+    with pytest.raises(paper.StudyError, match="does not join demo, which is published: remove .*10_claims.ipynb"):
+        paper.publish("demo-seed1")
+    for path in live.glob("provenance/*.json"):
+        path.write_text(path.read_text().replace('"dirty": false', '"dirty": true'))
+    with pytest.raises(paper.StudyError, match="was made with changes that no commit holds"):
+        paper.publish("demo-seed1")
 
 
 def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, elsewhere):
     folder = elsewhere / "paper" / "published" / "demo"
     shutil.copytree(PUBLISHED, folder)
     row = paper.read_table(folder / "tables" / "ledger.csv").set_index("claim").loc["k-means recovers classes"]
-    text = '#import "style.typ": *\n#let conclusion = [#ledger-of("k-means recovers classes", "WORD")]\n'
+    text = '#import "style.typ": *\n#let answer = []\n'
+    text += '#let conclusion = [#ledger-of("k-means recovers classes", "WORD"AGAINST)]\n'
     own = elsewhere / "paper" / "reading_demo.typ"
+    text, one = text.replace("AGAINST", ""), text.replace("WORD", row["by the rule"])
     own.write_text(text.replace("WORD", row["by the rule"]))
     assert paper.pdf("demo") == folder / "paper.pdf"
+    own.write_text(one.replace("AGAINST", ', against: "SimCLR"'))
+    assert paper.pdf("demo") == folder / "paper.pdf"
+    own.write_text(one.replace("AGAINST", ', against: "CLR"'))
+    with pytest.raises(paper.StudyError, match="the ledger has no difference to CLR for “k-means recovers classes”"):
+        paper.pdf("demo")
     own.write_text(text.replace("WORD", "supported"))
     with pytest.raises(paper.StudyError, match="the text says that “k-means recovers classes” is supported"):
         paper.pdf("demo")
@@ -319,7 +333,8 @@ def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, elsewhere):
 def test_a_text_cites_one_row_of_a_table_of_any_published_seed(paper, elsewhere):
     for name in ("demo", "demo-seed1"):
         shutil.copytree(PUBLISHED, elsewhere / "paper" / "published" / name)
-    text = '#import "style.typ": *\n#let conclusion = [#value-of("seeds", "natural (%)", seed: 1, KEY)]\n'
+    text = '#import "style.typ": *\n#let answer = []\n'
+    text += '#let conclusion = [#value-of("seeds", "natural (%)", seed: 1, KEY)]\n'
     own = elsewhere / "paper" / "reading_demo.typ"
     own.write_text(text.replace("KEY", '"diffusion"'))
     before = paper.pdf("demo").read_bytes()

@@ -29,6 +29,15 @@ def test_every_profile_shown_is_valid(number, tmp_path):
     read_profile(str(tmp_path / "mine.toml"))
 
 
+def test_what_else_a_study_needs_goes_below_the_first_profile(tmp_path):
+    first, more = (next(each for each in blocks("toml") if key in each) for key in ("extends", "shifts"))
+    (tmp_path / "mine.toml").write_text(first + more)
+    profile = read_profile(str(tmp_path / "mine.toml"))
+    assert set(profile.sets["station"].split.shifts) == {"autumn", "north"}
+    (tmp_path / "mine.toml").write_text('coarse = "coarse_classes.csv"\nhub = true\n' + first + more)
+    assert read_profile(str(tmp_path / "mine.toml")).hub
+
+
 def test_another_question_is_one_more_notebook(shared, monkeypatch):
     first, rest = (block for block in blocks("python") if "profile" in block and "ENCODERS" not in block)
     monkeypatch.setenv("PLANKTON_PROFILE", str(Path(shared.cache).parent / "test.toml"))

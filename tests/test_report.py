@@ -68,7 +68,9 @@ def test_a_number_keeps_its_interval(shared):
     entry = json.loads((shared.results / "numbers" / "share.json").read_text())
     assert text == entry["text"] == "50.0 [40.0, 60.0]"
     assert (entry["low"], entry["high"], entry["n"], entry["unit"]) == (0.4, 0.6, 30, "%")
-    assert report.number(shared, "many", 12345, "images") == "12,345"
+    for many in (12345, np.int64(12345)):
+        assert report.number(shared, "many", many, "images") == "12,345"
+        assert json.loads((shared.results / "numbers" / "many.json").read_text())["value"] == 12345
 
 
 def test_provenance_says_what_made_it(shared, monkeypatch):

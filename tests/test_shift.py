@@ -142,6 +142,12 @@ def test_probabilities_of_one_name_are_added_up(shared):
 NAMES = {"disc": "round", "bar": "straight", "cross": "straight"}
 
 
+def test_relabelled_splits_have_no_head_of_the_old_classes(shared):
+    parts = splits.make(shared, "shapes")
+    assert "end to end" in probes.probe(shared, parts, "ResNet, labels").probabilities
+    assert "end to end" not in probes.probe(shared, splits.relabelled(parts, NAMES), "ResNet, labels").probabilities
+
+
 def test_relabelled_splits_use_the_encoders_and_features_they_come_from(shared):
     parts = splits.make(shared, "shapes")
     coarse = splits.relabelled(parts, NAMES)

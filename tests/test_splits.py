@@ -195,3 +195,10 @@ def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, first, s
     expected = rows[(correlation > limit + 1e-6).any(axis=1)]
     found = splits.near_duplicates(images, rows, others, limit)
     assert set(expected) <= set(found) <= set(rows[(correlation > limit - 1e-6).any(axis=1)])
+
+
+def test_a_division_that_leaves_a_part_empty_says_what_limits_it():
+    images = collection(days=25, per_day=4, group_by="image")
+    for shares in ({"test": 0.5, "validation": 0.5}, {"test": 0.001}):
+        with pytest.raises(StudyError, match=rf"sets\.{images.name}\.split: test and validation .*\(20 folds: as many"):
+            splits.split(images, Split(**shares))
