@@ -230,6 +230,20 @@ def test_the_section_of_the_readme_is_that_of_the_published_run(paper):
     assert paper._with_results(readme, "another") == readme
 
 
+def test_the_answer_in_the_readme_is_that_of_the_ledger(paper):
+    """Whoever publishes results that say otherwise has to write it anew, and the words here."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"<!-- results: (\w+) -->", readme)
+    ledger = paper.read_table(ROOT / "paper" / "published" / name / "tables" / "ledger.csv").set_index("claim")
+    answer = {"competitive with supervised (balanced)": "refuted", "better than self-supervised (balanced)": "refuted"}
+    answer |= {"competitive with supervised (natural)": "refuted", "better than self-supervised (natural)": "undecided"}
+    answer |= {
+        f"{claim} (pwssc: later)": "undecided"
+        for claim in ("competitive with supervised", "better than self-supervised")
+    }
+    assert "**The answer so far**" in readme and ledger.loc[[*answer], "by the rule"].to_dict() == answer
+
+
 def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
     shutil.copytree(PUBLISHED / "figures", tmp_path / "figures")
     shutil.copytree(PUBLISHED / "notebooks", tmp_path / "notebooks")
