@@ -91,7 +91,8 @@ def publish(name: str) -> Path:
         raise StudyError(f"{live} was made with changes that no commit holds: commit them, `make clean`, then {AGAIN}")
     origin = pd.read_csv(live / "tables" / "origin.csv", dtype=str).set_index("what")["value"]
     for path in (ROOT / "paper" / "published").glob("*/provenance/table_claims.json"):
-        if _run(path)[0] == config and f"seed {_run(path)[1]}" not in origin:
+        theirs, seed, *_ = _run(path)
+        if theirs == config and f"seed {seed}" not in origin:
             other, old = path.parents[1].name, live / "notebooks" / "10_claims.ipynb"
             raise StudyError(f"{live} does not join {other}, which is published: remove {old}, then {AGAIN}")
     for seed in (key for key, kind in origin.items() if re.fullmatch(r"seed \d+", key) and kind.startswith("results")):

@@ -90,10 +90,12 @@ def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_stu
 def test_a_training_killed_before_its_model_was_saved_is_not_made_again(make_study, monkeypatch):
     study = make_study()  # whose checkpoints are far apart
     parts = splits.make(study, "shapes")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(
-            diffusion.UNet2DModel, "save_pretrained", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(diffusion.UNet2DModel, "save_pretrained", interrupted)
         diffusion.denoiser(study, parts)
     with monkeypatch.context() as patch:
         patch.setattr(train.EMAModel, "step", lambda *_: pytest.fail("a step was made again"))
