@@ -231,7 +231,7 @@ In short, diffusion minus others in points of macro-F1, over {numbers["ledger_se
 
 The claims are those of the paper; rows with an arrow, from one set to another, are ours. Competitive means
 within 3 points of macro-F1. "By the rule" is what the rule alone says; a verdict needs real images, three training
-seeds and, about maps, images of 64 px; passed so far: {numbers["ledger_verdicts"]}. A claim may also be met because
+seeds and, about maps, images of 64 px; passed here: {numbers["ledger_verdicts"]}. A claim may also be met because
 every encoder fails, as may happen between instruments. Maps are compared on {home["set"]}, all cut to equal width.
 Intervals are uncorrected, words are after Holm's correction; over several seeds both hold the chance of training as
 well, with few seeds not all of it (see the PDF).
