@@ -115,6 +115,14 @@ def prose() -> str:
     return text
 
 
+def test_no_semicolon_of_the_manuscript_is_lost():
+    """Typst takes one after a call for the end of the call, and prints nothing."""
+    call = re.compile(r"#[\w-]+\((?:[^()]|\([^()]*\))*\);")
+    assert call.search('#number-of("taxa"); then') and not call.search('#number-of("taxa")\\; then')
+    lost = {p.name: call.findall(p.read_text(encoding="utf-8")) for p in (ROOT / "paper").glob("*.typ")}
+    assert not any(lost.values()), lost
+
+
 def test_the_manuscript_holds_no_typed_result():
     # the paper's best probe and resolution, the interval, PlanktonSet 1.0, bounds of measures, an example, the rules
     allowed = {"92.13", "16", "95", "1.0", "0", "100", "8", "5", "3", "64"}
