@@ -198,8 +198,8 @@ def results_section(name: str) -> str:
         seeds = read_table(folder / "tables" / "seeds.csv").set_index("encoder")
         for setting in ("balanced", "natural"):
             table[f"{setting}, {numbers['ledger_seeds']}"] = table["encoder"].map(seeds[f"{setting} (%)"])
-    gains = [folder, *sorted(folder.parent.glob(f"{name}-seed*"))]
-    gains = [json.loads((run / "numbers" / "macro_f1_over_random.json").read_text(encoding="utf-8")) for run in gains]
+    runs = [folder, *sorted(folder.parent.glob(f"{name}-seed*"))]
+    gains = "; ".join(pages.stored_number(run, "macro_f1_over_random")["text"] for run in runs)
     home = read_table(folder / "tables" / "splits.csv").iloc[0]
     over = "days or samples" if home["groups"] else "images (optimistic, since no day or sample is known)"
     ledger = read_table(folder / "tables" / "ledger.csv")[["claim", "statistic (95 %)", "by the rule"]]
@@ -224,7 +224,7 @@ In short, diffusion minus others in points of macro-F1, over {numbers["ledger_se
   balanced classes, {says["competitive with supervised (natural)"]} with natural ones;
 - self-supervised ones: {says["better than self-supervised (balanced)"]} with balanced classes,
   {says["better than self-supervised (natural)"]} with natural ones;
-- the same network with random weights, each seed by itself: {"; ".join(gain["text"] for gain in gains)} with natural
+- the same network with random weights, each seed by itself: {gains} with natural
   classes.
 
 <details><summary>What the paper claims, and what the rules say of {numbers["ledger_seeds"]}:

@@ -60,7 +60,7 @@ def card(folder: Path, name: str) -> str:
     """Return paper/<name>.md filled in with the results of a folder: {{ number("...") }} and {{ table("...") }}."""
 
     def number(wanted: str) -> str:
-        entry = _number(folder, wanted)
+        entry = stored_number(folder, wanted)
         return f"{entry['text']} {entry['unit']}".strip()
 
     def table(wanted: str) -> str:
@@ -91,18 +91,19 @@ def synthetic(folder: Path) -> bool:
 def cost(folder: Path) -> str:
     """Say what training a run's networks cost."""
     names = ("networks_trained", "training_time", "machine")
-    number, took, machine = (_number(folder, name)["text"] for name in names)
+    number, took, machine = (stored_number(folder, name)["text"] for name in names)
     return f"training its {number} networks took {took} ({machine})"
 
 
-def _number(folder: Path, name: str) -> dict[str, Any]:
+def stored_number(folder: Path, name: str) -> dict[str, Any]:
+    """Return a number of a run: value, interval, unit and text."""
     return json.loads((folder / "numbers" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _front(folder: Path) -> dict[str, Any]:
     tables = {path.stem: _table(path) for path in sorted((folder / "tables").glob("*.csv"))}
-    lead = f"This run ({_number(folder, 'run_size')['text']}; {folder.parent.name}) trains a denoiser without labels, "
-    lead += "freezes it, reads its inner layers at several noise levels and fits a linear classifier on each. "
+    lead = f"This run ({stored_number(folder, 'run_size')['text']}; {folder.parent.name}) trains a denoiser without "
+    lead += "labels, freezes it, reads its inner layers at several noise levels and fits a linear classifier on each. "
     lead += f"Intervals are 95 %; {cost(folder)}."
     figures = [{"name": name, "caption": caption(folder, "figure", name)} for name in MAIN_FIGURES]
     rest = [
