@@ -1,26 +1,29 @@
-"""`accelerate launch -m plankton_study PROFILE`: the heavy part of a profile, in as many processes as there are.
+"""`accelerate launch -m plankton_study PROFILE`: the heavy part of a profile, in many processes.
 
-Denoisers are trained and features read; the notebooks then find both in the cache.
+It trains the denoisers and extracts the features of the encoders that need no labels. The
+notebooks then find both in the cache.
 """
 
 import sys
 
-from plankton_study import probes, splits, study
-from plankton_study.profile import StudyError
-from plankton_study.schema import BASIC
+from plankton_study.images.splits import make_splits
+from plankton_study.probes.probe import read_features
+from plankton_study.run.errors import StudyError
+from plankton_study.run.schema import BASIC_ENCODERS
+from plankton_study.run.study import load_study
 
 
-def main() -> None:
-    """Make everything of the encoders that learn without labels from the denoiser's images, and of the baselines."""
+def main(arguments: list[str]) -> None:
+    """Train and extract for every set of the profile that the command line names."""
     try:
-        s = study.load(*sys.argv[1:2])
-        for name in s.profile.sets:
-            parts = splits.make(s, name)
-            for encoder in BASIC:
-                probes.read(s, parts, encoder)
+        study = load_study(*arguments[:1])
+        for name in study.profile.sets:
+            splits = make_splits(study, name)
+            for encoder in BASIC_ENCODERS:
+                read_features(study, splits, encoder)
     except StudyError as error:
         sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

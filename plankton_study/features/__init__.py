@@ -1,0 +1,1 @@
+"""Reading a frozen network: hooks, noise, encoders, and a bank of features."""

@@ -1,0 +1,197 @@
+"""A bank of features: extraction, and one memory-mapped array for each cell."""
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from plankton_study.features.encoder import Cell, Encoder
+from plankton_study.features.pooling import VECTORS
+from plankton_study.images.collection import Collection
+from plankton_study.images.splits import Splits
+from plankton_study.run.cache import digest, keep
+from plankton_study.run.errors import StudyError
+from plankton_study.run.files import read_json, require_space, write_json
+from plankton_study.run.machine import processes
+from plankton_study.run.progress import progress
+from plankton_study.run.study import Study
+
+#: modules whose code shapes a bank, besides those that the encoder's identity names
+SHAPED_BY = ("features.bank", "features.encoder")
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Features of some rows of a collection, one memory-mapped array for each cell.
+
+    Attributes:
+        folder: of the arrays; its name identifies the features.
+        rows: sorted rows of the collection.
+        cells: what was read.
+        layers: see `Encoder`.
+    """
+
+    folder: Path
+    rows: np.ndarray
+    cells: list[Cell]
+    layers: pd.DataFrame
+
+    def __getitem__(self, cell: Cell) -> np.ndarray:
+        return np.load(_file(self.folder, cell), mmap_mode="r")
+
+    def holds(self, rows: np.ndarray) -> bool:
+        """Return whether the bank has the features of all these rows."""
+        return bool(np.isin(rows, self.rows).all())
+
+    def take(self, cell: Cell, rows: np.ndarray) -> np.ndarray:
+        """Return the features of a cell for rows of the collection, (len(rows), C) float32.
+
+        Raises:
+            KeyError: the bank lacks one of the rows.
+        """
+        positions = np.searchsorted(self.rows, rows)
+        within = np.minimum(positions, len(self.rows) - 1)
+        if not np.array_equal(self.rows[within], rows):
+            raise KeyError("the bank was extracted for other images")
+        return np.asarray(self[cell][positions])
+
+
+def _file(folder: Path, cell: Cell) -> Path:
+    return folder / f"{cell}.npy"
+
+
+def extract_features(
+    study: Study,
+    encoder: Encoder,
+    splits: Splits,
+    rows: np.ndarray,
+    cells: list[Cell] | None = None,
+    batch_size: int | None = None,
+) -> FeatureBank:
+    """Return the features of an encoder for some rows; the first call computes them.
+
+    Memory does not grow with the number of images. A call after an interruption continues with
+    the first unfinished timestep.
+
+    Args:
+        study: knows cache and settings.
+        encoder: what reads the images.
+        splits: whose collection holds the images.
+        rows: sorted int64 rows of the collection.
+        cells: what to read; None: all cells of the encoder.
+        batch_size: images in a pass; None: the profile's.
+    """
+    collection = splits.collection
+    cells = list(cells or encoder.cells)
+    inputs = {
+        "images": collection.digest,
+        "rows": digest(rows),
+        "encoder": encoder.identity,
+        "cells": [str(cell) for cell in cells],
+    }
+    extraction = _Extraction(
+        encoder, collection, rows, cells, batch_size or study.profile.features.batch_size
+    )
+    folder = keep(study, "bank", inputs, SHAPED_BY, extraction.run, resume=True)
+    return FeatureBank(folder, rows, cells, encoder.layers)
+
+
+class _Extraction:
+    """Writes the features of some rows into a folder, a timestep at a time.
+
+    Under `accelerate launch` each process encodes every n-th batch and writes it to its place in
+    the shared files.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        collection: Collection,
+        rows: np.ndarray,
+        cells: list[Cell],
+        batch_size: int,
+    ) -> None:
+        self.encoder = encoder
+        self.images = collection.images
+        self.ids = collection.records["id"].to_numpy()
+        self.label = f"features of {collection.name} from {encoder.name}"
+        self.rows = rows
+        self.cells = cells
+        self.batch_size = batch_size
+        self.team = processes()
+        self.widths: dict[str, int] = {}  # layer → number of features
+
+    def run(self, folder: Path) -> None:
+        """Compute what the folder does not hold yet."""
+        require_space(folder, self._expected_bytes())
+        finished_file = folder / "done.json"
+        finished = read_json(finished_file) if finished_file.exists() else []
+        timesteps = list(dict.fromkeys(cell.timestep for cell in self.cells))
+        work = len(timesteps) * len(self.rows)
+        with progress(self.label, work, len(finished) * len(self.rows)) as bar:
+            for timestep in timesteps:
+                if timestep in finished:
+                    continue
+                self._extract_timestep(folder, timestep, bar)
+                finished.append(timestep)
+                if self.team.is_first:
+                    write_json(finished_file, finished)
+
+    def _expected_bytes(self) -> int:
+        vectors = VECTORS.get(self.encoder.identity.get("pooling"), 1)
+        channels = sum(self.encoder.layers["channels"][cell.layer] for cell in self.cells)
+        return int(FLOAT_BYTES * vectors * len(self.rows) * channels)
+
+    def _extract_timestep(self, folder: Path, timestep: int | None, bar: tqdm) -> None:
+        cells = [cell for cell in self.cells if cell.timestep == timestep]
+        self._measure_widths(cells)
+        if self.team.is_first:
+            self._create_files(folder, cells)
+        self.team.wait()
+        # plain files: several machines may write to one of them, but not through memory maps
+        with ExitStack() as opened:
+            files = {cell: opened.enter_context(open(_file(folder, cell), "r+b")) for cell in cells}
+            first = self.batch_size * self.team.index
+            step = self.batch_size * self.team.count
+            for start in range(first, len(self.rows), step):
+                batch = self._extract_batch(files, cells, start)
+                bar.update(batch * self.team.count)
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        self.team.wait()
+
+    def _measure_widths(self, cells: list[Cell]) -> None:
+        """Read one image to learn how many numbers each layer gives."""
+        unmeasured = [cell for cell in cells if cell.layer not in self.widths]
+        if unmeasured:
+            row = self.rows[:1]
+            features = self.encoder.encode(self.images[row], list(self.ids[row]), unmeasured)
+            for cell, values in features.items():
+                self.widths[cell.layer] = values.shape[1]
+
+    def _create_files(self, folder: Path, cells: list[Cell]) -> None:
+        for cell in cells:
+            shape = (len(self.rows), self.widths[cell.layer])
+            np.lib.format.open_memmap(_file(folder, cell), "w+", np.float32, shape)
+
+    def _extract_batch(self, files: dict[Cell, BinaryIO], cells: list[Cell], start: int) -> int:
+        """Encode one batch and write it to its place, counted from the end of each file."""
+        rows = self.rows[start : start + self.batch_size]
+        features = self.encoder.encode(self.images[rows], list(self.ids[rows]), cells)
+        for cell, values in features.items():
+            expected = (len(rows), self.widths[cell.layer])
+            if values.shape != expected:
+                raise StudyError(
+                    f"{self.encoder.name} gave {values.shape} features at {cell}, not {expected}"
+                )
+            bytes_to_end = FLOAT_BYTES * expected[1] * (len(self.rows) - start)
+            files[cell].seek(-bytes_to_end, os.SEEK_END)
+            files[cell].write(np.asarray(values, np.float32).tobytes())
+        return len(rows)

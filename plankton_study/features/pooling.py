@@ -1,0 +1,44 @@
+"""From what a block gives to a vector for each image."""
+
+from typing import Any
+
+import torch
+
+from plankton_study.models.networks.outputs import first_tensor, to_map
+
+#: vectors of a map's channels that each kind of pooling gives
+VECTORS = {"mean": 1, "mean_std": 2, "grid": 4}
+
+
+def pool(output: Any, how: str) -> torch.Tensor:
+    """Reduce the output of a block to float32 vectors.
+
+    Args:
+        output: a map (B, C, H, W), tokens (B, T, C) that lie on a square, or vectors (B, C),
+            which stay as they are.
+        how: "mean" (B, C); "mean_std", mean and standard deviation (B, 2 C); or "grid", the means
+            of 2 × 2 quarters (B, 4 C). A class token (B, C) comes behind them.
+    """
+    tensor = first_tensor(output)
+    if tensor.ndim == 2:
+        return tensor.float()
+    if how == "grid":
+        quarters = torch.nn.functional.adaptive_avg_pool2d(to_map(output).float(), 2)
+        parts = [quarters.flatten(1)]
+    else:
+        parts = _moments(to_map(output), with_deviation=how == "mean_std")
+    has_class_token = tensor.ndim == 3 and tensor.shape[1] > to_map(output)[0, 0].numel()
+    if has_class_token:
+        parts.append(tensor[:, 0].float())
+    return torch.cat(parts, dim=1)
+
+
+def _moments(feature_map: torch.Tensor, with_deviation: bool) -> list[torch.Tensor]:
+    """Return the mean (B, C), and the standard deviation (B, C) if it is wanted, of a map."""
+    pixels = feature_map.permute(0, 2, 3, 1).flatten(1, 2).float()  # (B, H W, C)
+    mean = pixels.mean(dim=1)
+    if not with_deviation:
+        return [mean]
+    # torch.std_mean takes up to ten times as long
+    deviation = (pixels - mean[:, None]).square().mean(dim=1).sqrt()
+    return [mean, deviation]

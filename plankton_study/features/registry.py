@@ -1,0 +1,179 @@
+"""From a name to an encoder.
+
+To add an encoder of your own, write a class with the members of `encoder.Encoder` and register a
+function that makes it: `ENCODERS["mine"] = make_mine`. A model from elsewhere needs no code: add a
+table `[encoders."…"]` with `kind = "pretrained"` to the profile.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from plankton_study.features.encoder import Encoder
+from plankton_study.features.encoders import DiffusionEncoder, NetworkEncoder, PixelEncoder
+from plankton_study.images.splits import Splits
+from plankton_study.models.batches import to_input
+from plankton_study.models.denoiser import initial_unet, trained_denoiser
+from plankton_study.models.pretrained import (
+    VisionModel,
+    find_model_folder,
+    is_diffusers_folder,
+    open_denoiser,
+    open_vision_model,
+)
+from plankton_study.models.rivals import Rival
+from plankton_study.run.errors import StudyError, first_sentence
+from plankton_study.run.schema import Features
+from plankton_study.run.study import Study
+
+#: encoders of your own: name → function that makes one
+ENCODERS: dict[str, Callable[[Study, Splits], Encoder]] = {}
+
+
+def make_encoder(
+    study: Study, splits: Splits, name: str, setting: str = "natural", budget: str = "images"
+) -> Encoder:
+    """Return an encoder; the first call trains it.
+
+    Args:
+        study, splits: where it is trained.
+        name: a key of the profile's `encoders`, or of `ENCODERS`.
+        setting: "natural" or "balanced": the labelled images of a supervised encoder.
+        budget: "images" (as many seen as the denoiser sees), "flops" (as many as its training
+            FLOPs allow) or "none" (the initial weights). Encoders of your own ignore it.
+
+    Raises:
+        StudyError: there is no such encoder, or its model is not available.
+    """
+    configs = study.profile.encoders
+    if name in ENCODERS:
+        return ENCODERS[name](study, splits)
+    if name not in configs:
+        names = ", ".join([*configs, *ENCODERS])
+        raise StudyError(f"there is no encoder {name!r}, only {names}")
+    kind = configs[name].kind
+    settings = study.profile.features
+    if kind == "pixels":
+        return PixelEncoder(splits.collection.images, splits["pool"], settings.pca, study.seed)
+    if kind == "diffusion":
+        return _with_predeclared_cell(diffusion_encoder(study, splits))
+    if kind == "random":
+        return _with_predeclared_cell(random_encoder(study, splits))
+    if kind == "pretrained":
+        return pretrained_encoder(study, name)
+    return _rival_encoder(study, splits, name, setting, budget)
+
+
+def why_unavailable(study: Study, name: str) -> str:
+    """Return why an encoder of the profile is not available on this machine; "" if it is."""
+    config = study.profile.encoders.get(name)
+    if config is None or config.kind != "pretrained":
+        return ""
+    try:
+        pretrained_encoder(study, name)
+    except StudyError as error:
+        return str(error)
+    return ""
+
+
+def encoder_family(study: Study, name: str) -> str:
+    """Return what an encoder learnt from; of your own encoders "elsewhere"."""
+    config = study.profile.encoders.get(name)
+    return config.family if config else "elsewhere"
+
+
+def _with_predeclared_cell(encoder: DiffusionEncoder) -> DiffusionEncoder:
+    """Refuse at once, before anything else is trained, a predeclared cell that does not exist."""
+    _ = encoder.predeclared
+    return encoder
+
+
+def diffusion_encoder(
+    study: Study, splits: Splits, settings: Features | None = None
+) -> DiffusionEncoder:
+    """Return the denoiser of a set as an encoder.
+
+    Args:
+        study, splits: where it is trained.
+        settings: replaces the profile's [features].
+    """
+    folder = trained_denoiser(study, splits)
+    unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
+    is_ours = not study.profile.unet.pretrained
+    return DiffusionEncoder(
+        "diffusion",
+        unet,
+        scheduler,
+        settings or study.profile.features,
+        study.seed,
+        folder=folder if is_ours else None,
+    )
+
+
+def random_encoder(study: Study, splits: Splits) -> DiffusionEncoder:
+    """Return the denoiser's U-Net with its initial weights, read at `random_timesteps`."""
+    folder = trained_denoiser(study, splits)
+    _, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
+    unet = initial_unet(study).to(study.device)
+    settings = study.profile.features
+    settings = settings.model_copy(update={"timesteps": settings.random_timesteps})
+    return DiffusionEncoder("random U-Net", unet, scheduler, settings, study.seed)
+
+
+def _rival_encoder(
+    study: Study, splits: Splits, name: str, setting: str, budget: str
+) -> NetworkEncoder:
+    rival = Rival(study, splits, name, setting)
+    if budget == "none":
+        model, folder = rival.initial(), None
+    else:
+        model, folder = rival.trained(budget)
+    prepare = partial(to_input, device=study.device)
+    size, settings = study.profile.images.size, study.profile.features
+    return NetworkEncoder(name, model.to(study.device), size, settings, prepare, folder)
+
+
+def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
+    """Return a model from elsewhere as an encoder.
+
+    It is a diffusers pipeline, or a vision model of transformers. For the latter, images are
+    enlarged to the side that it was trained with, or to the profile's `input_size`, and
+    normalised as it expects.
+
+    Raises:
+        StudyError: there is no such model, or its folder cannot be read.
+    """
+    config, settings = study.profile.encoders[name], study.profile.features
+    size = study.profile.images.size
+    folder = find_model_folder(study, config.folder)
+    if is_diffusers_folder(folder):
+        unet, scheduler = open_denoiser(folder, size, study.device)
+        return DiffusionEncoder(name, unet, scheduler, settings, study.seed)
+    vision = open_vision_model(folder, key=f"encoders.{name}.folder")
+    side = config.input_size or vision.side
+    prepare = partial(_enlarge_and_normalise, vision=vision, side=side, device=study.device)
+    try:
+        encoder = NetworkEncoder(name, vision.model.to(study.device), size, settings, prepare)
+    except ValueError as error:
+        raise StudyError(
+            f"{name} cannot read images of {side} px ({first_sentence(error)}): set its input_size"
+        ) from None
+    encoder.identity |= {
+        "side": side,
+        "mean": vision.mean.flatten().tolist(),
+        "std": vision.std.flatten().tolist(),
+    }
+    return encoder
+
+
+def _enlarge_and_normalise(
+    images: np.ndarray, vision: VisionModel, side: int, device: str
+) -> torch.Tensor:
+    """Return images (B, R, R) uint8 as the input (B, channels, side, side) of a vision model."""
+    x = to_input(images, device) / 2 + 0.5  # [0, 1]
+    x = torch.nn.functional.interpolate(
+        x, (side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    return (x - vision.mean.to(x.device)) / vision.std.to(x.device)

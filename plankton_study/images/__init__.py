@@ -1,0 +1,1 @@
+"""From image files to a collection, and from a collection to its parts."""

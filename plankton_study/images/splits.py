@@ -1,0 +1,358 @@
+"""Assign each image its role: decided once, by groups, before any model is trained."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from plankton_study.images.collection import Collection, load_collection
+from plankton_study.images.duplicates import near_duplicates
+from plankton_study.run.cache import computed, digest
+from plankton_study.run.errors import StudyError
+from plankton_study.run.schema import PARTS, Split, Where
+from plankton_study.run.study import Study
+
+#: modules whose code divides a collection
+SHAPED_BY = ("images.splits", "images.duplicates")
+#: home is divided into folds, which are then given to test, validation and training
+MOST_FOLDS = 20
+OPTIONAL_PARTS = ("novel", "balanced")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of one collection, by the role of their images.
+
+    Attributes:
+        collection: the images and records that the rows point into.
+        parts: name → sorted int64 rows. "pool" is the unlabelled training pool; "train",
+            "balanced", "validation" and "test" are labelled home images; each shift of the
+            profile has its name; "novel" holds novel taxa.
+        classes: taxa of the natural setting, the commonest at home first.
+        balanced_classes: taxa of the balanced setting, in the same order.
+        removed: reason → number of images that were left out.
+        base: of relabelled splits: those whose encoders and features they use.
+    """
+
+    collection: Collection
+    parts: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    balanced_classes: tuple[str, ...]
+    removed: dict[str, int]
+    base: "Splits | None" = None
+
+    def __getitem__(self, part: str) -> np.ndarray:
+        return self.parts[part]
+
+    @property
+    def shifts(self) -> tuple[str, ...]:
+        """The names of the shifted parts."""
+        return tuple(part for part in self.parts if part not in PARTS)
+
+    @property
+    def evaluated(self) -> np.ndarray:
+        """All rows that a probe is fitted on or tested on, sorted."""
+        used = [rows for part, rows in self.parts.items() if part not in ("pool", "novel")]
+        return np.unique(np.concatenate(used))
+
+    def taxa(self, rows: np.ndarray) -> np.ndarray:
+        """Return the taxon names (object array) of some rows."""
+        return self.collection.records["taxon"].to_numpy(dtype=object)[rows]
+
+    def groups(self, rows: np.ndarray) -> np.ndarray:
+        """Return integer codes of what resampling keeps together: day or sample, else the row."""
+        return self._groups[rows]
+
+    @cached_property
+    def _groups(self) -> np.ndarray:
+        return group_codes(self.collection)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether samples or days are known; without them intervals are optimistic."""
+        return len(np.unique(self._groups)) < len(self.collection)
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of the images and of every part."""
+        rows = {part: rows.tolist() for part, rows in self.parts.items()}
+        return digest(self.collection.digest, rows)
+
+    def restrict(self, part: str, classes: tuple[str, ...]) -> np.ndarray:
+        """Return the rows of a part whose taxon is one of `classes`."""
+        rows = self.parts[part]
+        return rows[np.isin(self.taxa(rows), classes)]
+
+
+def make_splits(study: Study, name: str) -> Splits:
+    """Return the splits of one set of the profile; the first call makes and stores them.
+
+    Raises:
+        StudyError: a part that the profile asks for is empty.
+    """
+    collection = load_collection(study, name)
+    config = study.profile.sets[name].split
+    inputs = {
+        "collection": collection.digest,
+        "split": config.model_dump(mode="json"),
+        "entry": collection.entry.model_dump(mode="json"),
+    }
+
+    def compute() -> dict[str, Any]:
+        splits = divide(collection, config)
+        about = [splits.classes, splits.balanced_classes, splits.removed]
+        return {**splits.parts, ".": about}
+
+    parts = computed(study, "splits", inputs, SHAPED_BY, compute)
+    classes, balanced_classes, removed = parts.pop(".")
+    return Splits(collection, parts, tuple(classes), tuple(balanced_classes), removed)
+
+
+def divide(collection: Collection, config: Split) -> Splits:
+    """Divide a collection into the parts of `Splits`.
+
+    The order is the protocol. Novel taxa leave first, then duplicates, then shifted images. Only
+    then is home divided, whole groups at a time, and near duplicates across the border are
+    removed from the training side.
+
+    Raises:
+        StudyError: a novel taxon does not exist, or too few taxa or images are left.
+    """
+    records = collection.records
+    is_novel = _novel(collection, config)
+    is_usable, removed = _without_duplicates(records)
+    shifted = {name: _matches(records, where) & is_usable for name, where in config.shifts.items()}
+    is_away = _any_of(shifted.values(), len(records))
+    is_home = _matches(records, config.home) & is_usable & ~is_away
+    removed["neither home nor shifted"] = int((is_usable & ~is_home & ~is_away).sum())
+    has_no_label = records["taxon"].isin(["", *collection.entry.not_taxa]).to_numpy()
+    is_labelled = ~has_no_label & ~is_novel
+
+    is_test, is_validation = _hold_out(collection, is_home, config)
+    is_pool = is_home & ~is_test & ~is_validation & ~is_novel
+    never_trained_on = is_test | is_validation | is_away | (is_novel & is_usable)
+    removed["near duplicates of held-out images"] = _remove_near_duplicates(
+        collection, is_pool, never_trained_on, config
+    )
+    removed["near duplicates of test images in validation"] = _remove_near_duplicates(
+        collection, is_validation, is_test | is_away, config
+    )
+
+    classes, balanced_classes = _choose_classes(collection, config, is_home & is_labelled, is_pool)
+    taxa = records["taxon"].to_numpy(dtype=object)
+    has_class = is_labelled & records["taxon"].isin(classes).to_numpy()
+    train = is_pool & has_class
+    parts = {
+        "pool": np.flatnonzero(is_pool),
+        "train": _sample(train, taxa, config.train_images, config.seed),
+        "balanced": _equal_numbers(
+            np.flatnonzero(train), taxa, balanced_classes, config.balanced.train, config.seed
+        ),
+        "validation": _sample(
+            is_validation & has_class, taxa, config.validation_images, config.seed
+        ),
+        "test": _sample(is_test & has_class, taxa, config.test_images, config.seed),
+    }
+    for name, is_shifted in shifted.items():
+        parts[name] = np.flatnonzero(is_shifted & is_labelled)
+    parts["novel"] = np.flatnonzero(is_novel & is_usable)
+    _refuse_empty_parts(parts, collection.name)
+    return Splits(collection, parts, tuple(classes), tuple(balanced_classes), removed)
+
+
+def _novel(collection: Collection, config: Split) -> np.ndarray:
+    """Return which images are of a novel taxon, (N,) bool."""
+    taxa = collection.records["taxon"]
+    missing = sorted(set(config.novel) - set(taxa))
+    if missing:
+        raise StudyError(
+            f"sets.{collection.name}.split.novel names taxa that the set does not have: "
+            f"{', '.join(missing)}"
+        )
+    return taxa.isin(config.novel).to_numpy()
+
+
+def _without_duplicates(records: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
+    """Return which images may be used, (N,) bool, and how many were removed for which reason."""
+    has_two_taxa = (records.groupby("digest")["taxon"].transform("nunique") > 1).to_numpy()
+    is_copy = records.duplicated("digest").to_numpy() & ~has_two_taxa
+    removed = {
+        "same file under two taxa": int(has_two_taxa.sum()),
+        "exact copies": int(is_copy.sum()),
+    }
+    return ~has_two_taxa & ~is_copy, removed
+
+
+def _any_of(masks: Iterable[np.ndarray], length: int) -> np.ndarray:
+    union = np.zeros(length, bool)
+    for mask in masks:
+        union |= mask
+    return union
+
+
+def _matches(records: pd.DataFrame, where: Where) -> np.ndarray:
+    """Return which images lie in a place and a time, (N,) bool.
+
+    A comparison with an unknown time is false: such images belong nowhere.
+    """
+    day = records["time"].dt.normalize()
+    comparisons = {
+        "since": day.ge,
+        "until": day.le,
+        "site": records["site"].eq,
+        "instrument": records["instrument"].eq,
+    }
+    matches = np.ones(len(records), bool)
+    for key, value in where.model_dump(mode="json", exclude_none=True).items():
+        matches &= comparisons[key](value).to_numpy()
+    return matches
+
+
+def group_codes(collection: Collection) -> np.ndarray:
+    """Return (N,) integers that are equal where images belong together.
+
+    They belong together by the entry's `group_by`: day, sample or image. An image without a time
+    or sample is a group of its own.
+    """
+    records, group_by = collection.records, collection.entry.group_by
+    if group_by == "image":
+        return np.arange(len(records))
+    if group_by == "day":
+        key = records["time"].dt.strftime("%Y-%m-%d").fillna("")
+    else:
+        key = records["sample"].fillna("")
+    together = key + "|" + records["site"] + "|" + records["instrument"]
+    alone = "image " + records["id"]
+    return pd.factorize(together.where(key != "", alone))[0]
+
+
+def _hold_out(
+    collection: Collection, is_home: np.ndarray, config: Split
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose test and validation images, (N,) bool each, by stratified folds of whole groups."""
+    rows = np.flatnonzero(is_home)
+    taxa = collection.records["taxon"].to_numpy(dtype=object)[rows]
+    groups = group_codes(collection)[rows]
+    number_of_groups = len(np.unique(groups))
+    commonest = max(Counter(taxa).values(), default=0)
+    folds = min(MOST_FOLDS, commonest, number_of_groups)
+    test_folds = round(config.test * folds)
+    validation_folds = round(config.validation * folds)
+    if min(test_folds, validation_folds) < 1 or test_folds + validation_folds >= folds:
+        raise StudyError(
+            f"sets.{collection.name}.split: test and validation leave a part empty, change them "
+            f"({folds} folds: as many as home has groups, or images of its commonest taxon, "
+            f"and at most {MOST_FOLDS})"
+        )
+    is_grouped = number_of_groups < len(rows)
+    if is_grouped:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed)
+    else:
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=config.seed)
+    is_test = np.zeros(len(is_home), bool)
+    is_validation = np.zeros(len(is_home), bool)
+    with warnings.catch_warnings():
+        # rare taxa are the natural tail
+        warnings.filterwarnings("ignore", message=".*least populated class.*")
+        divided = splitter.split(rows, taxa, groups if is_grouped else None)
+        for number, (_, fold) in enumerate(divided):
+            if number < test_folds:
+                is_test[rows[fold]] = True
+            elif number < test_folds + validation_folds:
+                is_validation[rows[fold]] = True
+    return is_test, is_validation
+
+
+def _remove_near_duplicates(
+    collection: Collection, part: np.ndarray, others: np.ndarray, config: Split
+) -> int:
+    """Take near duplicates of `others` out of a part, (N,) bool, in place; return their number."""
+    near = near_duplicates(
+        collection.images,
+        np.flatnonzero(part),
+        np.flatnonzero(others),
+        config.duplicate_correlation,
+    )
+    part[near] = False
+    return len(near)
+
+
+def _choose_classes(
+    collection: Collection, config: Split, is_labelled_home: np.ndarray, is_pool: np.ndarray
+) -> tuple[list[str], list[str]]:
+    """Return the taxa of the natural and of the balanced setting, the commonest first."""
+    taxa = collection.records["taxon"]
+    counts = Counter(sorted(taxa[is_labelled_home]))
+    trainable = set(taxa[is_pool])
+    classes = [
+        taxon
+        for taxon, count in counts.most_common()
+        if count >= config.min_images and taxon in trainable
+    ]
+    if len(classes) < 2:
+        raise StudyError(
+            f"only {len(classes)} taxa of the set {collection.name!r} have enough images at home: "
+            "two are needed"
+        )
+    balanced = [taxon for taxon in classes if counts[taxon] >= config.balanced.min_images]
+    return classes, balanced
+
+
+def _sample(is_chosen: np.ndarray, taxa: np.ndarray, most: int | None, seed: int) -> np.ndarray:
+    """Draw at most `most` of the chosen rows in natural proportions, at least one of each taxon."""
+    rows = np.flatnonzero(is_chosen)
+    if most is None or len(rows) <= most:
+        return rows
+    present = sorted(set(taxa[rows]))
+    if most <= len(present):
+        raise StudyError(
+            f"{most} images cannot hold {len(present)} taxa: raise the caps *_images of the split"
+        )
+    rng = np.random.default_rng(seed)
+    first = np.array([rng.choice(rows[taxa[rows] == taxon]) for taxon in present])
+    rest = np.setdiff1d(rows, first)
+    drawn, _ = train_test_split(rest, train_size=most - len(first), random_state=seed)
+    return np.sort(np.concatenate([first, drawn]))
+
+
+def _equal_numbers(
+    rows: np.ndarray, taxa: np.ndarray, classes: Iterable[str], count: int, seed: int
+) -> np.ndarray:
+    """Draw `count` rows of every class, sorted; a class with fewer gives all it has.
+
+    Args:
+        rows: to draw from.
+        taxa: of all images.
+        classes: to draw.
+        count: of each class.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [rows[:0]]
+    for taxon in classes:
+        drawn.append(rng.permutation(rows[taxa[rows] == taxon])[:count])
+    return np.sort(np.concatenate(drawn))
+
+
+def _refuse_empty_parts(parts: dict[str, np.ndarray], name: str) -> None:
+    for part, rows in parts.items():
+        if not len(rows) and part not in OPTIONAL_PARTS:
+            raise StudyError(
+                f"the part {part!r} of the set {name!r} is empty: "
+                f"widen sets.{name}.split in the profile"
+            )
+
+
+def draw_labels(splits: Splits, count: int, seed: int) -> np.ndarray:
+    """Return at most `count` labelled training rows of every natural class, sorted.
+
+    With the same seed a larger draw contains the smaller ones.
+    """
+    taxa = splits.collection.records["taxon"].to_numpy(dtype=object)
+    return _equal_numbers(splits["train"], taxa, splits.classes, count, seed)

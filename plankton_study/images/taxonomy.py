@@ -1,0 +1,69 @@
+"""Taxa under other names: coarse classes that several sets share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from plankton_study.images.splits import Splits
+from plankton_study.run.cache import digest
+from plankton_study.run.errors import StudyError, first_sentence
+from plankton_study.run.study import Study
+
+COLUMNS = ["set", "coarse", "resolved"]
+
+
+def shared_classes(study: Study) -> dict[str, pd.DataFrame]:
+    """Return for each set of the profile its taxa that have a coarse class.
+
+    Returns:
+        Set → table with the taxon as index and the columns coarse and resolved ("no" for a taxon
+        that may hold others).
+
+    Raises:
+        StudyError: the profile's table `coarse` cannot be read, or lacks a column.
+    """
+    path = Path(__file__).parent / study.profile.coarse
+    try:
+        table = pd.read_csv(path, comment="#", dtype=str).set_index("taxon")[COLUMNS]
+    except (OSError, ValueError, KeyError) as error:
+        raise StudyError(
+            f"coarse = {path} needs the columns set, taxon, coarse, resolved "
+            f"({first_sentence(error)})"
+        ) from None
+    return {name: taxa for name, taxa in table.groupby("set") if name in study.profile.sets}
+
+
+def relabelled(splits: Splits, names: dict[str, str]) -> Splits:
+    """Return the same splits under other names.
+
+    Images of taxa without a new name leave the labelled parts. Encoders are trained, and features
+    are extracted, for the splits it is made from: its `base`.
+
+    Args:
+        splits: to rename.
+        names: taxon → new name.
+    """
+    records = splits.collection.records
+    records = records.assign(taxon=records["taxon"].map(names).fillna(""))
+    collection = replace(
+        splits.collection, records=records, digest=digest(splits.collection.digest, names)
+    )
+    has_name = records["taxon"].ne("").to_numpy()
+    parts = {}
+    for part, rows in splits.parts.items():
+        parts[part] = rows if part == "pool" else rows[has_name[rows]]
+    return replace(
+        splits,
+        collection=collection,
+        parts=parts,
+        classes=_rename(splits.classes, names),
+        balanced_classes=_rename(splits.balanced_classes, names),
+        base=splits,
+    )
+
+
+def _rename(taxa: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
+    """Return the new names in order, each once."""
+    renamed = [names[taxon] for taxon in taxa if taxon in names]
+    return tuple(dict.fromkeys(renamed))

@@ -1,0 +1,1 @@
+"""Networks at sizes that suit small images."""

@@ -1,0 +1,74 @@
+"""The denoiser's network and noise schedule, and the network's down path."""
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from plankton_study.run.schema import Noise, UNet
+
+
+def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
+    """Return an untrained U-Net.
+
+    Args:
+        config: the keys of [unet]. Without `time_conditioning` the time embedding is zero and
+            stays zero, so the saved folder needs no special handling.
+        size: side of the images, px.
+        seed: of the initial weights.
+    """
+    torch.manual_seed(seed)
+    sides = [size // 2**level for level in range(len(config.channels))]
+    has_attention = [side in config.attention for side in sides]
+    down_types = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in has_attention]
+    up_types = ["AttnUpBlock2D" if attends else "UpBlock2D" for attends in has_attention]
+    unet = UNet2DModel(
+        sample_size=size,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=config.layers_per_block,
+        block_out_channels=config.channels,
+        down_block_types=tuple(down_types),
+        up_block_types=tuple(reversed(up_types)),
+        norm_num_groups=config.groups,
+        attention_head_dim=config.head_channels,
+        add_attention=has_attention[-1],
+        resnet_time_scale_shift=config.residual_blocks,
+        downsample_type=config.resampling,
+        upsample_type=config.resampling,
+    )
+    if not config.time_conditioning:
+        for parameter in unet.time_embedding.linear_2.parameters():
+            torch.nn.init.zeros_(parameter)
+            parameter.requires_grad_(False)
+    return unet
+
+
+def build_scheduler(config: Noise) -> DDPMScheduler:
+    """Return the noise schedule of the profile; samples are clipped to [-1, 1]."""
+    return DDPMScheduler(
+        config.steps, beta_schedule=config.schedule, prediction_type=config.prediction
+    )
+
+
+class DownPath(torch.nn.Module):
+    """The U-Net up to its middle at timestep 0: the denoiser's own encoder.
+
+    The paths of its modules are those of the U-Net, so taps have the same names.
+    """
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        super().__init__()
+        self.config = unet.config
+        self.time_proj = unet.time_proj
+        self.time_embedding = unet.time_embedding
+        self.conv_in = unet.conv_in
+        self.down_blocks = unet.down_blocks
+        self.mid_block = unet.mid_block
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the middle map (B, C, r, r) of images (B, 1, R, R)."""
+        timesteps = torch.zeros(len(x), device=x.device)
+        embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
+        x = self.conv_in(x.expand(-1, self.conv_in.in_channels, -1, -1))
+        for block in self.down_blocks:
+            x, _ = block(x, embedding)
+        return self.mid_block(x, embedding)

@@ -1,0 +1,94 @@
+"""What the rivals of the denoiser are trained to do: name labels, match views, fill in patches."""
+
+import numpy as np
+import torch
+
+from plankton_study.models.batches import StepRandomness, flip_and_turn
+from plankton_study.models.networks.outputs import WithHead
+from plankton_study.models.training import StepLoss
+from plankton_study.run.schema import EncoderConfig
+
+JITTERED_SHARE = 0.8  # of the images
+BLURRED_SHARE = 0.3
+
+
+def augmentation(config: EncoderConfig, size: int) -> torch.nn.Module:
+    """Return a module that gives each image a random crop and jitter.
+
+    It reads images (B, 1, R, R) in [-1, 1], after they were turned. Its randomness is torch's
+    global generator, which the training loop seeds for each step.
+    """
+    from kornia import augmentation as kornia
+
+    steps: list[torch.nn.Module] = []
+    if config.crop < 1:
+        area = (config.crop, 1)
+        steps.append(kornia.RandomResizedCrop((size, size), scale=area, ratio=(0.8, 1.25)))
+    if config.jitter:
+        factors = (1 - config.jitter, 1 + config.jitter)
+        steps.append(kornia.RandomContrast(factors, clip_output=False, p=JITTERED_SHARE))
+        steps.append(kornia.RandomBrightness(factors, clip_output=False, p=JITTERED_SHARE))
+        steps.append(kornia.RandomGaussianBlur((3, 3), (0.1, 1.0), p=BLURRED_SHARE))
+    return torch.nn.Sequential(*steps)
+
+
+def classification_loss(config: EncoderConfig, size: int, codes: np.ndarray) -> StepLoss:
+    """Return the cross-entropy with the labels.
+
+    Args:
+        config: of the encoder; says how images are augmented.
+        size: side of the images, px.
+        codes: (N,) int64, the class of each row of the collection.
+    """
+    augment = augmentation(config, size)
+    classes = torch.from_numpy(codes)
+
+    def loss(
+        model: WithHead, x: torch.Tensor, rows: np.ndarray, randomness: StepRandomness
+    ) -> torch.Tensor:
+        if model.training:
+            x = augment(x)
+        targets = classes[rows].to(x.device)
+        return torch.nn.functional.cross_entropy(model(x).float(), targets)
+
+    return loss
+
+
+def contrastive_loss(config: EncoderConfig, size: int) -> StepLoss:
+    """Return the loss between two views of each image.
+
+    It is NT-Xent for SimCLR (Chen et al. 2020), or VICReg (Bardes et al. 2022).
+    """
+    from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss, VICRegLoss
+
+    augment = augmentation(config, size)
+    nt_xent = SelfSupervisedLoss(NTXentLoss(config.temperature))
+    vicreg = VICRegLoss()
+
+    def loss(
+        model: WithHead, x: torch.Tensor, rows: np.ndarray, randomness: StepRandomness
+    ) -> torch.Tensor:
+        upright = augment(x)
+        turned = flip_and_turn(augment(x).clone(), randomness.generator)
+        first, second = model(torch.cat([upright, turned])).float().chunk(2)
+        if config.kind == "simclr":
+            return nt_xent(first, second)
+        return vicreg(first, ref_emb=second)
+
+    return loss
+
+
+def masked_patch_loss(config: EncoderConfig, size: int) -> StepLoss:
+    """Return the squared error on the patches that the network does not see (He et al. 2022)."""
+    augment = augmentation(config, size)
+
+    def loss(
+        model: torch.nn.Module, x: torch.Tensor, rows: np.ndarray, randomness: StepRandomness
+    ) -> torch.Tensor:
+        patches = (size // model.config.patch_size) ** 2
+        order = randomness.draw(torch.rand, patches).to(x.device)
+        if model.training:
+            x = augment(x)
+        return model(x, noise=order).loss
+
+    return loss

@@ -1,0 +1,127 @@
+"""Models that were made elsewhere: finding their folders and opening them."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from plankton_study.models.precision import to_device
+from plankton_study.run.errors import StudyError, first_sentence
+from plankton_study.run.study import Study
+
+DIFFUSERS_FILES = ("model_index.json", "scheduler_config.json")
+DEFAULT_SIDE = 224  # px, of vision models that do not say
+
+
+def find_model_folder(study: Study, name: str) -> Path:
+    """Return the folder of a model: a path, a folder in the data folder, or a Hub snapshot.
+
+    Raises:
+        StudyError: there is no such folder, and the Hub is closed or does not have it.
+    """
+    places = [Path(name)]
+    if study.data:
+        places += [study.data / name, study.data / Path(name).name]
+    for place in places:
+        if place.is_dir():
+            return place
+    if not study.profile.hub:
+        raise StudyError(
+            f"{name!r} is not a folder, here or in the data folder, "
+            "and the profile does not say hub = true"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # a dozen kinds of network and access errors
+        raise StudyError(
+            f"{name} could not be downloaded from the Hub ({first_sentence(error)}): "
+            "check id and network"
+        ) from None
+
+
+def is_diffusers_folder(folder: Path) -> bool:
+    """Return whether a folder holds a diffusers pipeline or model."""
+    return any((folder / name).is_file() for name in DIFFUSERS_FILES)
+
+
+def open_denoiser(
+    folder: Path, size: int, device: str = "cpu"
+) -> tuple[UNet2DModel, DDPMScheduler]:
+    """Open a diffusers folder of an unconditional pixel-space model, frozen.
+
+    Args:
+        folder: of a pipeline, or of the model itself.
+        size: side of the images that it will read, px.
+        device: of torch.
+
+    Raises:
+        StudyError: no such folder, a truncated file, another architecture, or a size that the
+            model cannot read.
+    """
+    try:
+        unet = UNet2DModel.from_pretrained(
+            folder,
+            subfolder=_subfolder(folder, "unet"),
+            sample_size=size,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+        )
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder=_subfolder(folder, "scheduler"))
+    except Exception as error:  # diffusers, safetensors and json each fail in their own way
+        raise StudyError(
+            f"{folder} is not a readable folder of an unconditional diffusers model "
+            f"({first_sentence(error)}): correct unet.pretrained, or empty the cache"
+        ) from None
+    halvings = len(unet.config.block_out_channels) - 1
+    if size % 2**halvings:
+        raise StudyError(
+            f"the model in {folder} cannot read images of {size} px: choose another images.size"
+        )
+    frozen = to_device(unet, "auto", device).eval().requires_grad_(False)
+    return frozen, scheduler
+
+
+def _subfolder(folder: Path, part: str) -> str | None:
+    """Return the part's folder inside a pipeline; a model by itself lies in the root."""
+    return part if (folder / part).is_dir() else None
+
+
+class VisionModel(NamedTuple):
+    """A vision model of transformers, and how it wants its images."""
+
+    model: torch.nn.Module
+    mean: torch.Tensor  # (1, channels, 1, 1), of pixels in [0, 1]
+    std: torch.Tensor
+    side: int  # px that it was trained with
+
+
+def open_vision_model(folder: Path, key: str) -> VisionModel:
+    """Open a folder of a transformers vision model.
+
+    Args:
+        folder: of the model; its preprocessor_config.json says how images are normalised.
+        key: of the profile that names the folder, for the error message.
+
+    Raises:
+        StudyError: the folder cannot be read.
+    """
+    from transformers import AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        text = (folder / "preprocessor_config.json").read_text(encoding="utf-8")
+        settings = json.loads(text)
+        mean = torch.tensor(settings["image_mean"]).view(1, -1, 1, 1)
+        std = torch.tensor(settings["image_std"]).view(1, -1, 1, 1)
+    except Exception as error:  # transformers, safetensors and json each fail in their own way
+        raise StudyError(
+            f"{folder} is not a readable folder of a transformers vision model "
+            f"({first_sentence(error)}): correct {key} in the profile"
+        ) from None
+    model = getattr(model, "vision_model", model)  # of a pair of vision and text
+    side = getattr(model.config, "image_size", DEFAULT_SIDE)
+    return VisionModel(model, mean, std, side)

@@ -1,0 +1,202 @@
+"""The networks that the denoiser is compared with, trained on its images in its loop."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from plankton_study.images.splits import Splits
+from plankton_study.models import denoiser, objectives, training
+from plankton_study.models.networks.outputs import WithHead
+from plankton_study.models.networks.resnet import build_resnet
+from plankton_study.models.networks.unet import DownPath
+from plankton_study.models.networks.vit import build_mae, build_vit
+from plankton_study.models.pretrained import open_denoiser
+from plankton_study.models.training import StepLoss, Trainer, TrainingImages
+from plankton_study.run.cache import digest, keep
+from plankton_study.run.errors import StudyError
+from plankton_study.run.machine import processes
+from plankton_study.run.schema import EncoderConfig
+from plankton_study.run.study import Study
+
+#: modules whose code turns images, and labels, into a trained network
+SHAPED_BY = (
+    *training.SHAPED_BY,
+    "models.rivals",
+    "models.objectives",
+    "models.denoiser",
+    "models.pretrained",
+    "models.networks.outputs",
+    "models.networks.resnet",
+    "models.networks.unet",
+    "models.networks.vit",
+)
+
+
+class Rival:
+    """One network of the profile's `encoders`: how it is built, trained and read.
+
+    Those that learn from labels are trained on the labelled images of a setting and keep their
+    classifier as a head. The others are trained on the unlabelled pool.
+
+    Args:
+        study, splits: where it is trained.
+        name: a key of `encoders`.
+        setting: "natural" or "balanced".
+    """
+
+    def __init__(self, study: Study, splits: Splits, name: str, setting: str) -> None:
+        self.study = study
+        self.splits = splits
+        self.name = name
+        self.config: EncoderConfig = study.profile.encoders[name]
+        self.is_supervised = self.config.kind == "labels"
+        self.rows = splits[self._part(setting)]
+        self.codes = self._class_codes()
+        self.start = self._denoiser_to_start_from()
+
+    def initial(self) -> torch.nn.Module:
+        """Return the network with its initial weights, as features are read from it."""
+        return self._reading(self._build())
+
+    def trained(self, budget: str) -> tuple[torch.nn.Module, Path]:
+        """Return the trained network, as features are read from it, and its folder.
+
+        Args:
+            budget: "images" (as many as the denoiser sees) or "flops" (as many as the FLOPs of
+                the denoiser's training allow).
+        """
+        images_seen = self._images_to_see(budget)
+        held_out = self._held_out()
+
+        def make(folder: Path) -> None:
+            self._train(folder, held_out, images_seen)
+
+        inputs = self._inputs(held_out, images_seen)
+        folder = keep(self.study, "encoder", inputs, SHAPED_BY, make, resume=True)
+        model = self.initial()
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model, folder
+
+    def _part(self, setting: str) -> str:
+        if not self.is_supervised:
+            return "pool"
+        return "balanced" if setting == "balanced" else "train"
+
+    def _class_codes(self) -> np.ndarray:
+        """Return the class of every image of the collection, (N,) int64; -1 for other taxa.
+
+        Classes are numbered in alphabetical order. Without labels there are none.
+        """
+        if not self.is_supervised:
+            return np.zeros(0, np.int64)
+        classes = np.unique(self.splits.taxa(self.rows).astype(str))
+        every_row = np.arange(len(self.splits.collection))
+        taxa = self.splits.taxa(every_row).astype(str)
+        nearest = np.searchsorted(classes, taxa).clip(max=len(classes) - 1)
+        return np.where(classes[nearest] == taxa, nearest, -1)
+
+    def _denoiser_to_start_from(self) -> Path | None:
+        if self.config.start != "denoiser":
+            return None
+        return denoiser.trained_denoiser(self.study, self.splits)
+
+    def _held_out(self) -> np.ndarray:
+        validation = self.splits["validation"]
+        if self.is_supervised:
+            validation = validation[self.codes[validation] >= 0]
+        return training.choose_held_out(validation)
+
+    def _images_to_see(self, budget: str) -> int:
+        images_seen = training.images_to_see(self.study, self.splits)
+        if budget == "images":
+            return images_seen
+        denoiser_folder = denoiser.trained_denoiser(self.study, self.splits)
+        denoiser_flops = training.training_cost(denoiser_folder).get("flops")
+        if denoiser_flops is None:
+            raise StudyError(
+                "the denoiser was not trained here, so its FLOPs are unknown: "
+                "set equal_flops = false"
+            )
+        _, own_folder = self.trained("images")
+        own_flops = training.training_cost(own_folder)["flops"]
+        return round(images_seen * denoiser_flops / own_flops)
+
+    def _inputs(self, held_out: np.ndarray, images_seen: int) -> dict[str, Any]:
+        inputs = training.training_inputs(self.study, self.splits, self.rows, held_out, images_seen)
+        network = "vit" if self.config.kind == "mae" else self.config.network
+        inputs["codes"] = digest(self.codes)
+        inputs["start"] = _weights_digest(self.start)
+        inputs["encoder"] = self.config.model_dump(exclude={"equal_flops"})
+        inputs["network"] = getattr(self.study.profile, network).model_dump()
+        return inputs
+
+    def _train(self, folder: Path, held_out: np.ndarray, images_seen: int) -> None:
+        if processes().count > 1:
+            # batch statistics and contrasts would be those of a part of the batch
+            raise StudyError(
+                f"{self.name} trains in one process, not under `accelerate launch`: "
+                "only the denoiser does"
+            )
+        model = self._build()
+        images = self.splits.collection.images
+        data = TrainingImages(images, self.rows, held_out)
+        replaced = {"batch_size", "learning_rate", "weight_decay"}
+        changes = self.config.model_dump(include=replaced, exclude_none=True)
+        label = f"training {self.name} on {self.splits.collection.name}"
+        loss = self._loss()
+        Trainer(self.study, folder, model, loss, data, images_seen, label, changes).run()
+        weights = self._reading(model.cpu()).state_dict()
+        contiguous = {key: value.contiguous() for key, value in weights.items()}
+        save_file(contiguous, folder / "model.safetensors")
+
+    def _loss(self) -> StepLoss:
+        size = self.study.profile.images.size
+        if self.config.kind == "labels":
+            return objectives.classification_loss(self.config, size, self.codes)
+        if self.config.kind == "mae":
+            return objectives.masked_patch_loss(self.config, size)
+        return objectives.contrastive_loss(self.config, size)
+
+    def _build(self) -> torch.nn.Module:
+        """Return the untrained network with what only its training needs: head or decoder."""
+        profile = self.study.profile
+        torch.manual_seed(self.study.seed)
+        if self.config.kind == "mae":
+            return build_mae(profile.vit, profile.images.size, self.config.mask)
+        network, width = self._build_network()
+        if self.is_supervised:
+            return WithHead(network, width, outputs=int(self.codes.max()) + 1)
+        projection = self.config.projection
+        return WithHead(network, width, outputs=projection, hidden=projection)
+
+    def _build_network(self) -> tuple[torch.nn.Module, int]:
+        """Return a network without head, and the channels of its last map."""
+        profile = self.study.profile
+        if self.config.network == "resnet":
+            return build_resnet(profile.resnet), profile.resnet.widths[-1]
+        if self.config.network == "vit":
+            return build_vit(profile.vit, profile.images.size), profile.vit.width
+        if self.start:
+            unet, _ = open_denoiser(self.start, profile.images.size)
+        else:
+            unet = denoiser.initial_unet(self.study)
+        return DownPath(unet).requires_grad_(True), unet.config.block_out_channels[-1]
+
+    def _reading(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return what features are read from: no projector, no decoder, nothing masked."""
+        if not isinstance(model, WithHead):
+            vit = build_vit(self.study.profile.vit, self.study.profile.images.size)
+            vit.load_state_dict(model.vit.state_dict())
+            return vit
+        return model if self.is_supervised else model.network
+
+
+def _weights_digest(folder: Path | None) -> str:
+    """Return the hash of the weights in a diffusers folder; "" without a folder."""
+    if folder is None:
+        return ""
+    files = sorted(folder.rglob("*.safetensors"))
+    return digest(*(file.read_bytes() for file in files))

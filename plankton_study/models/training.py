@@ -1,0 +1,355 @@
+"""One training loop for the denoiser and every other trained network, under Accelerate.
+
+Everything random in a step (order, augmentation, noise) is drawn from a generator that is seeded
+by (seed, step). So weights, moving average, optimiser and step number are all that a checkpoint
+needs to continue exactly where it was written.
+"""
+
+import copy
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from diffusers.training_utils import EMAModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import update_bn
+from torch.utils.flop_counter import FlopCounterMode
+
+from plankton_study.images.splits import Splits
+from plankton_study.models.batches import StepRandomness, batch_rows, flip_and_turn, to_input
+from plankton_study.models.precision import to_device, uses_bfloat16
+from plankton_study.run.cache import CHECKPOINT, digest
+from plankton_study.run.errors import StudyError, first_sentence
+from plankton_study.run.files import read_json, write_file, write_json
+from plankton_study.run.machine import processes
+from plankton_study.run.progress import progress
+from plankton_study.run.schema import Training
+from plankton_study.run.study import Study
+
+#: modules whose code turns images and a loss into trained weights
+SHAPED_BY = ("models.training", "models.batches", "models.precision")
+
+#: (model, x (B, 1, R, R) in [-1, 1], rows (B,), randomness of the step) → scalar loss
+StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, StepRandomness], torch.Tensor]
+
+CURVE_POINTS = 10
+MOST_HELD_OUT_IMAGES = 256
+#: images from which batch normalisation takes the statistics of the averaged weights
+IMAGES_FOR_STATISTICS = 1024
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images of a training.
+
+    Attributes:
+        images: (N, R, R) uint8, of the whole collection.
+        rows: to train on.
+        held_out: rows on which the learning curve is measured.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+    held_out: np.ndarray
+
+
+def images_to_see(study: Study, splits: Splits) -> int:
+    """Return how many images every training on a set sees: the primary equality of budgets."""
+    config = study.profile.sets[splits.collection.name]
+    return config.images_seen or study.profile.training.images_seen
+
+
+def choose_held_out(validation: np.ndarray) -> np.ndarray:
+    """Return the validation rows on which learning curves are measured, sorted."""
+    shuffled = np.random.default_rng(0).permutation(validation)
+    return np.sort(shuffled[:MOST_HELD_OUT_IMAGES])
+
+
+def training_inputs(
+    study: Study, splits: Splits, rows: np.ndarray, held_out: np.ndarray, images_seen: int
+) -> dict[str, Any]:
+    """Return what determines a training besides its network and loss, for the cache's key."""
+    settings = study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"})
+    return {
+        "images": splits.collection.digest,
+        "rows": digest(rows),
+        "held out": digest(held_out),
+        "training": settings,
+        "images_seen": images_seen,
+        "size": study.profile.images.size,
+        "seed": study.seed,
+    }
+
+
+def training_cost(folder: Path) -> dict[str, float]:
+    """Return the cost that `Trainer` has left in a folder; nothing for a model made elsewhere."""
+    path = folder / "cost.json"
+    return read_json(path) if path.is_file() else {}
+
+
+class Trainer:
+    """Trains a model in place, and leaves the moving average of its weights in it.
+
+    Args:
+        study: gives `profile.training`, the seed and the device.
+        folder: gets `curve.csv` (images_seen; loss: mean since the last row; held_out: loss on
+            images that are not trained on) and `cost.json` (parameters; images_seen; batch_size;
+            flops: of an image seen, forward and backward; seconds). It keeps a checkpoint until
+            `cache.keep` ends; a call that finds one continues from it.
+        model: ends in evaluation mode.
+        step_loss: the loss of a batch.
+        data: the images.
+        images_seen: the budget; the number of steps is images_seen / batch size.
+        label: shown with the progress.
+        changes: keys of `profile.training` that differ for this model.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        model: torch.nn.Module,
+        step_loss: StepLoss,
+        data: TrainingImages,
+        images_seen: int,
+        label: str,
+        changes: dict[str, Any] | None = None,
+    ) -> None:
+        self.config = study.profile.training.model_copy(update=changes or {})
+        self.team = processes()
+        if self.config.batch_size % self.team.count:
+            raise StudyError(
+                f"{label}: {self.team.count} processes cannot share batches "
+                f"of {self.config.batch_size} images"
+            )
+        self.seed = study.seed
+        self.folder = folder
+        self.data = data
+        self.label = label
+        self.step_loss = step_loss
+        self.steps = max(images_seen // self.config.batch_size, 1)
+        self.accelerator = self._make_accelerator(study.device)
+
+        self.model = to_device(model, self.config.precision, study.device).train()
+        self.wrapped = self.model  # as Accelerate prepares it
+        self.average = EMAModel(model.parameters(), decay=self.config.ema, foreach=True)
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+        self.losses: list[torch.Tensor] = []  # since the last point of the curve
+        self.started = self.saved = time.monotonic()
+        self.seconds_before = 0.0  # of the runs that were interrupted
+
+    def _make_accelerator(self, device: str) -> Accelerator:
+        # an earlier training in this process may have had another precision
+        AcceleratorState._reset_state(reset_partial_state=self.team.count == 1)
+        precision = "bf16" if uses_bfloat16(self.config.precision, device) else "no"
+        return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+
+    def run(self) -> None:
+        """Train to the end of the budget.
+
+        Raises:
+            StudyError: the loss is no longer finite, or the checkpoint does not fit the model.
+        """
+        self._resume()
+        self.started = self.saved = time.monotonic()
+        flops = self._count_flops()
+        self.wrapped, self.optimiser = self.accelerator.prepare(self.model, self.optimiser)
+        with progress(self.label, self.steps, self.step) as bar:
+            while self.step < self.steps:
+                self._train_step()
+                bar.update()
+                if self.step in self._curve_steps():
+                    self._add_curve_point()
+                if self._is_checkpoint_due():
+                    self._save_checkpoint()
+        self._use_average()
+        self.accelerator.free_memory()
+        self.team.wait()
+        if self.team.is_first:
+            self._write_results(flops)
+
+    def _train_step(self) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, self.config)
+        rows = batch_rows(self.data.rows, self.step, self.config.batch_size, self.seed)
+        loss = self._batch_loss(self.wrapped, rows, [self.seed, self.step], self.team.own_share)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.average.step(self.model.parameters())
+        self.losses.append(loss.detach())
+        self.step += 1
+
+    def _batch_loss(
+        self, network: torch.nn.Module, rows: np.ndarray, seeds: list[int], own_share: slice
+    ) -> torch.Tensor:
+        """Return the loss of one process's part of a batch; all its randomness is `seeds`."""
+        seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # of crops, jitter and dropout
+        x = to_input(self.data.images[rows])
+        if self.model.training:
+            x = flip_and_turn(x, generator)
+        randomness = StepRandomness(generator, len(rows), own_share)
+        own = x[own_share].to(self.accelerator.device)
+        return self.step_loss(network, own, rows[own_share], randomness)
+
+    # --- the learning curve
+
+    def _curve_steps(self) -> set[int]:
+        points = range(1, CURVE_POINTS + 1)
+        return {round(self.steps * point / CURVE_POINTS) for point in points}
+
+    def _add_curve_point(self) -> None:
+        mean = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
+        if not math.isfinite(mean):
+            raise StudyError(
+                f"{self.label}: the loss is no longer finite; "
+                "lower the learning rate in the profile"
+            )
+        self.average.store(self.model.parameters())
+        self._use_average()
+        point = {
+            "images_seen": self.step * self.config.batch_size,
+            "loss": mean,
+            "held_out": self._held_out_loss(),
+        }
+        self.curve.append(point)
+        self.model.train()
+        self.average.restore(self.model.parameters())
+        self.losses.clear()
+
+    def _use_average(self) -> None:
+        """Put the averaged weights into the model, which then is in evaluation mode.
+
+        Averaged weights need batch statistics of their own.
+        """
+        self.average.copy_to(self.model.parameters())
+        with torch.no_grad(), self.accelerator.autocast():
+            update_bn(self._statistics_batches(), self.model)
+        self.model.eval()
+
+    def _statistics_batches(self) -> Iterator[torch.Tensor]:
+        shuffled = np.random.default_rng(self.seed).permutation(self.data.rows)
+        rows = shuffled[:IMAGES_FOR_STATISTICS]
+        for part in np.array_split(rows, max(len(rows) // 128, 1)):
+            yield to_input(self.data.images[part], self.accelerator.device)
+
+    def _held_out_loss(self) -> float:
+        """Return the mean loss on the held-out images, always with the same random draws."""
+        batches = -(-len(self.data.held_out) // self.config.batch_size)
+        numbered = list(enumerate(np.array_split(self.data.held_out, batches)))
+        losses = []
+        with torch.no_grad(), self.accelerator.autocast():
+            for number, rows in numbered[self.team.own_share]:
+                loss = self._batch_loss(self.model, rows, [0, number], slice(None))
+                losses.append(loss.item())
+        return float(np.mean(gather_object(losses)))
+
+    # --- cost
+
+    def _count_flops(self) -> float:
+        """Return the FLOPs of an image seen, forward and backward.
+
+        They are counted on a copy, since counting must not touch the model, and with plain
+        attention, since other kinds are not counted on every device.
+        """
+        copied = copy.deepcopy(self.model).train()
+        rows = batch_rows(self.data.rows, 0, self.config.batch_size, self.seed)
+        counter = FlopCounterMode(display=False)
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            loss = self._batch_loss(copied, rows, [self.seed, 0], self.team.own_share)
+            loss.backward()
+        return counter.get_total_flops() * self.team.count / self.config.batch_size
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _write_results(self, flops: float) -> None:
+        pd.DataFrame(self.curve).to_csv(self.folder / "curve.csv", index=False)
+        cost = {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "images_seen": self.steps * self.config.batch_size,
+            "batch_size": self.config.batch_size,
+            "seconds": round(self._seconds(), 1),
+            "flops": flops,
+        }
+        write_json(self.folder / "cost.json", cost)
+
+    # --- checkpoints
+
+    def _is_checkpoint_due(self) -> bool:
+        is_last = self.step == self.steps
+        is_time = time.monotonic() - self.saved > self.config.checkpoint_seconds
+        return self.team.is_first and (is_last or is_time)
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "curve": self.curve,
+            "losses": self.losses,
+            "seconds": self._seconds(),
+        }
+        save_checkpoint(self.folder / CHECKPOINT, state)
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        """Continue from the folder's checkpoint, if there is one."""
+        if self.team.is_first:
+            for unfinished in self.folder.glob(f".{CHECKPOINT}.*"):  # of a killed run
+                unfinished.unlink()
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        device = next(self.model.parameters()).device
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)  # runs no code
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step = state["step"]
+            self.curve = state["curve"]
+            self.losses = state["losses"]
+            self.seconds_before = state["seconds"]
+        except Exception as error:  # of the archive, its content, or the shapes in it
+            raise StudyError(
+                f"the checkpoint {path} is damaged or of another model "
+                f"({first_sentence(error)}): delete it"
+            ) from None
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint that appears whole or not at all."""
+    content = io.BytesIO()  # torch itself would not say that the disk is full
+    torch.save(state, content)
+    write_file(path, content.getvalue())
+
+
+def learning_rate(step: int, steps: int, config: Training) -> float:
+    """Return the rate of a step: linear warm-up, then half a cosine down to zero."""
+    warm = max(round(config.warmup * steps), 1)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    progressed = (step - warm) / max(steps - warm, 1)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progressed))

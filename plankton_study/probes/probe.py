@@ -1,0 +1,330 @@
+"""Probing an encoder: extract, fit, select on validation data, predict test data once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.utils.class_weight import compute_sample_weight
+
+from plankton_study.features.bank import FeatureBank, extract_features
+from plankton_study.features.encoder import HEAD, Cell, Encoder
+from plankton_study.features.registry import make_encoder
+from plankton_study.images.splits import Splits
+from plankton_study.probes import metrics
+from plankton_study.probes.logistic import LogisticModel, logistic_path
+from plankton_study.probes.result import LinearProbe, ProbeResult
+from plankton_study.probes.ridge import RidgeGrid, ridge_grid
+from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
+from plankton_study.probes.selection import (
+    SEARCHES,
+    SETTINGS,
+    candidate_cells,
+    near_best,
+    probed_parts,
+    setting_classes,
+)
+from plankton_study.run.cache import computed, digest
+from plankton_study.run.errors import StudyError
+from plankton_study.run.progress import progress
+from plankton_study.run.study import Study
+
+BUDGETS = ("images", "flops")
+#: modules whose code turns features and labels into probes
+SHAPED_BY = (
+    "probes.probe",
+    "probes.logistic",
+    "probes.metrics",
+    "probes.ridge",
+    "probes.scaling",
+    "probes.selection",
+    "features.bank",
+    "images.splits",
+)
+#: and into the regressions of one cell
+PATH_SHAPED_BY = ("probes.logistic", "probes.scaling", "features.bank")
+
+
+def probe_encoder(
+    study: Study,
+    splits: Splits,
+    name: str,
+    setting: str = "natural",
+    search: str = "all",
+    budget: str = "images",
+) -> ProbeResult:
+    """Extract an encoder's features, fit its probes and return what was selected and predicted.
+
+    The first call computes the result. Test and shifted images are predicted once, by the probe
+    that validation images have selected.
+
+    Args:
+        study, splits: of the set.
+        name: of the encoder, see `make_encoder`.
+        setting: "natural" (all classes, natural numbers of labels) or "balanced" (equal numbers).
+        search: see `candidate_cells`.
+        budget: see `make_encoder`.
+
+    Raises:
+        StudyError: an argument is not one of these, or fewer than two taxa have enough images.
+    """
+    _check_choice("setting", setting, SETTINGS)
+    _check_choice("search", search, SEARCHES)
+    _check_choice("budget", budget, BUDGETS)
+    _check_classes(splits, setting)
+    encoder, bank = read_features(study, splits, name, setting, budget)
+    cells = candidate_cells(encoder, search, study.profile.probes.candidates)
+    inputs = {
+        "bank": bank.folder.name,
+        "cells": [str(cell) for cell in cells],
+        "search": search,
+        "setting": setting,
+        "probes": study.profile.probes.model_dump(exclude={"candidates", "tail"}),
+        "splits": splits.digest,
+        "classes": [splits.classes, splits.balanced_classes],
+        "group_by": splits.collection.entry.group_by,
+    }
+
+    def compute() -> dict[str, Any]:
+        return _Probing(study, splits, bank, setting).run(cells, with_all_heads=search == "all")
+
+    stored = computed(study, "probe", inputs, SHAPED_BY, compute)
+    return _open_result(stored, name, encoder, setting, budget)
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise StudyError(f"{argument} = {value!r} is not known, only {', '.join(choices)}")
+
+
+def _check_classes(splits: Splits, setting: str) -> None:
+    if len(setting_classes(splits, setting)) < 2:
+        table = f"sets.{splits.collection.name}.split"
+        if setting == "balanced":
+            table += ".balanced"
+        raise StudyError(
+            f"fewer than two taxa have enough images for the {setting} setting: "
+            f"lower {table}.min_images"
+        )
+
+
+def read_features(
+    study: Study,
+    splits: Splits,
+    name: str,
+    setting: str = "natural",
+    budget: str = "images",
+) -> tuple[Encoder, FeatureBank]:
+    """Return an encoder and the features of all rows that its probes use.
+
+    Relabelled splits share the encoder and the features of their base.
+    """
+    base = splits.base or splits
+    encoder = make_encoder(study, base, name, setting, budget)
+    return encoder, extract_features(study, encoder, base, base.evaluated)
+
+
+@dataclass(frozen=True)
+class _Finalist:
+    """A logistic regression that was fitted on one of the best cells."""
+
+    cell: Cell
+    scaler: Scaler
+    model: LogisticModel
+    validation: dict[str, float]
+
+
+class _Probing:
+    """Fits the probes of one encoder in one setting."""
+
+    def __init__(self, study: Study, splits: Splits, bank: FeatureBank, setting: str) -> None:
+        self.study = study
+        self.splits = splits
+        self.bank = bank
+        self.config = study.profile.probes
+        self.rows = probed_parts(splits, setting, self.config.shifted_images)
+        self.taxa = {part: splits.taxa(rows).astype(str) for part, rows in self.rows.items()}
+        self.classes, self.codes = np.unique(self.taxa["train"], return_inverse=True)
+
+    def run(self, cells: list[Cell], with_all_heads: bool) -> dict[str, Any]:
+        """Return everything that is stored of a result; see `_open_result`."""
+        grid = self._ridge_grid(cells)
+        finalists = self._fit_finalists(self._best_cells(grid, cells))
+        best = max(finalists, key=lambda finalist: finalist.validation[self.config.metric])
+        tested = {part: rows for part, rows in self.rows.items() if part != "train"}
+        heads = self._heads(best, tested, with_all_heads)
+        return {
+            **self._about_selection(grid, cells),
+            "finalists": _finalists_table(finalists),
+            "validation": best.validation,
+            "selected": best.cell,
+            "strength": best.model.strength,
+            "weights": best.model.weights,
+            "bias": best.model.bias,
+            "mean": best.scaler.mean,
+            "scale": best.scaler.scale,
+            "classes": self.classes,
+            "prior": np.bincount(self.codes) / len(self.codes),
+            **{f"rows/{part}": rows for part, rows in tested.items()},
+            **{
+                f"{head}/{part}": chances
+                for head, parts in heads.items()
+                for part, chances in parts.items()
+            },
+        }
+
+    def _ridge_grid(self, cells: list[Cell]) -> RidgeGrid:
+        home = {part: self.rows[part] for part in ("train", "validation")}
+        return ridge_grid(self.bank, cells, home, self.taxa, self.config)
+
+    def _best_cells(self, grid: RidgeGrid, cells: list[Cell]) -> list[Cell]:
+        ranked = grid.table["accuracy"].sort_values(ascending=False, kind="stable")
+        return [cells[place] for place in ranked.index[: self.config.finalists]]
+
+    def _about_selection(self, grid: RidgeGrid, cells: list[Cell]) -> dict[str, Any]:
+        """Return the grid with its layers, and which cells are near the best."""
+        groups = self.splits.groups(self.rows["validation"])
+        wide = near_best(grid.is_right, groups, self.config.draws)
+        narrow = near_best(grid.is_right_at_equal_width, groups, self.config.draws)
+        table = grid.table.assign(near_best_equal_width=narrow.is_near)
+        order = [place for place in np.argsort(-wide.share, kind="stable") if wide.is_near[place]]
+        return {
+            "grid": table.join(self.bank.layers, on="layer"),
+            "standard_error": wide.standard_error,
+            "near_best": [[str(cells[place]), wide.share[place]] for place in order],
+        }
+
+    def _fit_finalists(self, cells: list[Cell]) -> list[_Finalist]:
+        """Fit logistic regression of every strength on a few cells."""
+        finalists = []
+        for cell in progress(f"logistic probes of {len(cells)} cells", cells):
+            scaler = fit_scaler(self.bank, cell, self.rows["train"])
+            validation = self._scaled(cell, scaler, "validation")
+            train = self._scaled(cell, scaler, "train")
+            for model in self._path_of_cell(cell, train):
+                scores = self._validation_scores(model.probabilities(validation))
+                finalists.append(_Finalist(cell, scaler, model, scores))
+        return finalists
+
+    def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
+        return ScaledFeatures(self.bank, cell, self.rows[part], scaler)
+
+    def _validation_scores(self, chances: np.ndarray) -> dict[str, float]:
+        named = self.classes[chances.argmax(axis=1)]
+        scores = metrics.scores(self.taxa["validation"], named)
+        return {"accuracy": scores["accuracy"][0], "macro_f1": scores["macro_f1"][0]}
+
+    def _path_of_cell(self, cell: Cell, train: ScaledFeatures) -> list[LogisticModel]:
+        """Return a cell's logistic regressions; stored, since several searches meet a cell."""
+        strengths = sorted(self.config.logistic)
+        inputs = {
+            "bank": self.bank.folder.name,
+            "cell": str(cell),
+            "train": digest(self.rows["train"], self.codes),
+            "strengths": strengths,
+        }
+
+        def compute() -> dict[str, np.ndarray]:
+            path = list(logistic_path(train, self.codes, strengths))
+            fields = LogisticModel._fields
+            return {field: np.array([getattr(m, field) for m in path]) for field in fields}
+
+        stored = computed(self.study, "logistic", inputs, PATH_SHAPED_BY, compute)
+        fits = zip(*(stored[field] for field in LogisticModel._fields), strict=True)
+        return [LogisticModel(*fit) for fit in fits]
+
+    # --- heads
+
+    def _heads(
+        self, best: _Finalist, tested: dict[str, np.ndarray], with_all_heads: bool
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Return head → part → class probabilities (n, K) float32."""
+        features = {part: self._scaled(best.cell, best.scaler, part) for part in tested}
+        heads = {"linear": {p: best.model.probabilities(f) for p, f in features.items()}}
+        if with_all_heads:
+            train = self._scaled(best.cell, best.scaler, "train")
+            weighted = self._fit_weighted(train, features["validation"])
+            heads["weighted"] = {p: weighted.probabilities(f) for p, f in features.items()}
+            neighbours = self._fit_neighbours(train, features["validation"])
+            heads["k-NN"] = {
+                p: np.float32(neighbours.predict_proba(f.whole())) for p, f in features.items()
+            }
+        has_own_head = HEAD in self.bank.cells and self.splits.base is None
+        if has_own_head:  # relabelled splits have other classes than the head
+            heads["end to end"] = {
+                part: softmax(self.bank.take(HEAD, rows), axis=1) for part, rows in tested.items()
+            }
+        return heads
+
+    def _fit_weighted(self, train: ScaledFeatures, validation: ScaledFeatures) -> LogisticModel:
+        """Fit with equal class weights. They are for rare taxa, so macro-F1 chooses the C."""
+        sample_weight = compute_sample_weight("balanced", self.codes)
+        path = logistic_path(train, self.codes, sorted(self.config.logistic), sample_weight)
+
+        def macro_f1(model: LogisticModel) -> float:
+            return self._validation_scores(model.probabilities(validation))["macro_f1"]
+
+        return max(path, key=macro_f1)
+
+    def _fit_neighbours(
+        self, train: ScaledFeatures, validation: ScaledFeatures
+    ) -> KNeighborsClassifier:
+        """Fit k-NN by cosine distance, with the k of the best validation accuracy."""
+        known, asked = train.whole(), validation.whole()
+        numbers = [k for k in self.config.neighbours if k <= len(self.codes)]
+        models = [KNeighborsClassifier(k, metric="cosine").fit(known, self.codes) for k in numbers]
+
+        def accuracy(model: KNeighborsClassifier) -> float:
+            return self._validation_scores(model.predict_proba(asked))["accuracy"]
+
+        return max(models, key=accuracy)
+
+
+def _finalists_table(finalists: list[_Finalist]) -> pd.DataFrame:
+    lines = [
+        {
+            "layer": finalist.cell.layer,
+            "timestep": finalist.cell.timestep,
+            "C": finalist.model.strength,
+            **finalist.validation,
+        }
+        for finalist in finalists
+    ]
+    return pd.DataFrame(lines).astype({"timestep": "Int64"})
+
+
+def _open_result(
+    stored: dict[str, Any], name: str, encoder: Encoder, setting: str, budget: str
+) -> ProbeResult:
+    """Build a result from what `_Probing.run` has returned."""
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in stored.items():
+        head, slash, part = key.partition("/")
+        if slash:
+            arrays.setdefault(head, {})[part] = value
+    rows = arrays.pop("rows")
+    linear = LinearProbe(
+        cell=Cell(*stored["selected"]),
+        classes=stored["classes"],
+        scaler=Scaler(stored["mean"], stored["scale"]),
+        weights=stored["weights"],
+        bias=stored["bias"],
+        strength=stored["strength"],
+    )
+    return ProbeResult(
+        name=name,
+        encoder=encoder,
+        setting=setting,
+        budget=budget,
+        linear=linear,
+        grid=stored["grid"],
+        finalists=stored["finalists"],
+        validation=stored["validation"],
+        standard_error=stored["standard_error"],
+        near_best=dict(stored["near_best"]),
+        rows=rows,
+        heads=arrays,
+        prior=stored["prior"],
+    )

@@ -1,0 +1,138 @@
+"""Ridge probes: they rank every cell by one eigendecomposition each."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from plankton_study.features.bank import FeatureBank
+from plankton_study.features.encoder import Cell
+from plankton_study.probes import metrics
+from plankton_study.probes.scaling import in_blocks, scaled_features
+from plankton_study.run.progress import progress
+from plankton_study.run.schema import Probes
+
+NOT_SCORED_AWAY = ("train", "validation")
+
+
+class RidgePath:
+    """One-against-rest ridge regression for every penalty, from one eigendecomposition.
+
+    With the covariance S of standardised features, whose mean eigenvalue is 1, a penalty is
+    comparable between cells: W = (S + penalty I)^-1 X'Y / n. Leaving out all but the first
+    eigenvectors gives the same probe on that many principal components.
+
+    Args:
+        features: blocks of standardised training features, (n, C) float32 together.
+        codes: (n,) int64 classes, each of 0 … K-1 present.
+    """
+
+    def __init__(self, features: Iterable[np.ndarray], codes: np.ndarray) -> None:
+        classes = int(codes.max()) + 1
+        self.shares = (np.bincount(codes) / len(codes)).astype(np.float32)
+        covariance, targets = 0.0, 0.0
+        for block, own_codes in zip(features, in_blocks(codes), strict=True):
+            one_hot = np.eye(classes, dtype=np.float32)[own_codes]
+            covariance = covariance + (block.T @ block).astype(np.float64) / len(codes)
+            targets = targets + block.T @ (one_hot - self.shares) / len(codes)
+        values, vectors = np.linalg.eigh(covariance)
+        self.values = values[::-1].clip(min=0)
+        self.vectors = vectors[:, ::-1].astype(np.float32)
+        self.targets = self.vectors.T @ targets
+
+    def predict(
+        self, features: Iterable[np.ndarray], penalty: float, width: int | None = None
+    ) -> np.ndarray:
+        """Return the class codes (n,) of blocks of features.
+
+        Args:
+            features: standardised like the training features.
+            penalty: over the mean eigenvalue.
+            width: number of principal components; None: all.
+        """
+        scale = (1 / (self.values + penalty)).astype(np.float32)[:width]
+        weights = self.vectors[:, :width] * scale @ self.targets[:width]
+        return np.concatenate(
+            [(block @ weights + self.shares).argmax(axis=1) for block in features]
+        )
+
+
+class RidgeGrid(NamedTuple):
+    """What ridge probes give for every cell.
+
+    Attributes:
+        table: a row for each cell: layer, timestep, accuracy and macro_f1 on validation images,
+            penalty, equal_width (accuracy at the common width), and the accuracy on each other
+            part that was asked for.
+        is_right: (cells, n validation) bool, with all features.
+        is_right_at_equal_width: the same at the common width.
+    """
+
+    table: pd.DataFrame
+    is_right: np.ndarray
+    is_right_at_equal_width: np.ndarray
+
+
+def ridge_grid(
+    bank: FeatureBank,
+    cells: list[Cell],
+    rows: dict[str, np.ndarray],
+    taxa: dict[str, np.ndarray],
+    config: Probes,
+) -> RidgeGrid:
+    """Fit ridge probes of every cell and penalty, and choose each cell's penalty by accuracy.
+
+    Args:
+        bank: of features.
+        cells: the candidates.
+        rows: "train", "validation" and others → rows.
+        taxa: the same keys → taxon names of these rows.
+        config: gives the penalties, and `width`, the common number of features.
+    """
+    lines, is_right, is_right_narrow = [], [], []
+    for cell in progress(f"ridge probes of {len(cells)} cells", cells):
+        line, right, right_narrow = _probe_cell(bank, cell, rows, taxa, config)
+        lines.append(line)
+        is_right.append(right)
+        is_right_narrow.append(right_narrow)
+    table = pd.DataFrame(lines).astype({"timestep": "Int64"})
+    return RidgeGrid(table, np.array(is_right), np.array(is_right_narrow))
+
+
+def _probe_cell(
+    bank: FeatureBank,
+    cell: Cell,
+    rows: dict[str, np.ndarray],
+    taxa: dict[str, np.ndarray],
+    config: Probes,
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return one cell's line of the table, and on which validation images its probes are right."""
+    classes, codes = np.unique(taxa["train"], return_inverse=True)
+    others = [part for part in rows if part != "train"]
+    train, *scaled = scaled_features(bank, cell, rows["train"], *(rows[p] for p in others))
+    features = dict(zip(others, scaled, strict=True))
+    path = RidgePath(train, codes)
+
+    def named(part: str, penalty: float, width: int | None = None) -> np.ndarray:
+        return classes[path.predict(features[part], penalty, width)]
+
+    truth = taxa["validation"]
+    wide = {penalty: named("validation", penalty) for penalty in config.ridge}
+    penalty = max(wide, key=lambda penalty: np.mean(wide[penalty] == truth))
+    narrow = [named("validation", penalty, config.width) == truth for penalty in config.ridge]
+    right_narrow = max(narrow, key=np.mean)
+
+    validation = metrics.scores(truth, wide[penalty])
+    line = {
+        "layer": cell.layer,
+        "timestep": cell.timestep,
+        "accuracy": validation["accuracy"][0],
+        "macro_f1": validation["macro_f1"][0],
+        "penalty": penalty,
+        "equal_width": right_narrow.mean(),
+    }
+    for part in others:
+        if part not in NOT_SCORED_AWAY:
+            line[part] = np.mean(named(part, penalty) == taxa[part])
+    return line, wide[penalty] == truth, right_narrow

@@ -1,0 +1,1 @@
+"""The questions of the study: comparison, tail, clusters, few labels, shift, monitoring, claims."""

@@ -1,0 +1,1 @@
+"""Away from home: another season, another site, another instrument."""

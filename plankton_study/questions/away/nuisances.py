@@ -1,0 +1,273 @@
+"""What else features tell: size, day and place, beyond the taxon; and do chosen cells survive?"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from sklearn.linear_model import RidgeClassifier, RidgeCV
+from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from plankton_study.probes import metrics
+from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.probe import read_features
+from plankton_study.probes.ridge import ridge_grid
+from plankton_study.probes.selection import cells_of, probed_parts
+from plankton_study.questions.away.shift import ShiftedPart
+from plankton_study.run.study import Study
+
+#: bootstrap draws over cells
+CELL_DRAWS = 200
+RIDGE_PENALTIES = np.logspace(0, 6, 7)
+CLASSIFIER_PENALTY = 100.0
+
+
+def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, pd.DataFrame]:
+    """Return for each set the ridge probe of every diffusion cell, at home and away.
+
+    Each probe is fitted at home, with the penalty that was chosen there.
+
+    Returns:
+        Set → table: layer, timestep, accuracy (on validation images), an accuracy for each
+        shifted part, and stage, resolution, channels and order of the layer.
+    """
+    grids: dict[str, pd.DataFrame] = {}
+    for shifted in parts:
+        if shifted.set in grids:
+            continue
+        splits = shifted.splits
+        result = shifted.comparison.results["diffusion"]
+        encoder, bank = read_features(study, splits, "diffusion")
+        rows = {"train": probed_parts(splits, "natural")["train"]}
+        rows |= {part: index for part, index in result.rows.items() if part != "test"}
+        taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
+        grid = ridge_grid(bank, encoder.cells, rows, taxa, study.profile.probes)
+        grids[shifted.set] = grid.table.join(bank.layers, on="layer")
+    return grids
+
+
+def survival_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return whether the cells that win at home survive away.
+
+    Returns:
+        Columns set, part, cells, rank correlation, best at home, away (%), best away (%), which.
+    """
+    lines = []
+    rng = np.random.default_rng(0)
+    for shifted in parts:
+        grid = grids[shifted.set]
+        best_home, best_away = grid["accuracy"].idxmax(), grid[shifted.part].idxmax()
+        lines.append(
+            {
+                "set": shifted.set,
+                "part": shifted.part,
+                "cells": len(grid),
+                "rank correlation": rank_correlation(grid, "accuracy", shifted.part, rng),
+                "best at home, away (%)": 100 * grid[shifted.part][best_home],
+                "best away (%)": 100 * grid[shifted.part][best_away],
+                "which": str(cells_of(grid.loc[[best_away]])[0]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def rank_correlation(
+    table: pd.DataFrame, first: str, second: str, rng: np.random.Generator
+) -> Estimate:
+    """Return Spearman's correlation of two columns, with an interval over the rows (cells).
+
+    Cells are not independent, so the interval is only a guide.
+    """
+    values = [spearmanr(table[first], table[second]).statistic]
+    for _ in range(CELL_DRAWS):
+        drawn = table.iloc[rng.integers(len(table), size=len(table))]
+        values.append(spearmanr(drawn[first], drawn[second]).statistic)
+    return metrics.percentiles(np.array(values), len(table))
+
+
+# --- nuisances
+
+
+def nuisance_columns(
+    study: Study, parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """Return the grids with what else each cell tells.
+
+    The columns "size" and "day" are the R² of `readable_variance`, where they are known for all
+    images. "told apart: <part>" is the AUROC of `told_apart`.
+    """
+    grids = {name: grid.copy() for name, grid in grids.items()}
+    done = set()
+    for shifted in parts:
+        grid = grids[shifted.set]
+        if shifted.set not in done:
+            _add_size_and_day(study, shifted, grid)
+            done.add(shifted.set)
+        _add_told_apart(study, shifted, grid)
+    return grids
+
+
+def _add_size_and_day(study: Study, shifted: ShiftedPart, grid: pd.DataFrame) -> None:
+    splits = shifted.splits
+    _, bank = read_features(study, splits, "diffusion")
+    records = splits.collection.records
+    train = probed_parts(splits, "natural")["train"]
+    test = shifted.comparison.results["diffusion"].rows["test"]
+    both = np.append(train, test)
+    nuisances = {
+        "size": np.log(records[["width", "height"]].max(axis=1)),
+        "day": records["time"].dt.day_of_year,
+    }
+    for name, values in nuisances.items():
+        if values.iloc[both].isna().any():
+            continue
+        numbers = values.to_numpy(float)
+        column = []
+        for cell in cells_of(grid):
+            train_features, test_features = bank.take(cell, train), bank.take(cell, test)
+            column.append(
+                readable_variance(
+                    train_features,
+                    test_features,
+                    numbers[train],
+                    numbers[test],
+                    splits.taxa(both),
+                )
+            )
+        grid[name] = column
+
+
+def _add_told_apart(study: Study, shifted: ShiftedPart, grid: pd.DataFrame) -> None:
+    splits = shifted.splits
+    _, bank = read_features(study, splits, "diffusion")
+    away = shifted.rows
+    rows = np.append(splits.restrict("test", shifted.taxa), away)
+    is_away = np.isin(rows, away)
+    taxa, groups = splits.taxa(rows).astype(str), splits.groups(rows)
+    grid[f"told apart: {shifted.part}"] = [
+        told_apart(bank.take(cell, rows), is_away, taxa, groups) for cell in cells_of(grid)
+    ]
+
+
+def readable_variance(
+    train_features: np.ndarray,
+    test_features: np.ndarray,
+    train_values: np.ndarray,
+    test_values: np.ndarray,
+    taxa: np.ndarray,
+) -> float:
+    """Return the share of a nuisance's variance within taxa that ridge reads from features.
+
+    From features and nuisance the means over the training images of the same taxon are taken off
+    first.
+
+    Args:
+        train_features, test_features: (n, C) and (m, C).
+        train_values, test_values: (n,) and (m,), the size, the day, ….
+        taxa: (n + m,), each of which has training images.
+
+    Returns:
+        R² on the test images, at most 1; at or below 0 nothing can be read.
+    """
+    n = len(train_features)
+    values = np.column_stack(
+        [
+            np.concatenate([train_features, test_features]),
+            np.concatenate([train_values, test_values]),
+        ]
+    )
+    means = pd.DataFrame(values[:n]).groupby(taxa[:n]).mean()
+    within = values - means.loc[taxa].to_numpy()
+    train, test = within[:n], within[n:]
+    model = make_pipeline(StandardScaler(), RidgeCV(RIDGE_PENALTIES))
+    model.fit(train[:, :-1], train[:, -1])
+    return float(r2_score(test[:, -1], model.predict(test[:, :-1])))
+
+
+def told_apart(
+    features: np.ndarray,
+    is_away: np.ndarray,
+    taxa: np.ndarray,
+    groups: np.ndarray,
+    seed: int = 0,
+) -> float:
+    """Return how well ridge classification tells away from home images of equal class mix.
+
+    Of every taxon equally many images of both sides are drawn.
+
+    Args:
+        features: (n, C).
+        is_away: (n,) bool.
+        taxa: (n,).
+        groups: (n,) what must stay in one fold.
+        seed: of the draw and the folds.
+
+    Returns:
+        AUROC; 0.5 if they cannot be told apart, NaN if a side has fewer than two groups.
+    """
+    rows = _equal_mix(is_away, taxa, np.random.default_rng(seed))
+    for side in (False, True):
+        if len(np.unique(groups[rows][is_away[rows] == side])) < 2:
+            return float("nan")
+    folds = StratifiedGroupKFold(2, shuffle=True, random_state=seed)
+    model = make_pipeline(StandardScaler(), RidgeClassifier(CLASSIFIER_PENALTY))
+    score = cross_val_predict(
+        model,
+        features[rows],
+        is_away[rows],
+        groups=groups[rows],
+        cv=folds,
+        method="decision_function",
+    )
+    return float(roc_auc_score(is_away[rows], score))
+
+
+def _equal_mix(is_away: np.ndarray, taxa: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw equally many home and away rows of every taxon."""
+    chosen = []
+    for taxon in np.unique(taxa):
+        home = np.flatnonzero((taxa == taxon) & ~is_away)
+        away = np.flatnonzero((taxa == taxon) & is_away)
+        count = min(len(home), len(away))
+        chosen.append(rng.permutation(home)[:count])
+        chosen.append(rng.permutation(away)[:count])
+    return np.concatenate(chosen)
+
+
+def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return what else the cells tell, and whether that goes with their loss away.
+
+    Args:
+        parts: the shifted parts.
+        grids: from `nuisance_columns`.
+
+    Returns:
+        Columns set, part, nuisance, measure, least, median, most (over cells), and correlation
+        with loss (over cells).
+    """
+    lines: list[dict[str, Any]] = []
+    rng = np.random.default_rng(0)
+    for shifted in parts:
+        grid = grids[shifted.set]
+        grid = grid.assign(loss=grid["accuracy"] - grid[shifted.part])
+        told_apart_column = f"told apart: {shifted.part}"
+        measures = {"size": "R²", "day": "R²", told_apart_column: "AUROC"}
+        for column, measure in measures.items():
+            if column in grid:
+                least, median, most = grid[column].quantile([0, 0.5, 1])
+                lines.append(
+                    {
+                        "set": shifted.set,
+                        "part": shifted.part,
+                        "nuisance": column.partition(":")[0],
+                        "measure": measure,
+                        "least": least,
+                        "median": median,
+                        "most": most,
+                        "correlation with loss": rank_correlation(grid, column, "loss", rng),
+                    }
+                )
+    return pd.DataFrame(lines)

@@ -1,0 +1,265 @@
+"""Another instrument and another sea: probes of one set on the images of another."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import RepeatedStratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from plankton_study.images.collection import load_collection
+from plankton_study.images.splits import Splits
+from plankton_study.images.taxonomy import relabelled, shared_classes
+from plankton_study.probes import metrics
+from plankton_study.probes.judging import evaluate
+from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.probe import probe_encoder
+from plankton_study.probes.result import ProbeResult
+from plankton_study.questions.away.shift import (
+    answers,
+    ask_elsewhere,
+    decompose_loss,
+    rename_classes,
+)
+from plankton_study.questions.compare import Results, compare_encoders
+from plankton_study.run.errors import StudyError
+from plankton_study.run.study import Study
+
+FOLDS = 5
+REPEATS = 5
+#: regularisation of the cross-validated probes: a small set cannot choose it
+TRANSFER_STRENGTH = 0.1
+COARSE, FINE = "coarse", "fine"
+
+
+class Crossing(NamedTuple):
+    """From one set to another with which it shares coarse classes.
+
+    Attributes:
+        home, away: names of the sets.
+        home_splits, away_splits: of the two, relabelled with the coarse classes.
+        unresolved: taxa of `away` that may hold images of another coarse class.
+    """
+
+    home: str
+    away: str
+    home_splits: Splits
+    away_splits: Splits
+    unresolved: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Return both names with an arrow."""
+        return f"{self.home} → {self.away}"
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The images of `away` that have a coarse class and are labelled at its home."""
+        return self.away_splits.evaluated
+
+
+def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
+    """Return all ordered pairs of sets that share coarse classes."""
+    tables = shared_classes(study)
+    coarse = {
+        name: relabelled(sets[name], table["coarse"].to_dict()) for name, table in tables.items()
+    }
+    pairs = []
+    for home in tables:
+        for away, table in tables.items():
+            if away != home:
+                unresolved = tuple(table.index[table["resolved"] == "no"])
+                pairs.append(Crossing(home, away, coarse[home], coarse[away], unresolved))
+    return pairs
+
+
+def coarse_results(study: Study, crossing: Crossing) -> dict[str, tuple[ProbeResult, ProbeResult]]:
+    """Return encoder → its probe of coarse classes at home, and the same probe away."""
+    results = {}
+    base = crossing.home_splits.base or crossing.home_splits
+    for name in compare_encoders(study, base, "natural").results:
+        home = probe_encoder(study, crossing.home_splits, name)
+        results[name] = home, ask_across(study, crossing, home, crossing.home_splits)
+    return results
+
+
+def ask_across(
+    study: Study, crossing: Crossing, result: ProbeResult, splits: Splits
+) -> ProbeResult:
+    """Ask a probe of home about the images of away, which are its one part.
+
+    Args:
+        study: of both.
+        crossing: the pair of sets.
+        result: of a probe at home.
+        splits: on which it was fitted.
+    """
+    parts = {crossing.away: crossing.rows}
+    return ask_elsewhere(study, splits, result, crossing.away_splits, parts)[0]
+
+
+def across_table(study: Study, pairs: list[Crossing]) -> pd.DataFrame:
+    """Return how probes of one set do on another, over coarse classes.
+
+    The probes are of coarse classes, or of fine ones whose probabilities are added up. Images of
+    a shared class that home has too few of to teach stay in: they count as errors.
+
+    Returns:
+        One row for each pair, encoder and kind of classes; columns from, to, encoder, classes,
+        accuracy and macro-F1 away, macro-F1 without images of unresolved taxa, and for coarse
+        classes macro-F1 at home and what accuracy loses by mix and by appearance.
+    """
+    lines = []
+    for crossing in pairs:
+        for name, (home, away) in coarse_results(study, crossing).items():
+            line = _away_scores(study, crossing, name, COARSE, away)
+            lines.append(line | _home_and_loss(study, crossing, home, away))
+            fine = _fine_result(study, crossing, name)
+            lines.append(_away_scores(study, crossing, name, FINE, fine))
+    return pd.DataFrame(lines)
+
+
+def _fine_result(study: Study, crossing: Crossing, name: str) -> ProbeResult:
+    """Return a probe of home's own taxa away, with its probabilities added up by coarse class."""
+    fine_splits = crossing.home_splits.base or crossing.home_splits
+    result = probe_encoder(study, fine_splits, name)
+    names = shared_classes(study)[crossing.home]["coarse"].to_dict()
+    return rename_classes(ask_across(study, crossing, result, fine_splits), names)
+
+
+def _away_scores(
+    study: Study, crossing: Crossing, name: str, classes: str, result: ProbeResult
+) -> dict[str, Any]:
+    scores = evaluate(study, crossing.away_splits, result, crossing.away)
+    return {
+        "from": crossing.home,
+        "to": crossing.away,
+        "encoder": name,
+        "classes": classes,
+        "accuracy, away (%)": scores["accuracy"],
+        "macro-F1, away (%)": scores["macro_f1"],
+        "without unresolved (%)": _without_unresolved(study, crossing, result),
+    }
+
+
+def _without_unresolved(study: Study, crossing: Crossing, result: ProbeResult) -> Estimate:
+    part = crossing.away
+    rows = result.rows[part]
+    original = (crossing.away_splits.base or crossing.away_splits).taxa(rows)
+    is_clear = ~np.isin(original, crossing.unresolved)
+    chances = result.heads["linear"][part][is_clear]
+    clear = replace(result, rows={part: rows[is_clear]}, heads={"linear": {part: chances}})
+    return evaluate(study, crossing.away_splits, clear, part)["macro_f1"]
+
+
+def _home_and_loss(
+    study: Study, crossing: Crossing, home: ProbeResult, away: ProbeResult
+) -> dict[str, Any]:
+    at_home = answers(crossing.home_splits, home, "test")
+    at_away = answers(crossing.away_splits, away, crossing.away)
+    loss = decompose_loss(at_home, at_away, study.profile.probes.draws)
+    scores = evaluate(study, crossing.home_splits, home, "test")
+    return {
+        "macro-F1, home (%)": scores["macro_f1"],
+        "lost by mix (points)": loss["mix"],
+        "by appearance (points)": loss["appearance"],
+    }
+
+
+def across_estimates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the macro-F1 of `across_table` in the form that `plot_estimates` draws."""
+    places = {
+        (COARSE, "macro-F1, home (%)"): "at home, coarse",
+        (COARSE, "macro-F1, away (%)"): "away, coarse",
+        (FINE, "macro-F1, away (%)"): "away, fine",
+    }
+    lines = []
+    for row in table.to_dict("records"):
+        for (classes, column), place in places.items():
+            if row["classes"] == classes:
+                panel = f"{row['from']} → {row['to']}"
+                lines.append((panel, row["encoder"], place, row[column]))
+    return pd.DataFrame(lines, columns=["panel", "encoder", "kind", "estimate"])
+
+
+# --- a small set that nothing was trained on
+
+
+class TransferSets(NamedTuple):
+    """The small sets of the profile: those that can be judged, and why others cannot."""
+
+    splits: dict[str, Splits]
+    absent: dict[str, str]
+
+
+def transfer_sets(study: Study) -> TransferSets:
+    """Return the sets of [transfers], with the taxa that have an image for each fold."""
+    splits, absent = {}, {}
+    for name in study.profile.transfers:
+        try:
+            collection = load_collection(study, name)
+        except StudyError as error:
+            absent[name] = str(error)
+            continue
+        counts = collection.records["taxon"].value_counts().drop("", errors="ignore")
+        frequent = counts.index[counts >= FOLDS]
+        if len(frequent) < 2:
+            absent[name] = f"fewer than two of its taxa have {FOLDS} images"
+            continue
+        rows = np.flatnonzero(collection.records["taxon"].isin(frequent))
+        splits[name] = Splits(collection, {"all": rows}, (), (), {})
+    return TransferSets(splits, absent)
+
+
+def transfer_table(
+    study: Study, home: Splits, results: Results, sets: TransferSets
+) -> pd.DataFrame:
+    """Return the encoders of one set on small sets of other instruments, cross-validated.
+
+    Args:
+        study, home, results: the encoders and the cells that were chosen at home.
+        sets: from `transfer_sets`.
+
+    Returns:
+        Columns set, images, taxa, encoder, cell, accuracy (%) and macro-F1 (%).
+    """
+    columns = ["set", "images", "taxa", "encoder", "cell", "accuracy (%)", "macro-F1 (%)"]
+    lines: list[dict[str, Any]] = [{"set": name, "encoder": "not run"} for name in sets.absent]
+    for name, other in sets.splits.items():
+        rows = other["all"]
+        taxa = other.taxa(rows).astype(str)
+        for encoder, result in results.items():
+            asked, banks = ask_elsewhere(study, home, result, other, {"all": rows})
+            features = asked.features(banks["all"], rows).whole()
+            named = np.concatenate(list(_cross_validated(features, taxa)))
+            scores = metrics.estimates(
+                np.tile(taxa, REPEATS), named, np.tile(rows, REPEATS), study.profile.probes.draws
+            )
+            lines.append(
+                {
+                    "set": name,
+                    "images": len(taxa),
+                    "taxa": len(set(taxa)),
+                    "encoder": encoder,
+                    "cell": str(result.selected),
+                    "accuracy (%)": scores["accuracy"],
+                    "macro-F1 (%)": scores["macro_f1"],
+                }
+            )
+    return pd.DataFrame(lines, columns=columns, dtype=object)
+
+
+def _cross_validated(features: np.ndarray, taxa: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield for each repeat the taxa (n,) that the images were named while held out."""
+    folds = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=0)
+    named = np.empty(len(taxa), taxa.dtype)
+    for number, (train, test) in enumerate(folds.split(features, taxa), start=1):
+        regression = LogisticRegression(C=TRANSFER_STRENGTH, max_iter=2000)
+        model = make_pipeline(StandardScaler(), regression).fit(features[train], taxa[train])
+        named[test] = model.predict(features[test])
+        if number % FOLDS == 0:
+            yield named.copy()

@@ -1,0 +1,305 @@
+"""A shifted part: images of another season or site, and what a loss of accuracy is made of."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from plankton_study.features.bank import FeatureBank, extract_features
+from plankton_study.images.splits import Splits
+from plankton_study.probes import metrics
+from plankton_study.probes.judging import evaluate
+from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.result import ProbeResult
+from plankton_study.questions.compare import (
+    Comparison,
+    best_on_validation,
+    compare_encoders,
+)
+from plankton_study.run.study import Study
+
+#: key of a metric → how the tables of this notebook call it
+SHIFT_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
+}
+#: a day with fewer images says little
+LEAST_IMAGES_OF_A_DAY = 10
+
+
+class ShiftedPart(NamedTuple):
+    """A shifted part of a set, with the encoders that were trained at its home.
+
+    Attributes:
+        set, part: names.
+        splits: of the set.
+        comparison: of all encoders, in the natural setting.
+        taxa: those of the part that home knows.
+    """
+
+    set: str
+    part: str
+    splits: Splits
+    comparison: Comparison
+    taxa: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Return the name of the part, as figures show it."""
+        return f"{self.set}: {self.part}"
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows of the part whose taxa home knows."""
+        return self.comparison.results["diffusion"].rows[self.part]
+
+    @property
+    def days(self) -> int:
+        """The number of days, samples or images that resampling keeps together."""
+        return len(np.unique(self.splits.groups(self.rows)))
+
+
+def shifted_parts(study: Study, sets: dict[str, Splits]) -> list[ShiftedPart]:
+    """Return the shifted parts of all sets that share taxa with their home."""
+    parts = []
+    for name, splits in sets.items():
+        if not splits.shifts:
+            continue
+        comparison = compare_encoders(study, splits, "natural")
+        rows = comparison.results["diffusion"].rows
+        for part in splits.shifts:
+            if part in rows:
+                taxa = np.unique(splits.taxa(rows[part]).astype(str))
+                parts.append(ShiftedPart(name, part, splits, comparison, tuple(taxa)))
+    return parts
+
+
+class Answers(NamedTuple):
+    """What a probe named n images: their taxa, its answers, and their groups."""
+
+    truth: np.ndarray
+    named: np.ndarray
+    groups: np.ndarray
+
+
+def answers(splits: Splits, result: ProbeResult, part: str) -> Answers:
+    """Return what the linear probe of a result named the images of a part."""
+    rows = result.rows[part]
+    return Answers(splits.taxa(rows).astype(str), result.named(part), splits.groups(rows))
+
+
+# --- scores at home and away
+
+
+def home_and_away_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
+    """Return the scores of every encoder at home and on shifted parts, over the same taxa.
+
+    Returns:
+        One row for each part and encoder; columns set, part, encoder, and two for each metric,
+        then accuracy when the probe may answer only with taxa that occur in the part.
+    """
+    lines = []
+    for shifted in parts:
+        for name, result in shifted.comparison.results.items():
+            lines.append(_home_and_away(study, shifted, name, result))
+        for name in shifted.comparison.absent:
+            lines.append({"set": shifted.set, "part": shifted.part, "encoder": name})
+    return pd.DataFrame(lines)
+
+
+def _home_and_away(
+    study: Study, shifted: ShiftedPart, name: str, result: ProbeResult
+) -> dict[str, object]:
+    splits, part = shifted.splits, shifted.part
+    home = evaluate(study, splits, result, "test", taxa=shifted.taxa)
+    away = evaluate(study, splits, result, part)
+    restricted = evaluate(study, splits, restrict_answers(result, shifted.taxa), part)
+    line: dict[str, object] = {"set": shifted.set, "part": part, "encoder": name}
+    for metric, label in SHIFT_METRICS.items():
+        line[f"{label}, home (%)"] = home[metric]
+        line[f"{label}, away (%)"] = away[metric]
+    line["accuracy, told the taxa (%)"] = restricted["accuracy"]
+    return line
+
+
+def restrict_answers(result: ProbeResult, taxa: tuple[str, ...]) -> ProbeResult:
+    """Return a result whose probe knows that only these taxa can occur."""
+    return rename_classes(result, {taxon: taxon for taxon in taxa})
+
+
+def rename_classes(result: ProbeResult, names: dict[str, str]) -> ProbeResult:
+    """Return a result whose classes have other names; probabilities of one name are added up.
+
+    Classes without a name are left out, as if the probe knew that they cannot occur.
+
+    Args:
+        result: of a probe.
+        names: taxon → new name.
+    """
+    renamed = pd.Series(result.classes).map(names)
+    membership = pd.get_dummies(renamed, dtype=np.float32)  # (K, new classes)
+    prior = result.prior @ membership.to_numpy()
+    heads = {}
+    for head, parts in result.heads.items():
+        heads[head] = {
+            part: _renormalised(chances @ membership.to_numpy()) for part, chances in parts.items()
+        }
+    linear = replace(result.linear, classes=membership.columns.to_numpy(dtype=str))
+    return replace(result, linear=linear, prior=prior / prior.sum(), heads=heads)
+
+
+def _renormalised(chances: np.ndarray) -> np.ndarray:
+    chances = chances.clip(1e-12)
+    return chances / chances.sum(axis=1, keepdims=True)
+
+
+def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
+    """Return accuracy by day, of diffusion and of the best supervised encoder.
+
+    The probes are told the taxa of the part. Days with few images are left out.
+
+    Returns:
+        Columns panel, encoder, place ("home" or "away"), day, accuracy (%) and images.
+    """
+    tables = []
+    for shifted in parts:
+        results = shifted.comparison.results
+        for name in ("diffusion", best_on_validation(study, results, "labels")):
+            result = restrict_answers(results[name], shifted.taxa)
+            for place, part in (("home", "test"), ("away", shifted.part)):
+                days = _accuracy_by_day(shifted.splits, result, part)
+                tables.append(days.assign(panel=shifted.title, encoder=name, place=place))
+    columns = ["panel", "encoder", "place", "day", "accuracy (%)", "images"]
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _accuracy_by_day(splits: Splits, result: ProbeResult, part: str) -> pd.DataFrame:
+    of_part = answers(splits, result, part)
+    times = splits.collection.records["time"].iloc[result.rows[part]]
+    images = pd.DataFrame(
+        {"right": of_part.truth == of_part.named, "day": times.dt.normalize().to_numpy()}
+    )
+    days = images.groupby("day")["right"].agg(["mean", "size"]).reset_index()
+    days = days[days["size"] >= LEAST_IMAGES_OF_A_DAY]
+    days["accuracy (%)"] = 100 * days["mean"]
+    return days.rename(columns={"size": "images"})
+
+
+# --- what is the loss made of?
+
+
+def loss_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
+    """Return what each encoder loses away from home, by mix and by appearance.
+
+    Returns:
+        Columns set, part, encoder, accuracy at home (%), away (%), lost by mix (points) and by
+        appearance (points).
+    """
+    lines = []
+    for shifted in parts:
+        for name, result in shifted.comparison.results.items():
+            home = answers(shifted.splits, result, "test")
+            away = answers(shifted.splits, result, shifted.part)
+            loss = decompose_loss(home, away, study.profile.probes.draws)
+            lines.append(
+                {
+                    "set": shifted.set,
+                    "part": shifted.part,
+                    "encoder": name,
+                    "accuracy at home (%)": loss["home"],
+                    "away (%)": loss["away"],
+                    "lost by mix (points)": loss["mix"],
+                    "by appearance (points)": loss["appearance"],
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def decompose_loss(home: Answers, away: Answers, draws: int) -> dict[str, Estimate]:
+    """Say how much of a loss of accuracy is a change of class mix, and how much of appearance.
+
+    Home images are weighted until their taxa have the proportions of away. What accuracy loses
+    by this is the mix; what it loses beyond is appearance, and whatever else differs, such as the
+    practice of labelling. Only taxa that both sides have count. The sides are resampled apart.
+
+    Args:
+        home, away: answers of one probe.
+        draws: number of bootstrap draws.
+
+    Returns:
+        "home" and "away", accuracies; "mix" and "appearance", points lost, which add up to home
+        minus away.
+    """
+    taxa = np.intersect1d(home.truth, away.truth)
+    home_weights, home_taxa = _bootstrap_side(home, taxa, draws, seed=0)
+    away_weights, away_taxa = _bootstrap_side(away, taxa, draws, seed=1)
+    home_counts, away_counts = home_weights @ home_taxa, away_weights @ away_taxa
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack a taxon
+        ratio = np.where(home_counts > 0, away_counts / home_counts, 0)
+        reweighted = home_weights * (ratio @ home_taxa.T)
+        at_home = _weighted_accuracy(home_weights, home)
+        with_mix = _weighted_accuracy(reweighted, home)
+        at_away = _weighted_accuracy(away_weights, away)
+    n = len(away.truth)
+    return {
+        "home": metrics.percentiles(at_home, n),
+        "away": metrics.percentiles(at_away, n),
+        "mix": metrics.percentiles(at_home - with_mix, n, is_difference=True),
+        "appearance": metrics.percentiles(with_mix - at_away, n, is_difference=True),
+    }
+
+
+def _bootstrap_side(
+    side: Answers, taxa: np.ndarray, draws: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights (1 + draws, n) of the images, and their taxa as (n, taxa) of 0 and 1."""
+    weights = np.vstack([np.ones(len(side.truth)), metrics.resample(side.groups, draws, seed)])
+    weights *= np.isin(side.truth, taxa)
+    return weights, (side.truth[:, None] == taxa).astype(float)
+
+
+def _weighted_accuracy(weights: np.ndarray, side: Answers) -> np.ndarray:
+    is_right = side.truth == side.named
+    return weights @ is_right / weights.sum(axis=1)
+
+
+# --- probes on images of elsewhere
+
+
+def ask_elsewhere(
+    study: Study,
+    splits: Splits,
+    result: ProbeResult,
+    away: Splits,
+    parts: dict[str, np.ndarray],
+) -> tuple[ProbeResult, dict[str, FeatureBank]]:
+    """Ask a linear probe about images of other splits.
+
+    Nothing is fitted or chosen: encoder, cell, scaling and regularisation are those of home.
+
+    Args:
+        study: of both.
+        splits: where the probe was fitted.
+        result: of the probe.
+        away: whose images are asked about; it may be `splits` itself.
+        parts: part → sorted rows of `away`.
+
+    Returns:
+        The result with these parts, for `evaluate` with the splits `away`; and part → the bank
+        that holds its features.
+    """
+    home_base, away_base = splits.base or splits, away.base or away
+    home_bank = extract_features(study, result.encoder, home_base, home_base.evaluated)
+    banks = {}
+    for part, rows in parts.items():
+        if away.collection is splits.collection and home_bank.holds(rows):
+            banks[part] = home_bank
+        else:
+            banks[part] = extract_features(
+                study, result.encoder, away_base, rows, cells=[result.selected]
+            )
+    return result.on_parts(banks, parts), banks

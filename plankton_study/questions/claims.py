@@ -1,0 +1,387 @@
+"""The claims: what each rests on, how training seeds are joined, and by which rule it is judged.
+
+The rules, for differences of diffusion to another encoder:
+
+- *Competitive with supervised* is met if the lower bound of the macro-F1 difference lies above
+  -3 points, and refuted if the upper bound lies below.
+- *Better than self-supervised* is met if the difference to each such encoder is above 0 after
+  Holm's correction, and refuted if one of them is better.
+- *k-means recovers classes* is the same with normalised mutual information, against every encoder
+  that saw no label.
+- *16 × 16 maps are best* is met if all cells that cannot be told from the best, at equal width,
+  are of 16 × 16, and refuted if none is.
+
+What is neither met nor refuted is undecided.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, t
+
+from plankton_study.features.registry import encoder_family
+from plankton_study.images.splits import Splits
+from plankton_study.probes import metrics
+from plankton_study.probes.probe import probe_encoder
+from plankton_study.questions.away.other_sets import coarse_results, crossings
+from plankton_study.questions.clusters import cluster_encoder
+from plankton_study.questions.compare import (
+    Results,
+    best_on_validation,
+    compare_encoders,
+    differences,
+)
+from plankton_study.run.study import Study
+
+MAPS = "16 × 16 maps are best"
+COMPETITIVE = "competitive with supervised"
+BETTER = "better than self-supervised"
+CLUSTERS = "k-means recovers classes"
+GEOGRAPHY = "geographical shift, one instrument"
+
+BEST_SIDE = 16  # px, of the maps that the paper found best
+MARGIN = 0.03  # macro-F1 that a competitive encoder may lose
+LEVEL = 0.05  # of significance
+POWER = 0.8  # with which the smallest difference is found
+SEEDS_ASKED_FOR = 3
+SIDE_ASKED_FOR = 64  # px, for the claim about maps
+
+MET, REFUTED, UNDECIDED = "met", "refuted", "undecided"
+VERDICTS = {MET: "supported", REFUTED: "not supported", UNDECIDED: "undecided"}
+ALL_OTHER_MAPS = "all other maps"
+
+#: columns that name a difference, and those that hold it
+NAMES = ["claim", "place", "rival"]
+NUMBERS = ["value", "low", "high", "p"]
+
+
+# --- what the claims rest on in one run
+
+
+class Place(NamedTuple):
+    """Where encoders are compared: a setting, a shifted part, or another set.
+
+    Attributes:
+        name: as the ledger shows it.
+        splits: of the images that are predicted.
+        results: encoder → its probes.
+        part: key of the results' rows.
+    """
+
+    name: str
+    splits: Splits
+    results: Results
+    part: str
+
+
+def places(study: Study, sets: dict[str, Splits]) -> list[Place]:
+    """Return all places where the claims about encoders are judged.
+
+    They are the two settings of the first set, every shifted part, and every crossing from one
+    set to another.
+    """
+    first = next(iter(sets.values()))
+    found = []
+    for setting in ("balanced", "natural"):
+        results = compare_encoders(study, first, setting).results
+        found.append(Place(setting, first, results, "test"))
+    for name, splits in sets.items():
+        if splits.shifts:
+            results = compare_encoders(study, splits, "natural").results
+            for part in splits.shifts:
+                if part in results["diffusion"].rows:
+                    found.append(Place(f"{name}: {part}", splits, results, part))
+    for crossing in crossings(study, sets):
+        both = coarse_results(study, crossing)
+        away = {name: result for name, (_, result) in both.items()}
+        found.append(Place(crossing.title, crossing.away_splits, away, crossing.away))
+    return found
+
+
+def claim_differences(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
+    """Return what each claim rests on in this run.
+
+    Returns:
+        Columns claim, place, rival, and value, low, high (as shares of 1), p (not corrected).
+    """
+    first = next(iter(sets.values()))
+    at_places = places(study, sets)
+    macro_f1 = {place.name: _macro_f1_differences(study, place) for place in at_places}
+    lines = [_share_of_best_maps(study, first)]
+    for place in at_places:
+        rival = best_on_validation(study, place.results, "labels")
+        lines.append(_line(COMPETITIVE, place.name, rival, macro_f1[place.name][rival]))
+    for place in at_places:
+        for rival, estimate in macro_f1[place.name].items():
+            if encoder_family(study, rival) == "self-supervised":
+                lines.append(_line(BETTER, place.name, rival, estimate))
+    lines += _cluster_differences(study, first)
+    return pd.DataFrame(lines)
+
+
+def _line(claim: str, place: str, rival: str, estimate: metrics.Estimate) -> dict[str, Any]:
+    numbers = {key: getattr(estimate, key) for key in NUMBERS}
+    return {"claim": claim, "place": place, "rival": rival, **numbers}
+
+
+def _macro_f1_differences(study: Study, place: Place) -> dict[str, metrics.Estimate]:
+    table = differences(study, place.splits, place.results, place.part)
+    table = table[table["metric"] == "macro-F1"]
+    return dict(zip(table["encoder"], table["estimate"], strict=True))
+
+
+def _share_of_best_maps(study: Study, splits: Splits) -> dict[str, Any]:
+    """Return the share of 16 × 16 maps among the near-best cells at equal width."""
+    grid = probe_encoder(study, splits, "diffusion").grid
+    sides = grid["resolution"][grid["near_best_equal_width"]]
+    share = float((sides == BEST_SIDE).mean())
+    estimate = metrics.Estimate(share, share, share, len(sides), p=1.0)
+    return _line(MAPS, "", ALL_OTHER_MAPS, estimate)
+
+
+def _cluster_differences(study: Study, splits: Splits) -> list[dict[str, Any]]:
+    results = compare_encoders(study, splits, "natural").results
+    unlabelled = [name for name in results if "labels" not in encoder_family(study, name)]
+    clusters = {name: cluster_encoder(study, splits, name) for name in unlabelled}
+    diffusion = clusters.pop("diffusion")
+    return [
+        _line(CLUSTERS, "", name, diffusion.difference(other)) for name, other in clusters.items()
+    ]
+
+
+# --- all training seeds
+
+
+def join_seeds(runs: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Join what the claims rest on over training seeds.
+
+    The value is the mean over seeds. Its error holds both kinds of variation: between test
+    images, which all seeds share, and between trainings, which is estimated from few seeds; hence
+    Student's t, with degrees of freedom by Welch and Satterthwaite. Differences that not all
+    seeds have are left out. The supervised rival may be another encoder in another seed, since it
+    is whichever is best on validation images.
+
+    Args:
+        runs: seed → table of `claim_differences`.
+
+    Returns:
+        Columns claim, place, rival; value, low, high; p, after Holm's correction within a claim
+        and place; and error and freedom: the standard error, and its degrees of freedom.
+    """
+    table = pd.concat(runs, names=["seed", "row"]).reset_index()
+    is_supervised = table["claim"] == COMPETITIVE
+    table["role"] = table["rival"].mask(is_supervised, "best on validation")
+    by_role = table.groupby(["claim", "place", "role"], sort=False)
+    complete = table[by_role["seed"].transform("nunique") == len(runs)]
+    joined = pd.DataFrame(
+        [
+            _join_difference(claim, place, of_seeds)
+            for (claim, place, _), of_seeds in complete.groupby(
+                ["claim", "place", "role"], sort=False
+            )
+        ]
+    )
+    by_place = joined.groupby(["claim", "place"], sort=False)["p"]
+    joined["p"] = by_place.transform(lambda p: metrics.holm(p.to_numpy(dtype=float)))
+    return joined
+
+
+def incomplete_rivals(runs: Mapping[int, pd.DataFrame]) -> list[str]:
+    """Return the rivals that `join_seeds` leaves out, since not all seeds have them."""
+    table = pd.concat(runs, names=["seed", "row"]).reset_index()
+    others = table[table["claim"] != COMPETITIVE]
+    seeds = others.groupby(["claim", "place", "rival"])["seed"].transform("nunique")
+    return sorted(set(others["rival"][seeds < len(runs)]))
+
+
+def _join_difference(claim: str, place: str, of_seeds: pd.DataFrame) -> dict[str, Any]:
+    """Join one difference over seeds."""
+    rivals = " or ".join(dict.fromkeys(of_seeds["rival"]))
+    value = of_seeds["value"].mean()
+    half_width = (of_seeds["high"].mean() - of_seeds["low"].mean()) / 2
+    error = half_width / norm.ppf(1 - LEVEL / 2)
+    line: dict[str, Any] = {"claim": claim, "place": place, "rival": rivals, "value": value}
+    seeds = len(of_seeds)
+    if seeds == 1:
+        (only,) = of_seeds.to_dict("records")
+        numbers = {key: only[key] for key in ("low", "high", "p")}
+        return line | numbers | {"error": error, "freedom": np.inf}
+    between_trainings = of_seeds["value"].std() / seeds**0.5
+    error = np.hypot(error, between_trainings)
+    freedom = np.inf
+    if between_trainings > 0:
+        freedom = (seeds - 1) * (error / between_trainings) ** 4
+    reach = t.ppf(1 - LEVEL / 2, freedom) * error
+    p = 2 * t.sf(abs(value) / error, freedom) if error > 0 else float(value == 0)
+    return line | {
+        "low": value - reach,
+        "high": value + reach,
+        "p": p,
+        "error": error,
+        "freedom": freedom,
+    }
+
+
+def smallest_difference(error: float, freedom: float) -> float:
+    """Return the smallest true difference that would be found with 80 % power.
+
+    It is the difference whose estimate would be significant (two-sided, 5 %, one comparison) in
+    80 % of repetitions: (t at 97.5 % + t at 80 %) times the standard error.
+    """
+    return float((t.ppf(1 - LEVEL / 2, freedom) + t.ppf(POWER, freedom)) * error)
+
+
+# --- the rules
+
+
+def judge_maps(differences: pd.DataFrame) -> str:
+    """Judge whether 16 × 16 maps are best, from the share of such maps among the best cells."""
+    share = differences["value"]
+    if (share == 1).all():
+        return MET
+    if (share == 0).all():
+        return REFUTED
+    return UNDECIDED
+
+
+def judge_competitive(differences: pd.DataFrame) -> str:
+    """Judge whether diffusion loses at most the margin."""
+    if (differences["low"] > -MARGIN).all():
+        return MET
+    if (differences["high"] < -MARGIN).all():
+        return REFUTED
+    return UNDECIDED
+
+
+def judge_better(differences: pd.DataFrame) -> str:
+    """Judge whether diffusion is better than each rival."""
+    is_clear = differences["p"] < LEVEL
+    if (is_clear & (differences["value"] > 0)).all():
+        return MET
+    if (is_clear & (differences["value"] < 0)).any():
+        return REFUTED
+    return UNDECIDED
+
+
+RULES: dict[str, Callable[[pd.DataFrame], str]] = {
+    MAPS: judge_maps,
+    COMPETITIVE: judge_competitive,
+    BETTER: judge_better,
+    CLUSTERS: judge_better,
+}
+
+
+class Conditions(NamedTuple):
+    """What a run must have for a verdict to be passed.
+
+    Attributes:
+        synthetic: whether images are drawn.
+        seeds: number of training seeds.
+        size: side of the images, px.
+    """
+
+    synthetic: bool
+    seeds: int
+    size: int
+
+    def against_verdict(self, claim: str) -> list[str]:
+        """Return the reasons why no verdict may be passed on a claim."""
+        reasons = []
+        if self.synthetic:
+            reasons.append("synthetic images")
+        if self.seeds < SEEDS_ASKED_FOR:
+            reasons.append(f"{seeds_text(self.seeds)}, {SEEDS_ASKED_FOR} asked for")
+        if claim == MAPS and self.size < SIDE_ASKED_FOR:
+            reasons.append(f"images of {self.size} px, {SIDE_ASKED_FOR} asked for")
+        return reasons
+
+
+def seeds_text(seeds: int) -> str:
+    """Return a number of training seeds in words."""
+    return "one training seed" if seeds == 1 else f"{seeds} training seeds"
+
+
+def judge(joined: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
+    """Judge every claim by its rule.
+
+    Args:
+        joined: from `join_seeds`.
+        conditions: of the run.
+
+    Returns:
+        Columns claim, place, by the rule, and verdict ("not judged (…)" if a condition is not
+        met). The last row is the claim that no set can test.
+    """
+    lines = []
+    for (claim, place), rows in joined.groupby(["claim", "place"], sort=False):
+        word = RULES[claim](rows)
+        reasons = conditions.against_verdict(claim)
+        verdict = f"not judged ({'; '.join(reasons)})" if reasons else VERDICTS[word]
+        lines.append((claim, place, word, verdict))
+    lines.append((GEOGRAPHY, "", "not tested", "not judged (no such set)"))
+    return pd.DataFrame(lines, columns=["claim", "place", "by the rule", "verdict"])
+
+
+def count_words(words: Iterable[str]) -> str:
+    """Return how often each word of the rules occurs, such as "1 met, 5 refuted, 6 undecided"."""
+    counts = pd.Series(list(words)).value_counts()
+    return ", ".join(f"{counts.get(word, 0)} {word}" for word in (MET, REFUTED, UNDECIDED))
+
+
+def count_verdicts(verdicts: Iterable[str]) -> str:
+    """Return how often each verdict was passed, or "none"."""
+    passed = [verdict for verdict in verdicts if not verdict.startswith("not judged")]
+    counts = pd.Series(passed, dtype=object).value_counts()
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none"
+
+
+def claim_title(claim: str, place: str) -> str:
+    """Return a claim with its place, as the ledger shows it."""
+    return f"{claim} ({place})" if place else claim
+
+
+def ledger_table(joined: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """Return the ledger as people read it: a row for each claim and place.
+
+    Returns:
+        Columns claim, statistic (95 %), smallest difference found (points), by the rule, verdict.
+    """
+    lines = []
+    for row in judged.to_dict("records"):
+        is_row = (joined["claim"] == row["claim"]) & (joined["place"] == row["place"])
+        lines.append(
+            {
+                "claim": claim_title(row["claim"], row["place"]),
+                "statistic (95 %)": statistic_text(joined[is_row]),
+                "smallest difference found (points)": _power_text(joined[is_row]),
+                "by the rule": row["by the rule"],
+                "verdict": row["verdict"],
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def statistic_text(differences: pd.DataFrame) -> str:
+    """Return the differences of one claim and place in words."""
+    if differences.empty:
+        return "no two real sites of one instrument"
+    if differences["claim"].iloc[0] == MAPS:
+        share = differences["value"].iloc[0]
+        return f"{share:.0%} of the cells within one standard error are of {BEST_SIDE} px"
+    texts = []
+    for row in differences.to_dict("records"):
+        estimate = metrics.Estimate(row["value"], row["low"], row["high"], 0, p=row["p"])
+        texts.append(f"{estimate.text()} to {row['rival']}")
+    return "; ".join(texts)
+
+
+def _power_text(differences: pd.DataFrame) -> str:
+    if differences.empty or differences["claim"].iloc[0] == MAPS:
+        return ""
+    texts = [
+        metrics.number_text(100 * smallest_difference(row["error"], row["freedom"]), 1)
+        for row in differences.to_dict("records")
+    ]
+    return "; ".join(texts)

@@ -1,0 +1,370 @@
+"""Encoders side by side: results, paired differences with Holm's correction, and their cost."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+
+from plankton_study.features.registry import (
+    ENCODERS,
+    encoder_family,
+    make_encoder,
+    why_unavailable,
+)
+from plankton_study.images.splits import Splits
+from plankton_study.probes import metrics
+from plankton_study.probes.judging import best_ridge_accuracy, evaluate
+from plankton_study.probes.metrics import Estimate, MeanWithError
+from plankton_study.probes.probe import probe_encoder
+from plankton_study.probes.result import ProbeResult
+from plankton_study.run.errors import StudyError
+from plankton_study.run.study import Study
+
+#: key of a metric → how tables call it
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+#: a change of the held-out loss by this share counts as falling or rising
+FLAT = 0.02
+
+Results = dict[str, ProbeResult]
+
+
+class Comparison(NamedTuple):
+    """Encoders in one setting of one set.
+
+    Attributes:
+        results: encoder → its probes.
+        absent: encoder → why it was not run.
+    """
+
+    results: Results
+    absent: dict[str, str]
+
+    def same_images(self) -> bool:
+        """Return whether all encoders are tested on the same images."""
+        first, *others = self.results.values()
+        return all(
+            np.array_equal(first.rows[part], other.rows[part])
+            for other in others
+            for part in first.rows
+        )
+
+
+def compare_encoders(
+    study: Study,
+    splits: Splits,
+    setting: str,
+    search: str = "all",
+    budget: str = "images",
+    names: Iterable[str] | None = None,
+) -> Comparison:
+    """Probe all encoders of the profile under the same rules.
+
+    Args:
+        study, splits, setting, search, budget: as for `probe_encoder`.
+        names: of the encoders; None: those of the profile and your own.
+    """
+    if names is None:
+        names = [*study.profile.encoders, *ENCODERS]
+    results, absent = {}, {}
+    for name in names:
+        reason = why_unavailable(study, name)
+        if reason:
+            absent[name] = reason
+        else:
+            results[name] = probe_encoder(study, splits, name, setting, search, budget)
+    return Comparison(results, absent)
+
+
+def scores_table(
+    study: Study,
+    splits: Splits,
+    comparison: Comparison,
+    part: str,
+    heads: Iterable[str] = ("linear",),
+) -> pd.DataFrame:
+    """Return one row for each encoder and head.
+
+    Returns:
+        Columns encoder, learnt from, head, cell, accuracy (%) and macro-F1 (%). Encoders that
+        were not run follow with "not run" as their head.
+    """
+    lines = []
+    for name, result in comparison.results.items():
+        for head in heads:
+            if head in result.heads:
+                scores = evaluate(study, splits, result, part, head)
+                lines.append(
+                    {
+                        "encoder": name,
+                        "learnt from": encoder_family(study, name),
+                        "head": head,
+                        "cell": "" if head == "end to end" else str(result.selected),
+                        "accuracy (%)": scores["accuracy"],
+                        "macro-F1 (%)": scores["macro_f1"],
+                    }
+                )
+    for name in comparison.absent:
+        line = {"encoder": name, "learnt from": encoder_family(study, name), "head": "not run"}
+        lines.append(line | {"cell": "", "accuracy (%)": None, "macro-F1 (%)": None})
+    return pd.DataFrame(lines)
+
+
+def searches_table(study: Study, splits: Splits, results: Results) -> pd.DataFrame:
+    """Return test macro-F1 by the number of candidate cells.
+
+    Returns:
+        One row for each encoder; columns encoder, and a column for each search: one predeclared
+        cell, equally many cells, all cells.
+    """
+    setting = next(iter(results.values())).setting
+    searches = {
+        search: compare_encoders(study, splits, setting, search, names=results).results
+        for search in ("predeclared", "equal")
+    }
+    searches["all"] = results
+    table = pd.DataFrame({"encoder": list(results)})
+    for search, of_search in searches.items():
+        most = max(len(result.grid) for result in of_search.values())
+        scores = [evaluate(study, splits, r, "test")["macro_f1"] for r in of_search.values()]
+        table[f"{search} ({most} at most)"] = scores
+    return table
+
+
+def differences(study: Study, splits: Splits, results: Results, part: str) -> pd.DataFrame:
+    """Return the paired differences of diffusion's linear probe to each other encoder.
+
+    Returns:
+        One row for each metric and encoder; columns encoder, learnt from, metric, estimate and
+        p_holm, corrected over the encoders of one metric.
+    """
+    diffusion = results["diffusion"]
+    others = {name: result for name, result in results.items() if name != "diffusion"}
+    estimates = {
+        name: evaluate(study, splits, diffusion, part, minus=result)
+        for name, result in others.items()
+    }
+    lines = [
+        (name, encoder_family(study, name), label, estimates[name][metric])
+        for metric, label in METRICS.items()
+        for name in others
+    ]
+    table = pd.DataFrame(lines, columns=["encoder", "learnt from", "metric", "estimate"])
+    return table.assign(p_holm=_corrected_within_metric(table))
+
+
+def _corrected_within_metric(table: pd.DataFrame) -> pd.Series:
+    p_values = table["estimate"].map(_p_value)
+    by_metric = p_values.groupby(table["metric"])
+    return by_metric.transform(lambda p: metrics.holm(p.to_numpy(dtype=float)))
+
+
+def _p_value(estimate: Estimate) -> float | None:
+    return estimate.p
+
+
+def differences_table(differences: pd.DataFrame) -> pd.DataFrame:
+    """Return `differences` with the column names of tables."""
+    return differences.rename(
+        columns={
+            "encoder": "diffusion minus",
+            "estimate": "difference (points)",
+            "p_holm": "p (Holm)",
+        }
+    )
+
+
+def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
+    """Return the encoder of a family whose selected probe has the best validation macro-F1.
+
+    Args:
+        study: knows the families.
+        results: encoder → probes.
+        learnt_from: a family, see `EncoderConfig.family`.
+
+    Raises:
+        StudyError: no encoder of the family is left.
+    """
+    names = [name for name in results if encoder_family(study, name) == learnt_from]
+    if not names:
+        raise StudyError(
+            f"no encoder that learnt from {learnt_from!r} is left to compare with: keep one"
+        )
+    return max(names, key=lambda name: results[name].validation["macro_f1"])
+
+
+# --- did every encoder learn, and what did it cost?
+
+
+def learning_curves(results: Results) -> dict[str, pd.DataFrame]:
+    """Return encoder → its learning curve, for those that were trained here."""
+    curves = {}
+    for name, result in results.items():
+        if result.encoder.folder:
+            curves[name] = pd.read_csv(result.encoder.folder / "curve.csv")
+    return curves
+
+
+def learning_table(study: Study, splits: Splits, results: Results, setting: str) -> pd.DataFrame:
+    """Return validation accuracy by ridge before and after training, and the loss's trend.
+
+    Returns:
+        One row for each encoder that was trained here; columns encoder, before training (%),
+        after (%) and held-out loss at the end.
+    """
+    lines = []
+    for name, curve in learning_curves(results).items():
+        result = results[name]
+        after = MeanWithError(result.grid["accuracy"].max(), result.standard_error)
+        lines.append(
+            {
+                "encoder": name,
+                "before training (%)": _accuracy_before(study, splits, results, name, setting),
+                "after (%)": after,
+                "held-out loss at the end": loss_trend(curve["held_out"]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _accuracy_before(
+    study: Study, splits: Splits, results: Results, name: str, setting: str
+) -> MeanWithError:
+    if name == "diffusion":
+        random = results["random U-Net"]
+        return MeanWithError(random.grid["accuracy"].max(), random.standard_error)
+    initial = make_encoder(study, splits, name, setting, budget="none")
+    return MeanWithError(*best_ridge_accuracy(study, splits, initial, setting))
+
+
+def loss_trend(losses: pd.Series) -> str:
+    """Return how a loss moves over its last three points."""
+    before, last = losses.iloc[-3:].iloc[[0, -1]]
+    if last < (1 - FLAT) * before:
+        return "still falling"
+    if last > (1 + FLAT) * before:
+        return "rising"
+    return "flat"
+
+
+def cost_table(study: Study, results: Results) -> pd.DataFrame:
+    """Return what each encoder cost.
+
+    Returns:
+        One row for each encoder; columns encoder, learnt from, parameters, images seen, training
+        GFLOPs and seconds, as far as they are known.
+    """
+    lines = []
+    for name, result in results.items():
+        cost = result.encoder.cost
+        line = {"encoder": name, "learnt from": encoder_family(study, name)}
+        line["parameters"] = int(cost["parameters"])
+        line["images seen"] = _whole(cost.get("images_seen"))
+        if "flops" in cost:
+            line["training GFLOPs"] = round(cost["images_seen"] * cost["flops"] / 1e9)
+        line["seconds"] = _whole(cost.get("seconds"))
+        lines.append(line)
+    columns = ["encoder", "learnt from", "parameters", "images seen", "training GFLOPs", "seconds"]
+    return pd.DataFrame(lines, columns=columns, dtype=object)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def equal_flops_table(study: Study, splits: Splits, results: Results) -> pd.DataFrame:
+    """Return the marked encoders at the denoiser's training FLOPs, on test images.
+
+    They are those with `equal_flops = true`. There are none where the denoiser was made
+    elsewhere, since the FLOPs of its training are not known.
+
+    Returns:
+        One row for each; columns encoder, images seen, accuracy (%), macro-F1 (%), and the
+        difference of diffusion to it.
+    """
+    columns = [
+        "encoder",
+        "images seen",
+        "accuracy (%)",
+        "macro-F1 (%)",
+        "diffusion minus it (macro-F1, points)",
+    ]
+    if study.profile.unet.pretrained:
+        return pd.DataFrame(columns=columns)
+    diffusion = results["diffusion"]
+    configs = study.profile.encoders
+    names = [name for name in results if name in configs and configs[name].equal_flops]
+    again = compare_encoders(study, splits, diffusion.setting, budget="flops", names=names)
+    lines = []
+    for name, result in again.results.items():
+        scores = evaluate(study, splits, result, "test")
+        gain = evaluate(study, splits, diffusion, "test", minus=result)
+        seen = int(result.encoder.cost["images_seen"])
+        lines.append((name, seen, scores["accuracy"], scores["macro_f1"], gain["macro_f1"]))
+    return pd.DataFrame(lines, columns=columns)
+
+
+def fine_tuning_table(study: Study, splits: Splits, comparison: Comparison) -> pd.DataFrame:
+    """Return the U-Net's down path trained with labels: from scratch, and from the denoiser.
+
+    Returns:
+        As `scores_table`, with the paired differences of the two starts as last rows.
+    """
+    heads = ("end to end", "linear")
+    own = {
+        name: result
+        for name, result in comparison.results.items()
+        if "end to end" in result.heads and study.profile.encoders[name].network == "unet"
+    }
+    table = scores_table(study, splits, Comparison(own, {}), "test", heads)
+    by_start = {study.profile.encoders[name].start: name for name in reversed(own)}
+    if len(by_start) < 2:
+        return table
+    tuned, scratch = own[by_start["denoiser"]], own[by_start["random"]]
+    for head in heads:
+        gain = evaluate(study, splits, tuned, "test", head, minus=scratch)
+        line = {"encoder": "difference", "learnt from": "", "head": head, "cell": ""}
+        line |= {"accuracy (%)": gain["accuracy"], "macro-F1 (%)": gain["macro_f1"]}
+        table.loc[len(table)] = line
+    return table
+
+
+# --- which taxa, which confusions?
+
+
+def f1_by_taxon(
+    splits: Splits, first: ProbeResult, other: ProbeResult, part: str = "test"
+) -> pd.DataFrame:
+    """Return the F1 of each taxon by two encoders, the smallest gain first.
+
+    Returns:
+        Columns taxon, images, a column for each encoder (in percent), and gain (points).
+    """
+    truth = splits.taxa(first.rows[part]).astype(str)
+    table = pd.Series(truth).value_counts().rename_axis("taxon").rename("images")
+    table = table.sort_index().reset_index()
+    for result in (first, other):
+        f1 = f1_score(
+            truth, result.named(part), labels=table["taxon"], average=None, zero_division=0
+        )
+        table[result.name] = 100 * f1
+    table["gain"] = table[first.name] - table[other.name]
+    return table.sort_values("gain", kind="stable")
+
+
+def commonest_confusions(
+    splits: Splits, result: ProbeResult, most: int = 5, part: str = "test"
+) -> pd.DataFrame:
+    """Return the pairs of taxa that a probe confuses most often.
+
+    Returns:
+        Columns true, taken for, count and rows (of the images).
+    """
+    rows = result.rows[part]
+    truth, named = splits.taxa(rows).astype(str), result.named(part)
+    images = pd.DataFrame({"true": truth, "taken for": named, "row": rows})
+    wrong = images[truth != named]
+    pairs = wrong.groupby(["true", "taken for"])["row"].agg(count="size", rows=list)
+    pairs = pairs.sort_values("count", ascending=False, kind="stable").head(most)
+    return pairs.reset_index()

@@ -1,0 +1,187 @@
+"""Did the denoiser learn, does it only remember, and what in it matters?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from sklearn.metrics import pairwise_distances_argmin_min
+
+from plankton_study.features.registry import diffusion_encoder
+from plankton_study.images.splits import Splits
+from plankton_study.models.pretrained import open_denoiser
+from plankton_study.models.training import images_to_see, training_cost
+from plankton_study.probes.judging import best_ridge_accuracy
+from plankton_study.probes.metrics import MeanWithError
+from plankton_study.run.schema import UNet
+from plankton_study.run.study import Study
+
+SAMPLING_STEPS = 50
+SAMPLES = 16
+UNSEEN_IMAGES = 64
+ORIENTATIONS = 8
+
+
+def learning_curve(folder: Path) -> pd.DataFrame | None:
+    """Return the learning curve of a denoiser; None for a model made elsewhere."""
+    file = folder / "curve.csv"
+    return pd.read_csv(file) if file.exists() else None
+
+
+def loss_by_level(folder: Path) -> pd.DataFrame | None:
+    """Return the held-out loss by timestep; None for a model made elsewhere."""
+    file = folder / "levels.csv"
+    return pd.read_csv(file) if file.exists() else None
+
+
+def draw_samples(study: Study, folder: Path, number: int = SAMPLES) -> np.ndarray:
+    """Return images that a denoiser imagines, (number, R, R) uint8, by DDIM (Song et al. 2021).
+
+    Args:
+        study: gives size, device and the seed of the samples.
+        folder: of the denoiser.
+        number: of samples.
+    """
+    unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
+    pipeline = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
+    pipeline.set_progress_bar_config(disable=True)
+    steps = min(SAMPLING_STEPS, study.profile.noise.steps)
+    generator = torch.Generator().manual_seed(study.seed)
+    drawn = pipeline(number, generator, num_inference_steps=steps, output_type="np").images
+    grey = drawn.mean(axis=3)
+    return (grey * 255).round().astype(np.uint8)
+
+
+def nearest_images(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find for each image the nearest of the others, in any of the 8 orientations trained on.
+
+    Args:
+        images: (N, R, R) uint8.
+        others: (M, R, R) uint8.
+
+    Returns:
+        Row in `others` (N,) int64, and the root mean square difference of grey values (N,)
+        float32.
+    """
+    orientations = []
+    for turn in range(4):
+        for flip in (1, -1):
+            orientations.append(np.rot90(images, turn, (1, 2))[:, :, ::flip])
+    turned = np.concatenate(orientations)
+    flat = turned.reshape(len(turned), -1).astype(np.float32)
+    flat_others = others.reshape(len(others), -1).astype(np.float32)
+    rows, distances = pairwise_distances_argmin_min(flat, flat_others)
+    rows = rows.reshape(ORIENTATIONS, -1)
+    distances = distances.reshape(ORIENTATIONS, -1)
+    best = distances.argmin(axis=0), np.arange(len(images))
+    return rows[best], distances[best] / flat.shape[1] ** 0.5
+
+
+def memorisation(splits: Splits, sample_distances: np.ndarray) -> dict[str, float]:
+    """Compare how near samples and unseen images are to the training images.
+
+    Args:
+        splits: of the set that the denoiser was trained on.
+        sample_distances: of samples, from `nearest_images`.
+
+    Returns:
+        Median distance of "samples" and of "unseen images" (grey values, root mean square), and
+        the share of "samples closer than any unseen image".
+    """
+    images = splits.collection.images
+    unseen = np.random.default_rng(0).permutation(splits["validation"])[:UNSEEN_IMAGES]
+    _, distances = nearest_images(images[unseen], images[splits["pool"]])
+    return {
+        "samples": float(np.median(sample_distances)),
+        "unseen images": float(np.median(distances)),
+        "samples closer than any unseen image": float((sample_distances < distances.min()).mean()),
+    }
+
+
+def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
+    """Return the size of each denoiser and what its training cost.
+
+    Args:
+        study: gives size and device.
+        folders: set → folder of its denoiser.
+
+    Returns:
+        Columns set, parameters, images seen, seconds and device.
+    """
+    lines = []
+    for name, folder in folders.items():
+        unet, _ = open_denoiser(folder, study.profile.images.size)
+        cost = training_cost(folder)
+        lines.append(
+            {
+                "set": name,
+                "parameters": sum(parameter.numel() for parameter in unet.parameters()),
+                "images seen": int(cost["images_seen"]) if cost else "made elsewhere",
+                "seconds": round(cost["seconds"]) if cost else None,
+                "device": study.device,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
+    """Train the denoisers of the profile's [ablation], and judge each by ridge on validation data.
+
+    Returns:
+        One row for each denoiser, the study's own first; columns denoiser, different images,
+        images seen, parameters, held-out loss and accuracy (%). No rows if none is asked for.
+    """
+    columns = [
+        "denoiser",
+        "different images",
+        "images seen",
+        "parameters",
+        "held-out loss",
+        "accuracy (%)",
+    ]
+    ablation = study.profile.ablation
+    variants: list[tuple[str, dict[str, Any], float]] = []
+    variants += [(label, changes, 1.0) for label, changes in ablation.unet.items()]
+    variants += [(f"{share:.0%} of the images", {}, share) for share in ablation.pool]
+    if variants:
+        variants.insert(0, ("as in the study", {}, 1.0))
+    lines = [_ablation_line(study, splits, *variant) for variant in variants]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _ablation_line(
+    study: Study, splits: Splits, label: str, unet_changes: dict[str, Any], pool_share: float
+) -> dict[str, Any]:
+    variant = _with_changed_unet(study, splits, unet_changes)
+    smaller = _with_smaller_pool(splits, pool_share)
+    encoder = diffusion_encoder(variant, smaller)
+    accuracy, error = best_ridge_accuracy(variant, smaller, encoder)
+    curve = pd.read_csv(encoder.folder / "curve.csv")
+    return {
+        "denoiser": label,
+        "different images": len(smaller["pool"]),
+        "images seen": images_to_see(variant, smaller),
+        "parameters": int(encoder.cost["parameters"]),
+        "held-out loss": float(curve["held_out"].iloc[-1]),
+        "accuracy (%)": MeanWithError(accuracy, error),
+    }
+
+
+def _with_changed_unet(study: Study, splits: Splits, changes: dict[str, Any]) -> Study:
+    """Return the study with another U-Net, and with the images seen of the ablation."""
+    name = splits.collection.name
+    images_seen = study.profile.ablation.images_seen or images_to_see(study, splits)
+    config = study.profile.sets[name].model_copy(update={"images_seen": images_seen})
+    unet = UNet(**(study.profile.unet.model_dump() | changes))
+    profile = study.profile.model_copy(update={"sets": {name: config}, "unet": unet})
+    return replace(study, profile=profile)
+
+
+def _with_smaller_pool(splits: Splits, share: float) -> Splits:
+    """Return the splits with a random share of the unlabelled training images."""
+    shuffled = np.random.default_rng(0).permutation(splits["pool"])
+    kept = np.sort(shuffled[: round(share * len(shuffled))])
+    return replace(splits, parts={**splits.parts, "pool": kept})

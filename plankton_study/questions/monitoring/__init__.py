@@ -1,0 +1,1 @@
+"""What a monitoring programme asks: honest probabilities, unknown taxa, abundances."""

@@ -1,0 +1,174 @@
+"""Abundances: shares of taxa by day or week, by three methods."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plankton_study.probes import metrics
+from plankton_study.questions.monitoring.calibration import Calibrated
+from plankton_study.run.study import Study
+
+COUNTING = "classify and count"
+ADJUSTED = "adjusted count"
+EM = "EM"
+KEYS = ["set", "part", "encoder", "method"]
+COMMON_TAXA = 8
+
+
+def estimate_abundances(
+    chances: np.ndarray, known: np.ndarray, codes: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Estimate the share of each of K classes among images, by three methods of quapy.
+
+    Args:
+        chances: (n, K) probabilities of the images to count.
+        known: (m, K) probabilities of validation images.
+        codes: (m,) the classes of these.
+
+    Returns:
+        Method → (K,). "classify and count"; "adjusted count", corrected by the confusions among
+        validation images (Forman 2008); "EM", the mix under which the probabilities agree with
+        themselves (Saerens et al. 2002).
+    """
+    from quapy.method.aggregative import ACC, EMQ
+
+    classes = np.arange(chances.shape[1])
+    counted = np.bincount(chances.argmax(axis=1), minlength=len(classes)) / len(chances)
+    confusions = ACC.getPteCondEstim(classes, codes, known.argmax(axis=1))
+    adjusted = ACC.solve_adjustment(confusions, counted, method="inversion", solver="minimize")
+    # EM starts from the shares that the probabilities themselves imply at home. Those of a weak
+    # probe do not quite agree with the training shares, and from these EM runs away to the rare
+    # classes.
+    mixed, _ = EMQ.EM(known.mean(axis=0), chances)
+    return {COUNTING: counted, ADJUSTED: adjusted, EM: mixed}
+
+
+def abundances_by_period(study: Study, probe: Calibrated, part: str) -> pd.DataFrame:
+    """Return true and estimated shares of every taxon in each day, or week, of a part.
+
+    Weeks are taken where the median day has too few images, and periods with too few images are
+    left out (`monitoring.period_images`).
+
+    Returns:
+        Columns set, part, encoder, method, period, images, taxon, true, estimated.
+    """
+    rows = probe.result.rows[part]
+    periods = _periods(probe.splits.collection.records["time"].iloc[rows], study)
+    known, codes = probe.probabilities["validation"], probe.codes("validation")
+    truth, chances = probe.truth(part), probe.probabilities[part]
+    tables = []
+    for period in np.unique(periods[periods != ""]):
+        is_here = periods == period
+        if is_here.sum() < study.profile.monitoring.period_images:
+            continue
+        true = _shares(truth[is_here], probe.result.classes)
+        for method, shares in estimate_abundances(chances[is_here], known, codes).items():
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "set": probe.set,
+                        "part": part,
+                        "encoder": probe.encoder,
+                        "method": method,
+                        "period": period,
+                        "images": is_here.sum(),
+                        "taxon": probe.result.classes,
+                        "true": true,
+                        "estimated": shares,
+                    }
+                )
+            )
+    columns = [*KEYS, "period", "images", "taxon", "true", "estimated"]
+    return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
+
+
+def _periods(times: pd.Series, study: Study) -> np.ndarray:
+    """Return the day or the week of each image as text; "" for an unknown time."""
+    images_of_a_day = times.dt.date.value_counts().median()
+    unit = "D" if images_of_a_day >= study.profile.monitoring.period_images else "W"
+    periods = times.dt.to_period(unit)
+    return periods.astype(str).where(times.notna(), "").to_numpy(dtype=object)
+
+
+def _shares(taxa: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    shares = pd.Series(taxa).value_counts(normalize=True)
+    return shares.reindex(classes, fill_value=0).to_numpy()
+
+
+def community_distances(counted: pd.DataFrame) -> pd.DataFrame:
+    """Return the Bray-Curtis distance of estimated to true communities.
+
+    Args:
+        counted: from `abundances_by_period`, of any number of probes and parts.
+
+    Returns:
+        Index set, part, encoder and period; a column for each method. 0: all shares are right;
+        1: nothing in common.
+    """
+    gap = counted.assign(gap=(counted["estimated"] - counted["true"]).abs() / 2)
+    index = ["set", "part", "encoder", "period"]
+    return gap.pivot_table("gap", index, "method", aggfunc="sum", sort=False)
+
+
+def abundance_table(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean distance over periods, and how much each method is better than counting.
+
+    Returns:
+        Columns set, part, encoder, method, periods, Bray-Curtis (%), and better than counting by
+        (points).
+    """
+    columns = [*KEYS, "periods", "Bray-Curtis (%)", "better than counting by (points)"]
+    if counted.empty:
+        return pd.DataFrame(columns=columns)
+    lines: list[dict[str, Any]] = []
+    distances = community_distances(counted)
+    for (name, part, encoder), of_probe in distances.groupby(level=[0, 1, 2], sort=False):
+        counting = of_probe[COUNTING].to_numpy()
+        for method in of_probe:
+            values = of_probe[method].to_numpy()
+            gain = mean_over_periods(study, counting - values, is_difference=True)
+            lines.append(
+                {
+                    "set": name,
+                    "part": part,
+                    "encoder": encoder,
+                    "method": method,
+                    "periods": len(values),
+                    "Bray-Curtis (%)": mean_over_periods(study, values),
+                    "better than counting by (points)": None if method == COUNTING else gain,
+                }
+            )
+    return pd.DataFrame(lines, columns=columns)
+
+
+def taxon_bias(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
+    """Return how much too much or too little is reported of the commonest taxa of each part.
+
+    Args:
+        study: gives the number of draws.
+        counted: of one encoder.
+
+    Returns:
+        Columns panel, encoder (here the taxon), kind (the method) and estimate, as
+        `plot_estimates` draws them.
+    """
+    lines = []
+    for (name, part), of_part in counted.groupby(["set", "part"], sort=False):
+        common = of_part.groupby("taxon")["true"].mean().nlargest(COMMON_TAXA).index
+        of_common = of_part[of_part["taxon"].isin(common)]
+        for (taxon, method), periods in of_common.groupby(["taxon", "method"], sort=False):
+            errors = (periods["estimated"] - periods["true"]).to_numpy()
+            bias = mean_over_periods(study, errors, is_difference=True)
+            lines.append((f"{name}: {part}", taxon, method, bias))
+    return pd.DataFrame(lines, columns=["panel", "encoder", "kind", "estimate"])
+
+
+def mean_over_periods(
+    study: Study, values: np.ndarray, is_difference: bool = False
+) -> metrics.Estimate:
+    """Return the mean of one value for each period, with its interval over resampled periods."""
+    n = len(values)
+    resampled = metrics.resample(np.arange(n), study.profile.probes.draws)
+    weights = np.vstack([np.ones(n), resampled]) / n
+    return metrics.percentiles(weights @ values, n, is_difference)

@@ -1,0 +1,226 @@
+"""Honest probabilities: temperature scaling, calibration error, selective prediction."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+
+from plankton_study.images.splits import Splits
+from plankton_study.probes import metrics
+from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.result import ProbeResult
+from plankton_study.questions.compare import Results
+from plankton_study.run.study import Study
+
+BINS = 15
+#: of the images that are kept in selective prediction
+COVERAGE = 0.8
+#: bootstrap draws of selective prediction, which sorts the images in each
+RISK_DRAWS = 200
+#: points of a curve of errors against coverage that rest on too few images
+SKIPPED_POINTS = 10
+
+
+class _StoredProbabilities(ClassifierMixin, BaseEstimator):
+    """A classifier whose "features" are the probabilities of another one."""
+
+    def fit(self, probabilities: np.ndarray, codes: np.ndarray) -> "_StoredProbabilities":
+        self.classes_ = np.arange(probabilities.shape[1])
+        return self
+
+    def predict_proba(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities
+
+
+def fit_temperature(probabilities: np.ndarray, codes: np.ndarray) -> float:
+    """Return the temperature that makes probabilities fit best (Guo et al. 2017).
+
+    scikit-learn's temperature scaling finds it.
+
+    Args:
+        probabilities: (n, K) of validation images.
+        codes: (n,) their classes.
+    """
+    stored = _StoredProbabilities().fit(probabilities, codes)
+    scaling = CalibratedClassifierCV(FrozenEstimator(stored), method="temperature")
+    scaling.fit(probabilities.astype(np.float64), codes)
+    (calibrated,) = scaling.calibrated_classifiers_
+    (calibrator,) = calibrated.calibrators
+    return float(1 / calibrator.beta_)
+
+
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities (n, K) whose log odds are divided by a temperature."""
+    return softmax(np.log(probabilities.clip(1e-12)) / temperature, axis=1)
+
+
+def calibration_error(
+    confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray, bins: int = BINS
+) -> np.ndarray:
+    """Return the expected calibration error: the mean of |accuracy - confidence| over bins.
+
+    Args:
+        confidence: (n,) the largest probability of each image.
+        is_right: (n,) bool.
+        weights: (D, n) how often each image counts.
+        bins: their number; they hold equally many images.
+
+    Returns:
+        (D,) float64.
+    """
+    edges = np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1])
+    membership = np.searchsorted(edges, confidence)[:, None] == np.arange(bins)
+    gaps = membership * (is_right - confidence)[:, None]
+    return np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
+
+
+def risk_coverage(confidence: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coverage and risk, (n,) each: the share of errors among the most confident images."""
+    order = np.argsort(-confidence, kind="stable")
+    kept = np.arange(1, len(order) + 1)
+    return kept / len(order), np.cumsum(~is_right[order]) / kept
+
+
+class Calibrated(NamedTuple):
+    """A probe's probabilities, before and after temperature scaling.
+
+    Attributes:
+        set, encoder: names.
+        splits: of the set.
+        result: of the probe.
+        temperature: fitted on validation images.
+        probabilities: part → (n, K), with temperature; validation among the parts.
+    """
+
+    set: str
+    encoder: str
+    splits: Splits
+    result: ProbeResult
+    temperature: float
+    probabilities: dict[str, np.ndarray]
+
+    @property
+    def tested_parts(self) -> list[str]:
+        """The test part and the shifted parts."""
+        return [part for part in self.probabilities if part != "validation"]
+
+    def truth(self, part: str) -> np.ndarray:
+        """Return the taxa of a part's images."""
+        return self.splits.taxa(self.result.rows[part]).astype(str)
+
+    def codes(self, part: str) -> np.ndarray:
+        """Return the class codes of a part's images."""
+        return np.searchsorted(self.result.classes, self.truth(part))
+
+    def is_right(self, part: str) -> np.ndarray:
+        """Return which images of a part are named right, (n,) bool."""
+        return self.result.named(part) == self.truth(part)
+
+    def confidence(self, part: str) -> np.ndarray:
+        """Return the largest probability of each image of a part."""
+        return self.probabilities[part].max(axis=1)
+
+
+def calibrate(splits: Splits, results: Results) -> list[Calibrated]:
+    """Fit a temperature for each encoder of a set on its validation images."""
+    calibrated = []
+    for name, result in results.items():
+        before = result.heads["linear"]
+        truth = splits.taxa(result.rows["validation"]).astype(str)
+        codes = np.searchsorted(result.classes, truth)
+        temperature = fit_temperature(before["validation"], codes)
+        parts = ["validation", "test", *(shift for shift in splits.shifts if shift in before)]
+        after = {part: temper(before[part], temperature) for part in parts}
+        calibrated.append(
+            Calibrated(splits.collection.name, name, splits, result, temperature, after)
+        )
+    return calibrated
+
+
+def calibration_table(study: Study, calibrated: list[Calibrated]) -> pd.DataFrame:
+    """Return calibration before and after temperature scaling, and selective prediction.
+
+    Returns:
+        One row for each probe and part; columns set, part, encoder, temperature, ECE (points),
+        ECE, with temperature (points), errors (%), errors, surest 80 % (%) and area under risk
+        (%).
+    """
+    lines = []
+    for probe in calibrated:
+        for part in probe.tested_parts:
+            lines.append(_calibration_line(study, probe, part))
+    return pd.DataFrame(lines)
+
+
+def _calibration_line(study: Study, probe: Calibrated, part: str) -> dict[str, object]:
+    is_right = probe.is_right(part)
+    groups = probe.splits.groups(probe.result.rows[part])
+    resampled = metrics.resample(groups, study.profile.probes.draws)
+    weights = np.vstack([np.ones(len(is_right)), resampled])
+    before = probe.result.heads["linear"][part].max(axis=1)
+    errors, surest, area = _selective_prediction(probe, part, weights)
+    return {
+        "set": probe.set,
+        "part": part,
+        "encoder": probe.encoder,
+        "temperature": probe.temperature,
+        "ECE (points)": _calibration_estimate(before, is_right, weights),
+        "ECE, with temperature (points)": _calibration_estimate(
+            probe.confidence(part), is_right, weights
+        ),
+        "errors (%)": errors,
+        "errors, surest 80 % (%)": surest,
+        "area under risk (%)": area,
+    }
+
+
+def _calibration_estimate(
+    confidence: np.ndarray, is_right: np.ndarray, weights: np.ndarray
+) -> Estimate:
+    """Return the calibration error with its interval.
+
+    Repeated images raise the error, so the draws are moved until their mean is the value.
+    """
+    errors = calibration_error(confidence, is_right, weights)
+    value, draws = errors[0], errors[1:]
+    centred = np.append(value, draws - draws.mean() + value)
+    return metrics.percentiles(centred, len(is_right))
+
+
+def _selective_prediction(
+    probe: Calibrated, part: str, weights: np.ndarray
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Return errors among all images, among the surest, and on average over all coverages."""
+    confidence, is_right = probe.confidence(part), probe.is_right(part)
+    drawn = []
+    for times in weights[: 1 + RISK_DRAWS]:
+        images = np.repeat(np.arange(len(is_right)), times.astype(int))
+        coverage, risk = risk_coverage(confidence[images], is_right[images])
+        at_coverage = risk[np.searchsorted(coverage, COVERAGE)]
+        drawn.append((risk[-1], at_coverage, risk.mean()))
+    errors, surest, area = np.array(drawn).T
+    n = len(is_right)
+    return (
+        metrics.percentiles(errors, n),
+        metrics.percentiles(surest, n),
+        metrics.percentiles(area, n),
+    )
+
+
+def reliability_curve(probe: Calibrated, part: str) -> pd.DataFrame:
+    """Return mean confidence and accuracy (in percent) of tenths of the images."""
+    confidence, is_right = probe.confidence(part), probe.is_right(part)
+    tenths = pd.qcut(confidence, 10, duplicates="drop")
+    images = pd.DataFrame({"confidence": 100 * confidence, "accuracy": 100 * is_right})
+    return images.groupby(tenths, observed=True).mean()
+
+
+def coverage_curve(probe: Calibrated, part: str) -> pd.DataFrame:
+    """Return the errors (%) among the images that are kept (%), surest first."""
+    coverage, risk = risk_coverage(probe.confidence(part), probe.is_right(part))
+    curve = pd.DataFrame({"kept": 100 * coverage, "errors": 100 * risk})
+    return curve.iloc[SKIPPED_POINTS:]

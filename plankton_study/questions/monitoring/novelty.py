@@ -1,0 +1,160 @@
+"""Unknown taxa: how little an image looks like what the probe knows."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from plankton_study.images.splits import Splits
+from plankton_study.models.batches import to_input
+from plankton_study.models.denoiser import losses_by_level, trained_denoiser
+from plankton_study.models.pretrained import open_denoiser
+from plankton_study.probes import metrics
+from plankton_study.probes.result import ProbeResult
+from plankton_study.probes.selection import probed_parts
+from plankton_study.questions.away.shift import ask_elsewhere
+from plankton_study.questions.compare import Results
+from plankton_study.run.study import Study
+
+#: the parts whose images are scored
+SCORED_PARTS = ("validation", "test", "novel")
+#: share of known validation images below the threshold
+ACCEPTED_SHARE = 0.95
+NEIGHBOURS = 5
+#: bootstrap draws of the AUROC, which sorts the images in each
+MOST_DRAWS = 200
+DENOISING_LEVELS = 5
+IMAGES_IN_MEMORY = 1024
+
+#: score → part → (n,), the larger the more novel
+Scores = dict[str, dict[str, np.ndarray]]
+
+
+def novelty_scores(
+    train_features: np.ndarray, codes: np.ndarray, features: np.ndarray, chances: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Score how little images look like the known taxa: the larger, the more novel.
+
+    Args:
+        train_features: (n, C) standardised, of training images.
+        codes: (n,) their classes.
+        features: (m, C) of the images to score.
+        chances: (m, K) what the probe says of them.
+
+    Returns:
+        Score → (m,): "maximum softmax", 1 - largest probability; "k-NN distance", the mean
+        distance to the nearest training images; and "Mahalanobis", the squared distance to the
+        nearest class mean with one shrunken covariance for all (Lee et al. 2018).
+    """
+    neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train_features)))
+    distances, _ = neighbours.fit(train_features).kneighbors(features)
+    return {
+        "maximum softmax": 1 - chances.max(axis=1),
+        "k-NN distance": distances.mean(axis=1),
+        "Mahalanobis": _mahalanobis(train_features, codes, features),
+    }
+
+
+def _mahalanobis(train_features: np.ndarray, codes: np.ndarray, features: np.ndarray) -> np.ndarray:
+    means = np.array([train_features[codes == code].mean(axis=0) for code in np.unique(codes)])
+    within = train_features - means[codes]
+    precision = LedoitWolf(assume_centered=True).fit(within).precision_
+    turn = np.linalg.cholesky(precision)  # in its axes Mahalanobis distances are Euclidean
+    nearest_mean = NearestNeighbors(n_neighbors=1).fit(means @ turn)
+    distance, _ = nearest_mean.kneighbors(features @ turn)
+    return distance[:, 0] ** 2
+
+
+def denoising_error(
+    study: Study, splits: Splits, rows: np.ndarray, levels: int = DENOISING_LEVELS
+) -> np.ndarray:
+    """Return the denoiser's own error on images, the mean over evenly spread timesteps, (n,)."""
+    folder = trained_denoiser(study, splits)
+    unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
+    shape = (1, unet.config.in_channels, *splits.collection.images.shape[1:])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(study.seed))
+    precision = study.profile.features.precision
+    errors = []
+    for part in np.split(rows, range(IMAGES_IN_MEMORY, len(rows), IMAGES_IN_MEMORY)):
+        x = to_input(splits.collection.images[part], study.device)
+        x = x.expand(-1, shape[1], -1, -1)
+        losses = losses_by_level(unet, scheduler, x, noise, precision, levels)
+        errors.append(losses.mean(axis=1).to_numpy())
+    return np.concatenate(errors)
+
+
+def scores_of_encoder(study: Study, splits: Splits, result: ProbeResult) -> Scores:
+    """Return the novelty scores by an encoder's features, for validation, test and novel images."""
+    train = probed_parts(splits, "natural")["train"]
+    codes = np.unique(splits.taxa(train).astype(str), return_inverse=True)[1]
+    parts = {
+        "train": train,
+        "validation": result.rows["validation"],
+        "test": result.rows["test"],
+        "novel": splits["novel"],
+    }
+    asked, banks = ask_elsewhere(study, splits, result, splits, parts)
+    features = {part: asked.features(banks[part], rows).whole() for part, rows in parts.items()}
+    together = np.concatenate([features[part] for part in SCORED_PARTS])
+    chances = np.concatenate([asked.heads["linear"][part] for part in SCORED_PARTS])
+    ends = np.cumsum([len(parts[part]) for part in SCORED_PARTS])[:-1]
+    scores: Scores = {}
+    for name, values in novelty_scores(features["train"], codes, together, chances).items():
+        scores[name] = dict(zip(SCORED_PARTS, np.split(values, ends), strict=True))
+    return scores
+
+
+def scores_of_denoiser(study: Study, splits: Splits, result: ProbeResult) -> Scores:
+    """Return the denoiser's own error as a novelty score."""
+    rows = {"validation": result.rows["validation"], "test": result.rows["test"]}
+    rows["novel"] = splits["novel"]
+    errors = {part: denoising_error(study, splits, index) for part, index in rows.items()}
+    return {"denoising error": errors}
+
+
+def novelty_table(study: Study, sets: dict[str, tuple[Splits, Results]]) -> pd.DataFrame:
+    """Return how well novel taxa are noticed.
+
+    Args:
+        study: gives the number of draws.
+        sets: name → splits with novel taxa, and the results of all encoders.
+
+    Returns:
+        One row for each set, encoder and score; columns set, encoder, score, AUROC (%) and
+        unknowns that pass (%): the share of unknown images below the threshold that lets 95 % of
+        the known validation images pass.
+    """
+    lines: list[dict[str, Any]] = []
+    for name, (splits, results) in sets.items():
+        for encoder, result in results.items():
+            scores = scores_of_encoder(study, splits, result)
+            if encoder == "diffusion":
+                scores |= scores_of_denoiser(study, splits, result)
+            for score, parts in scores.items():
+                line = {"set": name, "encoder": encoder, "score": score}
+                lines.append(line | _judge_score(study, splits, result, parts))
+    columns = ["set", "encoder", "score", "AUROC (%)", "unknowns that pass (%)"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _judge_score(
+    study: Study, splits: Splits, result: ProbeResult, scores: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    test, novel = scores["test"], scores["novel"]
+    is_novel = np.repeat([0, 1], [len(test), len(novel)])
+    values = np.append(test, novel)
+    groups = np.append(splits.groups(result.rows["test"]), splits.groups(splits["novel"]))
+    draws = min(study.profile.probes.draws, MOST_DRAWS)
+    weights = np.vstack([np.ones(len(values)), metrics.resample(groups, draws)])
+    areas = [roc_auc_score(is_novel, values, sample_weight=weight) for weight in weights]
+    threshold = np.quantile(scores["validation"], ACCEPTED_SHARE)
+    passes = (values <= threshold) & (is_novel == 1)
+    rates = (weights @ passes) / (weights @ is_novel)
+    return {
+        "AUROC (%)": metrics.percentiles(np.array(areas), len(novel)),
+        "unknowns that pass (%)": metrics.percentiles(rates, len(novel)),
+    }

@@ -1,0 +1,1 @@
+"""Results: figures, tables and numbers with their provenance, and how they are shown."""

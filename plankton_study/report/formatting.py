@@ -1,0 +1,114 @@
+"""Text from numbers: how values are shown in tables, in prose and on pages."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from plankton_study.probes.metrics import Estimate, MeanWithError, number_text
+
+#: of a number of labels or images that no budget reaches
+NOT_REACHED = "not reached"
+MILLION = 1_000_000
+#: a duration is shown in hours from so many minutes on
+LONG_MINUTES = 120
+
+
+def is_percent(name: str) -> bool:
+    """Return whether a column's name, or a unit, says percent or percentage points."""
+    return "%" in name or "points" in name
+
+
+def cell_text(value: Any, column: str, digits: int | None = None) -> str:
+    """Return how a table shows a value.
+
+    Args:
+        value: an estimate, a number, a text or nothing.
+        column: its name; with "(%)" or "points" an estimate is shown in percent.
+        digits: behind the decimal point; None: one in percent, two for other estimates, and
+            three significant ones for plain numbers.
+    """
+    if isinstance(value, Estimate | MeanWithError):
+        if is_percent(column):
+            return value.text(100, 1 if digits is None else digits)
+        return value.text(1, 2 if digits is None else digits)
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or value is pd.NaT:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value))
+    if isinstance(value, int | np.integer):
+        return whole_text(int(value))
+    if isinstance(value, float | np.floating):
+        return _float_text(float(value), column, digits)
+    return str(value)
+
+
+def _float_text(value: float, column: str, digits: int | None) -> str:
+    if math.isnan(value):
+        return ""
+    if math.isinf(value):
+        return NOT_REACHED
+    if digits is None and is_percent(column):
+        digits = 1
+    if digits is None:
+        return f"{value:.3g}".replace("-", "−")
+    return number_text(value, digits)
+
+
+def whole_text(value: int) -> str:
+    """Return a whole number with thousands set apart."""
+    return f"{value:,}".replace("-", "−")
+
+
+def stored_text(entry: dict[str, Any]) -> str:
+    """Return how prose shows a stored number.
+
+    Args:
+        entry: of numbers/<name>.json: value, low, high, n, p, unit and kind.
+    """
+    value, unit = entry["value"], entry["unit"]
+    if isinstance(value, str):
+        return value
+    if entry["low"] is not None:
+        estimate = Estimate(value, entry["low"], entry["high"], entry["n"], entry["p"])
+        return estimate.text() if is_percent(unit) else estimate.text(1, 3)
+    if unit == "minutes":
+        return minutes_text(value)
+    if isinstance(value, int) and unit == "parameters" and value >= MILLION:
+        return f"{value / MILLION:.2f} million"
+    if isinstance(value, int):
+        return whole_text(value)
+    return f"{value:.3g}".replace("-", "−")
+
+
+def minutes_text(minutes: float) -> str:
+    """Return a duration in words."""
+    if minutes > LONG_MINUTES:
+        return f"{minutes / 60:.1f} hours"
+    return f"{minutes:.0f} minutes"
+
+
+def with_unit(entry: dict[str, Any]) -> str:
+    """Return a stored number with its unit, for pages and cards."""
+    text = stored_text(entry)
+    if isinstance(entry["value"], str) or entry["unit"] == "minutes":
+        return text
+    return f"{text} {entry['unit']}".strip()
+
+
+def text_table(table: pd.DataFrame, digits: dict[str, int] | None = None) -> pd.DataFrame:
+    """Return a table as people read it, all cells texts.
+
+    Args:
+        table: of estimates, numbers and texts.
+        digits: column → digits behind the decimal point.
+    """
+    digits = digits or {}
+    texts = {
+        column: [cell_text(value, column, digits.get(column)) for value in table[column]]
+        for column in table
+    }
+    return pd.DataFrame(texts, columns=table.columns, index=table.index, dtype=object)

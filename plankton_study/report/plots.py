@@ -1,0 +1,133 @@
+"""Plots that several notebooks draw: estimates with intervals, and maps of cells."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from plankton_study.report.results import NOT_ASKED_FOR
+
+MARKS = "os^Dvph"
+#: of the space between two lines of a panel, the part that its points take
+SPREAD = 0.7
+
+
+def plot_estimates(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Draw estimates with their intervals, in percent or points.
+
+    Args:
+        table: columns panel; encoder, a line each; kind, a colour each; estimate; and filled
+            (bool), if some points are to be hollow.
+        xlabel: of every panel.
+    """
+    panels = table["panel"].unique()
+    names = list(table["encoder"].unique())
+    width = max(len(panels), 1)
+    figure, axes = plt.subplots(
+        1,
+        width,
+        figsize=(2 + 2.6 * width, 1.3 + 0.26 * len(names)),
+        sharey=True,
+        squeeze=False,
+    )
+    looks = _looks_of_kinds(table)
+    for ax, panel in zip(axes[0], panels, strict=False):
+        _draw_panel(ax, table[table["panel"] == panel], names, looks)
+        ax.set(title=panel, xlabel=xlabel)
+    if table.empty:
+        axes[0, 0].set(title=NOT_ASKED_FOR, xticks=[])
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].invert_yaxis()
+    handles = [
+        plt.Line2D([], [], color=colour, marker=mark, label=kind)
+        for kind, (colour, mark) in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncol=4, frameon=False)
+    return figure
+
+
+def _looks_of_kinds(table: pd.DataFrame) -> dict[str, tuple[object, str]]:
+    """Return kind → colour and mark."""
+    styles = zip(sns.color_palette("colorblind"), MARKS, strict=False)
+    return dict(zip(table["kind"].unique(), styles, strict=False))
+
+
+def _draw_panel(
+    ax: Axes,
+    table: pd.DataFrame,
+    names: list[str],
+    looks: dict[str, tuple[object, str]],
+) -> None:
+    for name, points in table.groupby("encoder", sort=False):
+        offsets = SPREAD * ((np.arange(len(points)) + 0.5) / len(points) - 0.5)
+        for offset, point in zip(offsets, points.to_dict("records"), strict=True):
+            colour, mark = looks[point["kind"]]
+            estimate = point["estimate"]
+            y = names.index(name) + offset
+            face = colour if point.get("filled", True) else "white"
+            ax.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=colour)
+            ax.plot(100 * estimate.value, y, mark, color=colour, markersize=4, mfc=face)
+    if len(table) and all(estimate.is_difference for estimate in table["estimate"]):
+        ax.axvline(0, color="0.5", linewidth=0.8)
+
+
+def plot_differences(differences: pd.DataFrame) -> Figure:
+    """Draw the paired differences of `compare.differences`, a panel for each metric.
+
+    Filled points have a corrected p below 0.05.
+    """
+    table = differences.rename(columns={"metric": "panel", "learnt from": "kind"})
+    table["filled"] = differences["p_holm"] < 0.05
+    return plot_estimates(table, "diffusion minus the other (points)")
+
+
+def plot_cells(
+    ax: Axes,
+    table: pd.DataFrame,
+    column: str,
+    label: str,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Draw a value of every cell as a map: layers in order of execution, over timesteps.
+
+    Args:
+        ax: where to draw.
+        table: columns layer, timestep, order and `column`, a share of 1.
+        column: what to draw, in percent.
+        label: of the colour bar.
+        limits: of the colours, in percent; None: the table's own.
+    """
+    table = table.sort_values("order", kind="stable")
+    grid = table.pivot_table(column, "layer", "timestep").loc[table["layer"].unique()]
+    low, high = limits or (None, None)
+    sns.heatmap(
+        100 * grid,
+        ax=ax,
+        annot=True,
+        fmt=".0f",
+        cmap="viridis",
+        annot_kws={"size": 7},
+        cbar_kws={"label": label},
+        vmin=low,
+        vmax=high,
+    )
+    ax.set(xlabel="timestep", ylabel="layer, in order of execution")
+    ax.tick_params(axis="y", rotation=0)
+
+
+def panel_axes(number: int, width: float, height: float, title: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of panels; with none, one empty panel that says why.
+
+    Args:
+        number: of panels.
+        width, height: of a panel, inches.
+        title: of the empty panel.
+    """
+    count = max(number, 1)
+    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False)
+    if number == 0:
+        axes[0, 0].set(title=title, xticks=[], yticks=[])
+        return figure, []
+    return figure, list(axes[0])

@@ -1,0 +1,185 @@
+"""The only exit of results: figures, tables and numbers, each with its provenance."""
+
+import base64
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from plankton_study.images.splits import Splits
+from plankton_study.probes.metrics import Estimate
+from plankton_study.report.formatting import stored_text, text_table
+from plankton_study.report.provenance import provenance
+from plankton_study.report.tidy import CHOICE, MEASURED, kind_of, tidy_table
+from plankton_study.run.files import read_json, write_file, write_json
+from plankton_study.run.study import Study
+
+SYNTHETIC = "synthetic demonstration data"
+NOT_ASKED_FOR = "not part of this profile"
+NAME = re.compile(r"[a-z0-9_]+")
+
+
+class Results:
+    """The results of one run: where they are stored, and what they were made from.
+
+    A figure is stored as SVG and PNG under `figures/`. A table is stored as text under `tables/`
+    (CSV, and LaTeX with booktabs), for people, and as numbers under `values/` (see `tidy_table`),
+    for programs. A number is stored under `numbers/`. Each of them has a file under
+    `provenance/`.
+
+    Args:
+        study: of the run.
+        splits: of the sets that the results are made from.
+        folder: where the results go; None: the run's own folder.
+        joined: of results that join several runs, training seed → revision of the code.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        splits: Iterable[Splits],
+        folder: Path | None = None,
+        joined: dict[int, str | None] | None = None,
+    ) -> None:
+        self.study = study
+        self.inputs = [each.digest for each in splits]
+        self.folder = folder or study.results
+        self.joined = joined
+
+    def save_figure(self, name: str, figure: Figure, caption: str) -> None:
+        """Save a figure, show it with its caption, and close it.
+
+        Figures of drawn organisms get a banner.
+
+        Args:
+            name: file stem.
+            figure: of matplotlib.
+            caption: printed below the figure, in the notebook and in the manuscript.
+        """
+        if self.study.profile.synthetic:
+            figure.text(1, 1, SYNTHETIC, ha="right", va="bottom", fontsize=6, color="0.4")
+        svg = _rendered(figure, "svg", {"Date": None})
+        png = _rendered(figure, "png", {"Software": None})
+        write_file(self.folder / "figures" / f"{name}.svg", svg)
+        write_file(self.folder / "figures" / f"{name}.png", png)
+        self._save_provenance("figure", name, caption=caption)
+        plt.close(figure)
+        _show_figure(png, caption)
+
+    def save_table(
+        self,
+        name: str,
+        table: pd.DataFrame,
+        caption: str,
+        keys: list[str],
+        measured: tuple[str, ...] = (),
+        digits: dict[str, int] | None = None,
+    ) -> pd.DataFrame:
+        """Save a table as text and as numbers; return the texts, for display.
+
+        A table without rows says that the profile does not ask for it.
+
+        Args:
+            name: file stem.
+            table: of estimates, numbers and texts.
+            caption: printed above the table in the manuscript.
+            keys: the columns that together name a row.
+            measured: columns that a run cannot give again, such as seconds.
+            digits: column → digits behind the decimal point.
+        """
+        numbers = tidy_table(table, keys, measured)
+        texts = text_table(table, digits)
+        if texts.empty:
+            texts = pd.DataFrame({"": [NOT_ASKED_FOR]})
+        write_file(self.folder / "values" / f"{name}.csv", _csv(numbers))
+        write_file(self.folder / "tables" / f"{name}.csv", _csv(texts))
+        latex = texts.to_latex(index=False, escape=True)
+        write_file(self.folder / "tables" / f"{name}.tex", latex)
+        if self.study.profile.synthetic:
+            caption = f"{caption} ({SYNTHETIC})"
+        self._save_provenance("table", name, caption=caption)
+        return texts
+
+    def save_number(
+        self,
+        name: str,
+        value: Estimate | float | str,
+        unit: str = "",
+        choice: bool = False,
+        measured: bool = False,
+    ) -> None:
+        """Save a number, or a text, that prose cites.
+
+        Args:
+            name: file stem.
+            value: an estimate is a share of 1.
+            unit: with "%" or "points" an estimate is shown in percent.
+            choice: whether it is what a run chose among near equals, so that another run need
+                not give it again.
+            measured: whether it is of the machine, such as a duration.
+        """
+        if isinstance(value, np.generic):
+            value = value.item()
+        entry: dict[str, Any] = {"value": value, "low": None, "high": None, "n": None, "p": None}
+        if isinstance(value, Estimate):
+            entry |= value._asdict()
+        entry["unit"] = "" if isinstance(value, str) else unit
+        entry["kind"] = MEASURED if measured else CHOICE if choice else kind_of(value)
+        write_json(self.folder / "numbers" / f"{name}.json", entry)
+        self._save_provenance("number", name)
+
+    def number_text(self, name: str) -> str:
+        """Return how prose shows a number that was saved."""
+        return stored_text(read_json(self.folder / "numbers" / f"{name}.json"))
+
+    def say(self, text: str) -> None:
+        """Show a paragraph in which each {name} is replaced by the number saved under it."""
+        names = set(re.findall(r"\{(\w+)\}", text))
+        _show_markdown(text.format(**{name: self.number_text(name) for name in names}))
+
+    def _save_provenance(self, kind: str, name: str, **about: str) -> None:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"a result's name has lower-case letters, digits and _, not {name!r}")
+        origin = provenance(self.study, self.inputs)
+        if self.joined is not None:
+            origin["joined"] = {str(seed): revision for seed, revision in self.joined.items()}
+        entry = {"kind": kind, "name": name, **about, "provenance": origin}
+        write_json(self.folder / "provenance" / f"{kind}_{name}.json", entry)
+
+
+def _rendered(figure: Figure, file_format: str, metadata: dict[str, Any]) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=file_format, metadata=metadata, bbox_inches="tight")
+    return content.getvalue()
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _show_figure(png: bytes, caption: str) -> None:
+    """Show a picture, with its caption below and as its alternative text."""
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is None:  # outside of a notebook
+        return
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": caption}
+    display(data, raw=True, metadata={"image/png": {"alt": caption}})
+    _show_markdown(f"*{caption}*")
+
+
+def _show_markdown(text: str) -> None:
+    from IPython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is None:
+        print(text)
+    else:
+        display(Markdown(text))

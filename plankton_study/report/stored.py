@@ -1,0 +1,181 @@
+"""Stored results: opening a run's folder, finding the runs of other seeds, what is missing."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from plankton_study.report.formatting import stored_text
+from plankton_study.report.provenance import provenance
+from plankton_study.report.tidy import read_tidy
+from plankton_study.run.errors import StudyError
+from plankton_study.run.files import ROOT, read_json
+from plankton_study.run.study import Study, run_name
+
+PAPER = ROOT / "paper"
+#: inside a run's folder, the results that join the runs of all seeds
+JOINED = "joined"
+#: how the manuscript cites a result
+CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """The stored results of one run; those that join several runs lie in a folder inside."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.folder.name
+
+    def find(self, part: str, file: str) -> Path:
+        """Return the path of a stored file, of the run itself or of the joined results.
+
+        Raises:
+            StudyError: there is no such file.
+        """
+        for folder in (self.folder, self.folder / JOINED):
+            path = folder / part / file
+            if path.is_file():
+                return path
+        raise StudyError(f"{self.folder} has no {part}/{file}: run `make paper` for it first")
+
+    def texts(self, table: str) -> pd.DataFrame:
+        """Return a table as people read it: texts, and "" where nothing stands."""
+        path = self.find("tables", f"{table}.csv")
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+    def values(self, table: str) -> pd.DataFrame:
+        """Return a table as numbers, see `tidy_table`."""
+        return read_tidy(self.find("values", f"{table}.csv"))
+
+    def number(self, name: str) -> dict[str, Any]:
+        """Return a stored number: value, low, high, n, p, unit and kind."""
+        return read_json(self.find("numbers", f"{name}.json"))
+
+    def number_text(self, name: str) -> str:
+        """Return how prose shows a stored number."""
+        return stored_text(self.number(name))
+
+    def entry(self, kind: str, name: str) -> dict[str, Any]:
+        """Return the caption and the provenance of a figure, table or number."""
+        return read_json(self.find("provenance", f"{kind}_{name}.json"))
+
+    def caption(self, kind: str, name: str) -> str:
+        """Return the caption of a figure or table."""
+        return self.entry(kind, name)["caption"]
+
+    def names(self, part: str, ending: str) -> list[str]:
+        """Return the stems of all stored files of a part, such as "tables", sorted."""
+        files = []
+        for folder in (self.folder, self.folder / JOINED):
+            files += (folder / part).glob(f"*{ending}")
+        return sorted({file.stem for file in files})
+
+
+def cited_results() -> list[tuple[str, str]]:
+    """Return (kind, name) of every figure, table and number that the manuscript cites."""
+    text = (PAPER / "paper.typ").read_text(encoding="utf-8")
+    return sorted(set(CITATION.findall(text)))
+
+
+def completeness(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
+    """Return whether each cited result belongs to this run.
+
+    Results that join several runs are those of the last notebook, and are left out.
+
+    Args:
+        study: of the run.
+        inputs: digests of the images of the run.
+
+    Returns:
+        Columns kind, name and state: "ok", "missing", or which of profile ("config"), revision,
+        seed and images is another.
+    """
+    current = provenance(study, inputs)
+    lines = []
+    for kind, name in cited_results():
+        if (kind, name) in JOINED_RESULTS:
+            continue
+        path = study.results / "provenance" / f"{kind}_{name}.json"
+        lines.append((kind, name, _state(path, current)))
+    return pd.DataFrame(lines, columns=["kind", "name", "state"])
+
+
+#: the results that the last notebook makes from the runs of all seeds
+JOINED_RESULTS = {
+    ("table", "ledger"),
+    ("table", "seeds"),
+    ("table", "joined_claims"),
+    ("number", "ledger_summary"),
+    ("number", "ledger_seeds"),
+    ("number", "ledger_verdicts"),
+}
+
+
+def _state(path: Path, current: dict[str, Any]) -> str:
+    if not path.is_file():
+        return "missing"
+    made = read_json(path)["provenance"]
+    other = [key for key in ("config", "revision", "seed") if made[key] != current[key]]
+    if set(made["inputs"]) - set(current["inputs"]):
+        other.append("images")
+    return f"of another {', '.join(other)}" if other else "ok"
+
+
+def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> dict[int, StoredRun]:
+    """Return training seed → the stored run of the same profile and images.
+
+    A live run goes before a published one.
+
+    Args:
+        study: of this run.
+        inputs: digests of the images.
+    """
+    current = provenance(study, inputs)
+    runs = {}
+    live = study.results_root
+    for root in (live.with_name("published"), live):
+        for path in sorted(root.glob(f"{study.profile.name}*/values/claims.csv")):
+            run = StoredRun(path.parents[1])
+            made = run.entry("table", "claims")["provenance"]
+            is_same_study = all(made[key] == current[key] for key in ("config", "inputs"))
+            if is_same_study and run.name == run_name(study.profile.name, made["seed"]):
+                runs[made["seed"]] = run
+    return dict(sorted(runs.items()))
+
+
+def settings_table(study: Study) -> pd.DataFrame:
+    """Return every setting of the profile; of an encoder those that differ from the rest.
+
+    Returns:
+        Columns key and value.
+    """
+    excluded = {"name", "title", "extends", "hub", "coarse", "encoders"}
+    (flat,) = pd.json_normalize(study.profile.model_dump(mode="json", exclude=excluded)).to_dict(
+        "records"
+    )
+    settings = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in flat.items()
+        if value is not None
+    }
+    for name, config in study.profile.encoders.items():
+        own = config.model_dump(exclude_defaults=True)
+        settings[f"encoders.{name}"] = ", ".join(f"{key} = {value}" for key, value in own.items())
+    return pd.DataFrame(settings.items(), columns=["key", "value"])
+
+
+def origin_table(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
+    """Return what made the results of a run, as columns what and value."""
+    facts = provenance(study, inputs)
+    shown = ("revision", "dirty", "profile", "config", "seed", "device", "threads", "python")
+    lines = [(key, str(facts[key])) for key in shown]
+    lines += [(f"{name} version", value) for name, value in facts["versions"].items()]
+    return pd.DataFrame(lines, columns=["what", "value"])

@@ -1,0 +1,243 @@
+"""The cache: a costly result lies in a folder named by the hash of what made it.
+
+A folder appears whole or not at all. Its name hashes the inputs, the code that computes the
+result, and the libraries that compute.
+"""
+
+import ast
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from plankton_study.run.files import (
+    PACKAGE,
+    explain_disk_error,
+    read_json,
+    require_space,
+    write_json,
+)
+from plankton_study.run.machine import Processes, processes, working_alone
+from plankton_study.run.study import Study
+
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "kornia",
+    "pytorch-metric-learning",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+)
+VERSIONS = {library: version(library) for library in LIBRARIES}
+
+#: "models.training" → its source as it was when the package was imported, whatever an editor
+#: makes of the file meanwhile
+SOURCES = {
+    ".".join(file.relative_to(PACKAGE).with_suffix("").parts): file.read_text(encoding="utf-8")
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
+CHECKPOINT = "checkpoint.pt"
+
+
+def digest(*parts: Any) -> str:
+    """Return 20 hex digits that identify JSON values, bytes or NumPy arrays."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(_to_bytes(part)).digest())
+    return total.hexdigest()[:20]
+
+
+def _to_bytes(part: Any) -> bytes:
+    if isinstance(part, bytes):
+        return part
+    if hasattr(part, "tobytes"):
+        return f"{part.dtype}{part.shape}".encode() + part.tobytes()
+    return json.dumps(part, sort_keys=True, default=str).encode()
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Return the hash of modules of this package and of the versions of the main libraries.
+
+    A new comment, docstring or error message leaves it unchanged; a new statement does not.
+
+    Args:
+        modules: names inside the package, such as "models.training".
+    """
+    return digest({name: module_digest(name) for name in modules}, VERSIONS)
+
+
+@cache
+def module_digest(name: str) -> str:
+    """Return the hash of what a module of this package computes."""
+    return digest(computing_syntax(SOURCES[name]))
+
+
+def computing_syntax(source: str) -> str:
+    """Return the syntax tree of a source as text, without docstrings and error messages."""
+    tree = _WithoutWords().visit(ast.parse(source))
+    return ast.dump(tree)
+
+
+class _WithoutWords(ast.NodeTransformer):
+    """Removes what cannot change a number: constants that stand alone, and error messages."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func
+        return node
+
+
+def keep(
+    study: Study,
+    stage: str,
+    inputs: dict[str, Any],
+    code: Iterable[str],
+    make: Callable[[Path], None],
+    resume: bool = False,
+) -> Path:
+    """Return the finished folder `<cache>/<stage>/<key>`; make it first if it is not there.
+
+    Args:
+        study: knows the cache folder.
+        stage: a folder name, such as "denoiser".
+        inputs: JSON values that determine the result. They form the key, together with `code`;
+            device, threads and number of processes are only recorded, in `origin.json`.
+        code: the modules of this package that turn the inputs into the result.
+        make: fills an empty folder. Under `accelerate launch` the first process calls it while
+            the others wait.
+        resume: `make` may find what an interrupted call has left, and every process calls it.
+
+    Raises:
+        StudyError: the disk is full or cannot be written.
+    """
+    folder = study.cache / stage / digest(stage, inputs, code_digest(code))
+    team = processes()
+    if team.count == 1 and folder.is_dir():
+        return folder
+    team.wait()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder, team):
+            team.wait()
+            if not folder.is_dir():
+                seconds = _make_partial(folder, make, resume, team)
+                if team.is_first:
+                    _finish(study, folder, stage, inputs, seconds, team)
+            team.wait()
+    except OSError as error:
+        raise explain_disk_error(error, folder) from error
+    return folder
+
+
+def _lock(folder: Path, team: Processes) -> Any:
+    """Two notebooks may want the same result: one makes it, the other waits."""
+    if team.is_first:
+        return FileLock(f"{folder}.lock")
+    return nullcontext()
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _make_partial(
+    folder: Path, make: Callable[[Path], None], resume: bool, team: Processes
+) -> float:
+    """Fill the partial folder; return how many seconds that took."""
+    partial = _partial(folder)
+    if team.is_first:
+        if partial.exists() and not resume:
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        require_space(partial, 1 << 20)
+    team.wait()
+    started = time.monotonic()
+    if resume:
+        make(partial)
+    elif team.is_first:
+        with working_alone():
+            make(partial)
+    team.wait()
+    return time.monotonic() - started
+
+
+def _finish(
+    study: Study,
+    folder: Path,
+    stage: str,
+    inputs: dict[str, Any],
+    seconds: float,
+    team: Processes,
+) -> None:
+    """Record where the result comes from and give the folder its name."""
+    partial = _partial(folder)
+    (partial / CHECKPOINT).unlink(missing_ok=True)
+    origin = {
+        "stage": stage,
+        "inputs": inputs,
+        "device": study.device,
+        "threads": study.threads,
+        "processes": team.count,
+        "seconds": round(seconds, 2),
+    }
+    write_json(partial / "origin.json", origin)
+    partial.rename(folder)
+
+
+def computed(
+    study: Study,
+    stage: str,
+    inputs: dict[str, Any],
+    code: Iterable[str],
+    compute: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what `compute` returns; the second call reads it from the cache.
+
+    Args:
+        study, stage, inputs, code: as for `keep`.
+        compute: returns a dictionary of NumPy arrays, tables and JSON values. Nothing is pickled,
+            so the columns of a table must each be of one type.
+    """
+    folder = keep(study, stage, inputs, code, lambda folder: store_values(folder, compute()))
+    return load_values(folder)
+
+
+def store_values(folder: Path, values: dict[str, Any]) -> None:
+    """Store arrays, tables and JSON values in a folder; see `load_values`."""
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    tables = {name: value for name, value in values.items() if isinstance(value, pd.DataFrame)}
+    rest = {
+        name: value for name, value in values.items() if name not in arrays and name not in tables
+    }
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet")
+    np.savez(folder / "arrays.npz", **arrays)
+    write_json(folder / "rest.json", rest)
+
+
+def load_values(folder: Path) -> dict[str, Any]:
+    """Return the values that `store_values` has left in a folder."""
+    values = read_json(folder / "rest.json")
+    with np.load(folder / "arrays.npz") as arrays:
+        values |= dict(arrays)
+    for file in folder.glob("*.parquet"):
+        values[file.stem] = pd.read_parquet(file)
+    return values
