@@ -6,9 +6,7 @@ SEED    ?= $(or $(PLANKTON_SEED),0)
 DATA    ?= $(PLANKTON_DATA)
 PYTHON  ?= python3
 
-NOTEBOOKS := 01_data 02_diffusion 03_layers_and_noise 04_encoders 05_long_tail 06_shift 07_clusters 08_labels 09_monitoring 10_claims
-OWN       := $(filter-out $(NOTEBOOKS),$(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb)))))
-NOTEBOOKS += $(OWN)
+NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb))))
 
 # --- the profile: its file, those it extends, its folder of results (one each seed) ----------------------------
 
@@ -56,6 +54,9 @@ export PLANKTON_PROFILE := $(if $(filter %.toml,$(PROFILE)),$(abspath $(PROFILE)
 export PLANKTON_SEED    := $(SEED)
 export PLANKTON_DATA    := $(if $(DATA),$(shell cd "$(DATA)" 2>/dev/null && pwd))
 export PYTHONHASHSEED   := 0
+# The package of this folder, whatever checkout the environment was made for: results go beside the
+# code that made them.
+export PYTHONPATH       := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 export JUPYTER_PREFER_ENV_PATH := 1
 
 ifneq ($(DATA),)
@@ -88,30 +89,22 @@ PLANKTON_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1
 .PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf compare site publish strip outputs pins \
         clean clean-cache clean-env clean-all FORCE
 
-# The ledger of seed 0 joins all seeds, so their results are among what it is made of.
-OTHER_SEEDS := $(if $(filter 0,$(SEED)),$(wildcard $(foreach k,results published,paper/$(k)/$(NAME)-seed*/tables/claims.csv)))
-
 EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
-modules   = $(patsubst %,plankton_study/%.py,$(1))
 
-# One line a notebook: the executed notebooks it needs, then the modules (beyond theirs) that it uses.
-$(DONE)/01_data.ipynb: $(call modules,profile schema study store progress sources readers synthetic data splits metrics report) \
-                       plankton_study/catalogue.toml plankton_study/synthetic.toml
-$(DONE)/02_diffusion.ipynb: $(DONE)/01_data.ipynb $(call modules,diffusion train features networks baselines encoders linear probes)
-$(DONE)/03_layers_and_noise.ipynb: $(DONE)/02_diffusion.ipynb
-$(DONE)/04_encoders.ipynb: $(DONE)/03_layers_and_noise.ipynb $(call modules,compare)
-$(DONE)/05_long_tail.ipynb: $(DONE)/04_encoders.ipynb
-$(DONE)/06_shift.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,shift) plankton_study/coarse_classes.csv
-$(DONE)/07_clusters.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,clusters)
-$(DONE)/08_labels.ipynb: $(DONE)/05_long_tail.ipynb $(call modules,labels)
-$(DONE)/09_monitoring.ipynb: $(DONE)/06_shift.ipynb $(call modules,monitoring)
-ifneq ($(OWN),) # notebooks of your own: after the encoders, and again when any module changes
-$(OWN:%=$(DONE)/%.ipynb): $(DONE)/05_long_tail.ipynb $(wildcard plankton_study/*.py)
-endif
-$(DONE)/10_claims.ipynb: $(filter-out %/10_claims.ipynb,$(EXECUTED)) $(OTHER_SEEDS)
+# What a notebook depends on follows from its imports and its metadata: rules that are written anew when either
+# may have changed, and read by make before it starts.
+DEPENDENCIES := .cache/dependencies.mk
+SOURCES := $(shell find plankton_study -name '*.py' 2>/dev/null)
+$(DEPENDENCIES): .ci/dependencies.py $(SOURCES) $(NOTEBOOKS:%=notebooks/%.ipynb)
+	@mkdir -p $(@D) && $(PYTHON) .ci/dependencies.py > $@.partial && mv $@.partial $@
+-include $(DEPENDENCIES)
+
+# The verdicts of seed 0 join all seeds, so what their claims rest on is among what they are made of.
+OTHER_SEEDS := $(if $(filter 0,$(SEED)),$(wildcard $(foreach k,results published,paper/$(k)/$(NAME)-seed*/values/claims.csv)))
+$(DONE)/15_verdicts.ipynb: $(OTHER_SEEDS)
 
 # New pins count as a change; the environment itself only has to be there.
-$(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV)
+$(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV) $(DEPENDENCIES)
 	@PLANKTON_THREADS=$(PLANKTON_THREADS) "$(PY)" notebooks/execute.py $< $@ --profile "$(PROFILE)" --seed $(SEED)
 
 # Results of other data are out of date, although no file is newer. No DATA accepts any.
@@ -185,9 +178,9 @@ unit: $(ENV) ## run the unit tests
 
 nbval: $(ENV) ## rerun the notebooks with the smoke profile and compare their checked cells
 	PLANKTON_PROFILE=smoke PLANKTON_SEED=0 "$(PY)" -m pytest --nbval-lax --nbval-current-env -p no:cacheprovider \
-	  $(NOTEBOOKS:%=notebooks/%.ipynb)
+	  $(wildcard notebooks/*.ipynb)
 
-bench: $(ENV) ## measure speed, memory and scale, about 20 minutes; writes tests/benchmarks/ and the README's table
+bench: $(ENV) ## measure speed, memory and scale, about 20 minutes; writes tests/benchmarks/
 	PLANKTON_THREADS=$(PLANKTON_THREADS) OMP_NUM_THREADS=$(PLANKTON_THREADS) "$(PY)" tests/benchmarks/bench.py
 
 # as in .pre-commit-config.yaml; the version of Python would change with every contributor
@@ -197,7 +190,7 @@ strip: $(ENV) ## clear outputs of the notebooks, but for cells tagged keep_outpu
 	"$(PY)" -m nbstripout $(STRIP)
 
 outputs: $(ENV) ## run the notebooks in place with the smoke profile, to renew the outputs of their checked cells
-	PLANKTON_PROFILE=smoke PLANKTON_SEED=0 "$(PY)" -m nbconvert --to notebook --execute --inplace $(NOTEBOOKS:%=notebooks/%.ipynb)
+	PLANKTON_PROFILE=smoke PLANKTON_SEED=0 "$(PY)" -m nbconvert --to notebook --execute --inplace $(wildcard notebooks/*.ipynb)
 	"$(PY)" -m nbstripout $(STRIP)
 
 pins: ## resolve pyproject.toml anew and write the exact pins of environment.yml

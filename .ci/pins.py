@@ -16,7 +16,16 @@ ENVIRONMENT = ROOT / "environment.yml"
 HEAD, INDENT, THIS = "  - pip:\n", "      - ", "-e ."
 
 # One resolution for every platform and Python, with a single version of each package wherever one exists.
-RESOLVE = ["uv", "pip", "compile", "pyproject.toml", "--all-extras", "--universal", "--fork-strategy", "fewest"]
+RESOLVE = [
+    "uv",
+    "pip",
+    "compile",
+    "pyproject.toml",
+    "--all-extras",
+    "--universal",
+    "--fork-strategy",
+    "fewest",
+]
 RESOLVE += ["--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
 # torch's own build pins these exactly; listed here, a machine without a GPU would download gigabytes in vain.
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
@@ -42,7 +51,9 @@ def missing(lines: list[str]) -> list[str]:
         pin = Requirement(line)
         if pin.marker is None or pin.marker.evaluate():
             try:
-                held = pin.specifier.contains(importlib.metadata.version(pin.name), prereleases=True)
+                held = pin.specifier.contains(
+                    importlib.metadata.version(pin.name), prereleases=True
+                )
             except importlib.metadata.PackageNotFoundError:
                 held = False
             if not held:
@@ -52,13 +63,21 @@ def missing(lines: list[str]) -> list[str]:
 
 def clean(resolved: str) -> list[str]:
     """Return a resolution without torch's own pins and without local versions such as `+cpu`."""
-    lines = [re.sub(r"(==[^\s+;]+)\+[^\s;]+", r"\1", line.strip()) for line in resolved.splitlines()]
-    return [line for line in dict.fromkeys(lines) if line and not line.startswith((*LEFT_TO_TORCH, "#", "-"))]
+    lines = [
+        re.sub(r"(==[^\s+;]+)\+[^\s;]+", r"\1", line.strip()) for line in resolved.splitlines()
+    ]
+    return [
+        line
+        for line in dict.fromkeys(lines)
+        if line and not line.startswith((*LEFT_TO_TORCH, "#", "-"))
+    ]
 
 
 def refresh() -> None:
     """Resolve the ranges of pyproject.toml anew and write the pins into environment.yml."""
-    resolved = subprocess.run(RESOLVE, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    resolved = subprocess.run(
+        RESOLVE, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     top = ENVIRONMENT.read_text(encoding="utf-8").partition(HEAD)[0]
     text = top + HEAD + "".join(f"{INDENT}{line}\n" for line in [*clean(resolved), THIS])
     partial = ENVIRONMENT.with_suffix(".partial")
@@ -74,7 +93,10 @@ def main(command: str = "") -> int:
         try:
             refresh()
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"error: the pins could not be refreshed, environment.yml is unchanged: {error}", file=sys.stderr)
+            print(
+                f"error: the pins could not be refreshed, environment.yml is unchanged: {error}",
+                file=sys.stderr,
+            )
             return 1
         print(f"{len(read()) - 1} pins in {ENVIRONMENT.name}")
     elif command == "check":

@@ -1,6 +1,6 @@
 """Execute one notebook with papermill so that its output appears whole or not at all.
 
-python notebooks/execute.py notebooks/01_data.ipynb paper/results/demo/notebooks/01_data.ipynb --profile demo
+python notebooks/execute.py SOURCE OUTPUT --profile demo --seed 0
 """
 
 import argparse
@@ -12,18 +12,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+KERNEL_OPTIONS = [
+    "--log-level=CRITICAL"
+]  # no advice, no last words when it is interrupted
+#: the lines of plankton_study.run.progress: they only tell how far a cell is
+PROGRESS_LINE = re.compile(r"^.*: [\d,]+ of [\d,]+, about \S+ left\n", re.MULTILINE)
+INTERRUPTED = 130  # exit status
+
 
 def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
-    """Run a notebook's cells in a fresh kernel, in the caller's folder, and write the executed copy.
+    """Run a notebook in a fresh kernel and write the executed copy.
 
-    papermill saves after each cell, and also when one fails: so it writes to a partial name, which becomes
-    `output` at the end, or `*.failed.ipynb` if a cell raised.
+    The kernel runs in the caller's folder. papermill saves after each cell, also when
+    one fails. So it writes to a partial name, which becomes `output` at the end, or
+    `*.failed.ipynb` if a cell raised.
 
     Args:
-        notebook: the notebook; only its parameters `profile` and `seed` are set.
+        notebook: only its parameters `profile` and `seed` are set.
         output: where the executed copy goes.
         profile: name or path of the profile.
-        seed: the training seed.
+        seed: of training.
 
     Raises:
         papermill.PapermillExecutionError: a cell raised.
@@ -31,7 +39,8 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
     import nbformat
     import papermill
 
-    partial, failed = output.with_name(f".{output.stem}.partial.ipynb"), output.with_suffix(".failed.ipynb")
+    partial = output.with_name(f".{output.stem}.partial.ipynb")
+    failed = output.with_suffix(".failed.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     partial.unlink(missing_ok=True)
@@ -44,11 +53,16 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
             progress_bar=False,  # a cell's own bars say more than a count of cells
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
-            extra_arguments=["--log-level=CRITICAL"],  # of the kernel: no advice, no last words when interrupted
+            extra_arguments=KERNEL_OPTIONS,
         )
-        _forget_progress(executed)
-        # paths of this machine do not belong into a result
-        executed.metadata.papermill.update(input_path=os.path.relpath(notebook), output_path=os.path.relpath(output))
+        remove_progress_lines(executed)
+        # paths of this machine do not belong in a result
+        executed.metadata.papermill.update(
+            input_path=os.path.relpath(notebook), output_path=os.path.relpath(output)
+        )
+        if "PLANKTON_REVISION" in os.environ:  # make says it
+            about = executed.metadata.setdefault("plankton_study", {})
+            about["revision"] = os.environ["PLANKTON_REVISION"] or None
         nbformat.write(executed, partial)
         os.replace(partial, output)
         failed.unlink(missing_ok=True)
@@ -58,18 +72,26 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
         raise
 
 
-def _forget_progress(book: Any) -> None:
-    """Leave out of an executed notebook the lines that only told a waiting reader how far it was."""
+def remove_progress_lines(book: Any) -> None:
+    """Remove progress lines from outputs, and outputs that then are empty."""
     for cell in book.cells:
-        for output in cell.get("outputs", ()):
+        if "outputs" not in cell:
+            continue
+        for output in cell.outputs:
             if output.output_type == "stream":
-                output.text = re.sub(r"^.*: [\d,]+ of [\d,]+, about \S+ left\n", "", output.text, flags=re.M)
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.get("text", "some").strip()]
+                output.text = PROGRESS_LINE.sub("", output.text)
+        cell.outputs = [output for output in cell.outputs if not _is_blank(output)]
 
 
-def explain(error: Any, notebook: Path) -> str:
-    """Return what to print of a failed cell: one sentence for a StudyError, else its traceback."""
+def _is_blank(output: Any) -> bool:
+    return output.output_type == "stream" and not output.text.strip()
+
+
+def explain_failure(error: Any, notebook: Path) -> str:
+    """Return what to print of a failed cell.
+
+    It is one sentence for a StudyError, a traceback for other errors.
+    """
     if error.ename == "StudyError":
         return f"error: {error.evalue}"
     traceback = str(error) if error.traceback else f"{error.ename}: {error.evalue}"
@@ -77,47 +99,65 @@ def explain(error: Any, notebook: Path) -> str:
 
 
 def interrupt(*_: object) -> None:
-    """Answer Ctrl-C and a polite kill: one line, then silence while the kernel is shut down."""
-    print("interrupted; finished parts are kept, run the same command again", file=sys.stderr, flush=True)
+    """Handle SIGINT and SIGTERM: print one line, then be silent.
+
+    The kernel would go on talking while it shuts down.
+    """
+    message = "interrupted; finished parts are kept, run the same command again"
+    print(message, file=sys.stderr, flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Execute the notebook that the command line names; the answer is an exit status."""
-    parser = argparse.ArgumentParser(prog="python notebooks/execute.py", description=__doc__.splitlines()[0])
+def set_up_environment() -> None:
+    """Set what libraries read when they are imported, here and in the kernel."""
+    threads = os.environ.get("PLANKTON_THREADS")
+    if threads:  # NumPy asks once, when a notebook imports it
+        os.environ.setdefault("OMP_NUM_THREADS", threads)
+    # no widgets are drawn
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
+    # an optional part of jsonschema that takes 1.5 s to import
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Execute the notebook that the command line names; return an exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if not args.notebook.is_file():
-        print(f"error: there is no notebook {args.notebook}", file=sys.stderr)
+    options = parser.parse_args(arguments)
+    notebook = options.notebook
+    if not notebook.is_file():
+        print(f"error: there is no notebook {notebook}", file=sys.stderr)
         return 1
-    if threads := os.environ.get("PLANKTON_THREADS"):  # NumPy asks once, when a notebook imports it
-        os.environ.setdefault("OMP_NUM_THREADS", threads)
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # no widgets are drawn
+    set_up_environment()
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
 
-    sys.modules.setdefault("rfc3987_syntax", None)  # an optional part of jsonschema: 1.5 s to import
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError
 
-    start = time.monotonic()
-    name = args.notebook.stem
-    print(f"{name}: running (profile {args.profile}, seed {args.seed})", flush=True)
+    started = time.monotonic()
+    name = notebook.stem
+    print(
+        f"{name}: running (profile {options.profile}, seed {options.seed})", flush=True
+    )
     try:
-        execute(args.notebook, args.output, args.profile, args.seed)
+        execute(notebook, options.output, options.profile, options.seed)
     except PapermillExecutionError as error:
-        print(explain(error, args.notebook), file=sys.stderr)
+        print(explain_failure(error, notebook), file=sys.stderr)
         return 1
     except DeadKernelError:
-        print(f"error: the kernel of {args.notebook} died, most likely for want of memory", file=sys.stderr)
+        message = (
+            f"error: the kernel of {notebook} died, most likely for lack of memory"
+        )
+        print(message, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
-    print(f"{name}: done in {time.monotonic() - start:.0f} s", flush=True)
+        return INTERRUPTED
+    print(f"{name}: done in {time.monotonic() - started:.0f} s", flush=True)
     return 0
 
 

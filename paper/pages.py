@@ -1,8 +1,7 @@
-"""The results as static pages that need nothing from outside: executed notebooks, claims, tables, cards, PDF."""
+"""The results as static pages that need nothing from outside, and the cards of a run."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,65 +10,100 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
-from compare import AGAIN, read_table
+from agreement import AGAIN
 
-from plankton_study.profile import ROOT, StudyError
-from plankton_study.report import SYNTHETIC
+from plankton_study.report.formatting import with_unit
+from plankton_study.report.results import SYNTHETIC
+from plankton_study.report.stored import JOINED, PAPER, StoredRun
+from plankton_study.run.errors import StudyError
+from plankton_study.run.files import ROOT
 
-PAPER = ROOT / "paper"
 MAIN_FIGURES = ("layers_and_noise", "balanced_differences")
-SHOWN_APART = ("ledger", "balanced", "origin")  # tables
+#: tables that the front page shows in full
+SHOWN_APART = ("ledger", "balanced", "origin")
 CARDS = ("model_card", "data_card")
+#: of one notebook to another
+LINK_TO_NOTEBOOK = re.compile(r'(href="[^":/]+)\.ipynb"')
 
 
-def build(folder: Path, site: Path) -> Path:
-    """Write the pages of a results folder; return the front page.
+def build_site(run: StoredRun, site: Path) -> Path:
+    """Write the pages of a run; return the front page.
 
     Raises:
-        StudyError: the folder lacks its PDF, or the executed notebooks.
+        StudyError: the run lacks its PDF, or the executed notebooks.
     """
+    for needed in ("paper.pdf", "notebooks"):
+        if not (run.folder / needed).exists():
+            raise StudyError(f"{run.folder} lacks {needed}: {AGAIN}")
+    partial = site.with_name(f".{site.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    not_shown = shutil.ignore_patterns("*.svg", ".*")
+    shutil.copytree(run.folder / "figures", partial / "figures", ignore=not_shown)
+    shutil.copy(run.folder / "paper.pdf", partial)
+    _write_pages(run, partial)
+    shutil.rmtree(site, ignore_errors=True)
+    return partial.replace(site) / "index.html"
+
+
+def _write_pages(run: StoredRun, folder: Path) -> None:
     from nbconvert import HTMLExporter  # a second, which the PDF need not wait for
     from nbconvert.filters import markdown2html
 
-    for needed in (folder / "paper.pdf", folder / "notebooks"):
-        if not needed.exists():
-            raise StudyError(f"{folder} lacks {needed.name}: {AGAIN}")
-    beside = site.with_name(f".{site.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(folder / "figures", beside / "figures", ignore=shutil.ignore_patterns("*.svg", ".*"))
-    shutil.copy(folder / "paper.pdf", beside)
-    books = [_about(path) for path in sorted((folder / "notebooks").glob("[0-9]*.ipynb")) if "failed" not in path.name]
-    known = {"pages": books, "synthetic": synthetic(folder), "highlight": _highlight()}
-    page = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined).from_string(
-        (PAPER / "page.html").read_text(encoding="utf-8")
-    )
+    books = [_about_notebook(path) for path in notebooks_of(run)]
+    common = {
+        "pages": books,
+        "synthetic": is_synthetic(run),
+        "highlight": _highlight_css(),
+    }
+    page = _template(PAPER / "page.html")
     exporter = HTMLExporter(template_name="basic")
     for book in books:
         body, _ = exporter.from_notebook_node(book["notebook"])
-        body = re.sub(r'(href="[^":/]+)\.ipynb"', r'\1.html"', body)  # of one notebook to another
-        _write(beside, book["name"], page.render(known, title=book["title"], body=body))
+        body = LINK_TO_NOTEBOOK.sub(r'\1.html"', body)
+        _write(folder, book["name"], page.render(common, title=book["title"], body=body))
     for name in CARDS:
-        body = markdown2html(card(folder, name))
-        _write(beside, name, page.render(known, title=name.replace("_", " ").capitalize(), body=body))
-    _write(beside, "index", page.render(known, title="plankton_study", body="", **_front(folder)))
-    shutil.rmtree(site, ignore_errors=True)
-    return beside.replace(site) / "index.html"
+        body = markdown2html(card(run, name))
+        title = name.replace("_", " ").capitalize()
+        _write(folder, name, page.render(common, title=title, body=body))
+    front = page.render(common, title="plankton_study", body="", **_front_page(run))
+    _write(folder, "index", front)
 
 
-def card(folder: Path, name: str) -> str:
-    """Return paper/<name>.md filled in with the results of a folder: {{ number("...") }} and {{ table("...") }}."""
+def notebooks_of(run: StoredRun) -> list[Path]:
+    """Return the executed notebooks of a run, and of the results that join all seeds."""
+    folders = (run.folder / "notebooks", run.folder / JOINED / "notebooks")
+    paths = [path for folder in folders for path in sorted(folder.glob("[0-9]*.ipynb"))]
+    return [path for path in paths if "failed" not in path.name]
 
-    def number(wanted: str) -> str:
-        entry = stored_number(folder, wanted)
-        return f"{entry['text']} {entry['unit']}".strip()
 
-    def table(wanted: str) -> str:
-        return markdown_table(read_table(folder / "tables" / f"{wanted}.csv"))
+def _template(path: Path) -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    return environment.from_string(path.read_text(encoding="utf-8"))
 
-    text = (PAPER / f"{name}.md").read_text(encoding="utf-8")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    facts = json.loads((folder / "provenance" / "table_origin.json").read_text(encoding="utf-8"))["provenance"]
-    return environment.from_string(text).render(number=number, table=table, run=facts, synthetic=synthetic(folder))
+
+def render(path: Path, run: StoredRun, **words: Any) -> str:
+    """Return a template of this folder filled in with the results of a run.
+
+    The template may use `number("name")`, `table("name")`, `run` (the provenance) and
+    `synthetic`.
+    """
+
+    def number(name: str) -> str:
+        return with_unit(run.number(name))
+
+    def table(name: str) -> str:
+        return markdown_table(run.texts(name))
+
+    origin = run.entry("table", "claims")["provenance"]
+    words |= {"run": origin, "synthetic": is_synthetic(run)}
+    return _template(path).render(number=number, table=table, **words)
+
+
+def card(run: StoredRun, name: str) -> str:
+    """Return the model card or the data card of a run."""
+    return render(PAPER / f"{name}.md", run)
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -78,83 +112,84 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
-def caption(folder: Path, kind: str, name: str) -> str:
-    """Return the caption that a figure or table was made with."""
-    return json.loads((folder / "provenance" / f"{kind}_{name}.json").read_text(encoding="utf-8"))["caption"]
+def is_synthetic(run: StoredRun) -> bool:
+    """Return whether the results are of drawn organisms."""
+    return SYNTHETIC in run.caption("table", "claims")
 
 
-def synthetic(folder: Path) -> bool:
-    """Say whether the results are of drawn organisms."""
-    return SYNTHETIC in caption(folder, "table", "ledger")
+def cost_text(run: StoredRun) -> str:
+    """Return what training a run's networks cost."""
+    number, time = run.number_text("networks_trained"), run.number_text("training_time")
+    return f"training its {number} networks took {time} ({run.number_text('machine')})"
 
 
-def cost(folder: Path) -> str:
-    """Say what training a run's networks cost."""
-    names = ("networks_trained", "training_time", "machine")
-    number, took, machine = (stored_number(folder, name)["text"] for name in names)
-    return f"training its {number} networks took {took} ({machine})"
-
-
-def stored_number(folder: Path, name: str) -> dict[str, Any]:
-    """Return a number of a run: value, interval, unit and text."""
-    return json.loads((folder / "numbers" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _front(folder: Path) -> dict[str, Any]:
-    tables = {path.stem: _table(path) for path in sorted((folder / "tables").glob("*.csv"))}
-    lead = f"This run ({stored_number(folder, 'run_size')['text']}; {folder.parent.name}) trains a denoiser without "
-    lead += "labels, freezes it, reads its inner layers at several noise levels and fits a linear classifier on each. "
-    lead += f"Intervals are 95 %; {cost(folder)}."
-    figures = [{"name": name, "caption": caption(folder, "figure", name)} for name in MAIN_FIGURES]
-    rest = [
-        {"caption": caption(folder, "table", name), "html": html}
-        for name, html in tables.items()
-        if name not in SHOWN_APART
-    ]
+def _front_page(run: StoredRun) -> dict[str, Any]:
+    tables = {name: _html_table(run, name) for name in run.names("tables", ".csv")}
+    lead = (
+        f"This run ({run.number_text('run_size')}; {run.folder.parent.name}) trains a denoiser "
+        "without labels, freezes it, reads its inner layers at several noise levels and fits a "
+        f"linear classifier on each. Intervals are 95 %; {cost_text(run)}."
+    )
     return {
         "lead": lead,
-        "figures": figures,
-        "main": f"<p>{caption(folder, 'table', 'balanced')}</p>{tables['balanced']}",
-        "ledger": f"<p>{caption(folder, 'table', 'ledger')}</p>{tables['ledger']}",
+        "figures": [
+            {"name": name, "caption": run.caption("figure", name)} for name in MAIN_FIGURES
+        ],
+        "main": f"<p>{run.caption('table', 'balanced')}</p>{tables['balanced']}",
+        "ledger": f"<p>{run.caption('table', 'ledger')}</p>{tables['ledger']}",
         "origin": tables["origin"],
-        "tables": rest,
+        "tables": [
+            {"caption": run.caption("table", name), "html": html}
+            for name, html in tables.items()
+            if name not in SHOWN_APART
+        ],
         "cite": citation(),
     }
+
+
+def _html_table(run: StoredRun, name: str) -> str:
+    return f'<div class="scroll">{run.texts(name).to_html(index=False, border=0)}</div>'
 
 
 def citation() -> str:
     """Return the BibTeX entry of the paper whose experiments are rebuilt, from CITATION.cff."""
     import yaml
 
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
-    authors = " and ".join(f"{{{author['family-names']}}}" for author in cited["authors"])  # names of two words
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    cited = yaml.safe_load(text)["preferred-citation"]
     number = cited["identifiers"][0]["value"]
-    lines = {"title": cited["title"], "author": authors, "journal": f"{cited['journal']} preprint {number}"}
-    lines["year"] = cited["year"]
-    return "@article{nieto2026,\n" + "".join(f"  {key} = {{{value}}},\n" for key, value in lines.items()) + "}"
+    fields = {
+        "title": cited["title"],
+        # in braces, since a family name may be of two words
+        "author": " and ".join(f"{{{author['family-names']}}}" for author in cited["authors"]),
+        "journal": f"{cited['journal']} preprint {number}",
+        "year": cited["year"],
+    }
+    lines = [f"  {key} = {{{value}}}," for key, value in fields.items()]
+    return "\n".join(["@article{nieto2026,", *lines, "}"])
 
 
-def _table(path: Path) -> str:
-    return f'<div class="scroll">{read_table(path).to_html(index=False, border=0)}</div>'
-
-
-def _about(path: Path) -> dict[str, Any]:
+def _about_notebook(path: Path) -> dict[str, Any]:
     notebook = nbformat.read(path, 4)
     first = notebook.cells[0].source
-    question = re.search(r"^\*([^*].+?)\*$", first, re.M | re.S)
-    title = first.splitlines()[0].removeprefix("# ")
-    short = path.stem[3:].replace("_", " ")
-    facts = {"name": path.stem, "title": title, "short": short, "question": question[1] if question else ""}
-    return facts | {"notebook": notebook}
+    question = re.search(r"^\*([^*].+?)\*$", first, re.MULTILINE | re.DOTALL)
+    return {
+        "name": path.stem,
+        "title": first.splitlines()[0].removeprefix("# "),
+        "short": path.stem[3:].replace("_", " "),
+        "question": question[1] if question else "",
+        "notebook": notebook,
+    }
 
 
-def _highlight() -> str:
+def _highlight_css() -> str:
+    """Return the colours of code, light and dark; the page has its own ground."""
     from pygments.formatters import HtmlFormatter
 
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     css = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
-    return re.sub(r"background(-color)?: *#[0-9a-fA-F]+;?", "", css)  # the page has its own
+    return re.sub(r"background(-color)?: *#[0-9a-fA-F]+;?", "", css)
 
 
 def _write(folder: Path, name: str, text: str) -> None:

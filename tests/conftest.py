@@ -123,7 +123,9 @@ def shapes(tmp_path_factory):
     return folder
 
 
-def load_study(file, shapes, patch, cache, replace: dict[str, str] | None = None, more: str = "", seed: int = 0):
+def load_study(
+    file, shapes, patch, cache, replace: dict[str, str] | None = None, more: str = "", seed: int = 0
+):
     """Write the profile, with some lines replaced and more tables behind it, and load its study on the CPU."""
     text = PROFILE.format(folder=shapes)
     for old, new in (replace or {}).items():
@@ -140,7 +142,13 @@ def load_study(file, shapes, patch, cache, replace: dict[str, str] | None = None
 def make_study(tmp_path, shapes, monkeypatch):
     """A function (changes, cache folder) → study; `replace` changes parts of the TOML, `more` is put behind it."""
 
-    def make(replace: dict[str, str] | None = None, cache=None, folder=shapes, more: str = "", seed: int = 0):
+    def make(
+        replace: dict[str, str] | None = None,
+        cache=None,
+        folder=shapes,
+        more: str = "",
+        seed: int = 0,
+    ):
         cache = cache or tmp_path / "cache"
         return load_study(tmp_path / "test.toml", folder, monkeypatch, cache, replace, more, seed)
 
@@ -164,7 +172,9 @@ def killed_at_step_7(tmp_path):
     """A function (script): run it on the test's profile; it ends as by a power cut behind the checkpoint of step 7."""
 
     def run(script: str) -> None:
-        ran = subprocess.run([sys.executable, "-c", DIE + script, str(tmp_path / "test.toml")], timeout=120)
+        ran = subprocess.run(
+            [sys.executable, "-c", DIE + script, str(tmp_path / "test.toml")], timeout=120
+        )
         assert ran.returncode == -signal.SIGKILL
 
     return run
@@ -176,14 +186,18 @@ def kill_when_found(tmp_path):
     pattern appears in the folder, end it as a power cut would. Fails if the script ended before."""
 
     def run(script: str, folder: Path, pattern: str) -> Path:
-        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "test.toml")], env=dict(os.environ))
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "test.toml")], env=dict(os.environ)
+        )
         deadline, found = time.monotonic() + 120, []
         while not found and time.monotonic() < deadline and process.poll() is None:
             found = list(folder.glob(pattern))
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert found and process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+        assert found and process.returncode == -signal.SIGKILL, (
+            "the run ended before it could be killed"
+        )
         return found[0]
 
     return run

@@ -13,7 +13,9 @@ def blobs(rng, taxa=4, each=30, far=8.0):
 
 
 def test_purity_is_the_share_of_the_commonest_taxon():
-    assert clusters.purity(np.array(list("aabbb")), np.array([0, 0, 0, 1, 1])) == pytest.approx(4 / 5)
+    assert clusters.purity(np.array(list("aabbb")), np.array([0, 0, 0, 1, 1])) == pytest.approx(
+        4 / 5
+    )
 
 
 def test_planted_groups_are_found_from_every_start():
@@ -38,9 +40,13 @@ def test_draws_lie_around_the_value_although_repeated_images_raise_it():
     assert list(found) == ["NMI", "ARI", "purity"]
     for name, values in found.items():
         assert values.shape == (201,)
-        assert values[0] == pytest.approx(np.mean([clusters.AGREEMENT[name](truth, one) for one in labels]))
+        assert values[0] == pytest.approx(
+            np.mean([clusters.AGREEMENT[name](truth, one) for one in labels])
+        )
         assert values[1:].mean() == pytest.approx(values[0])
-    perfect = clusters.agreement(truth, np.unique(truth, return_inverse=True)[1][None], np.arange(200), 20)
+    perfect = clusters.agreement(
+        truth, np.unique(truth, return_inverse=True)[1][None], np.arange(200), 20
+    )
     assert perfect["NMI"][0] == pytest.approx(1) and perfect["purity"][0] == pytest.approx(1)
 
 

@@ -40,7 +40,9 @@ def test_a_difference_is_diffusion_minus_the_other_and_p_is_corrected_within_a_m
         for name in NAMES[1:]:
             expected = single["diffusion"][key].value - single[name][key].value
             assert table.loc[(label, name), "estimate"].value == pytest.approx(expected)
-        assert np.allclose(table.loc[label, "p_holm"], metrics.holm([e.p for e in table.loc[label, "estimate"]]))
+        assert np.allclose(
+            table.loc[label, "p_holm"], metrics.holm([e.p for e in table.loc[label, "estimate"]])
+        )
     shown = compare.written(compare.differences(shared, parts, results, "test"))
     assert shown["p (Holm)"].tolist() == [f"{p:.3f}" for p in table["p_holm"]]
     assert all(estimate.text()[0] in "+-0" for estimate in shown["difference (points)"])
@@ -55,7 +57,11 @@ def test_a_point_is_filled_where_the_corrected_p_is_small():
     delta = pd.DataFrame([*rows, *[(*r[:2], "macro-F1", *r[3:]) for r in rows]], columns=columns)
     figure = compare.forest(delta)
     for ax in figure.axes:
-        filled = [line.get_markerfacecolor() != "white" for line in ax.lines if line.get_marker() in ("o", "s")]
+        filled = [
+            line.get_markerfacecolor() != "white"
+            for line in ax.lines
+            if line.get_marker() in ("o", "s")
+        ]
         assert filled == [True, False]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["one", "two"]
 
@@ -73,10 +79,18 @@ def test_searches_show_fewer_candidates_first(shared, ran):
 
 def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
     def result(macro_f1, *finalists):
-        return SimpleNamespace(validation={"macro_f1": macro_f1}, finalists=pd.DataFrame({"macro_f1": finalists}))
+        return SimpleNamespace(
+            validation={"macro_f1": macro_f1}, finalists=pd.DataFrame({"macro_f1": finalists})
+        )
 
-    lucky = result(0.50, 0.50, 0.90)  # its best macro-F1 belongs to a probe that accuracy did not choose
-    results = {"U-Net, labels": lucky, "ResNet, labels": result(0.60, 0.60, 0.40), "SimCLR": result(0.99, 0.99)}
+    lucky = result(
+        0.50, 0.50, 0.90
+    )  # its best macro-F1 belongs to a probe that accuracy did not choose
+    results = {
+        "U-Net, labels": lucky,
+        "ResNet, labels": result(0.60, 0.60, 0.40),
+        "SimCLR": result(0.99, 0.99),
+    }
     assert compare.best_on_validation(shared, results, "labels") == "ResNet, labels"
     assert compare.best_on_validation(shared, results, "self-supervised") == "SimCLR"
     with pytest.raises(StudyError, match="no encoder that learnt from 'elsewhere' is left"):

@@ -47,7 +47,11 @@ def test_prepare_pads_with_the_border_and_keeps_proportions():
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16"])
 def test_prepare_reads_every_common_mode(mode):
     grey = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1)))
-    image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    image = (
+        Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        if mode == "I;16"
+        else grey.convert(mode)
+    )
     stream = io.BytesIO()
     image.save(stream, "PNG")
     square, _, _ = data.prepare(stream.getvalue(), 16, False)
@@ -67,10 +71,16 @@ def test_transparent_ground_is_no_organism():
 def test_colours_of_16_bits_are_refused_rather_than_darkened():
     """Pillow would keep the high byte of each: an image of a camera of 12 bits would be nearly black."""
     rows = b"".join(b"\0" + struct.pack(">12H", *[4000] * 12) for _ in range(4))
-    chunks = (b"IHDR", struct.pack(">2I5B", 4, 4, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    chunks = (
+        (b"IHDR", struct.pack(">2I5B", 4, 4, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
     content = b"\x89PNG\r\n\x1a\n"
     for name, body in chunks:
-        content += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        content += (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
     with pytest.raises(ValueError, match="colours of 16 bits"):
         data.prepare(content, 16, False)
 
@@ -97,7 +107,10 @@ def test_the_digest_follows_the_content_not_the_place(make_study, tmp_path):
     two = data.collection(make_study(folder=tmp_path / "b", cache=tmp_path / "c2"), "shapes")
     assert one.digest == two.digest
     next((tmp_path / "b" / "disc").iterdir()).unlink()
-    assert data.collection(make_study(folder=tmp_path / "b", cache=tmp_path / "c2"), "shapes").digest != one.digest
+    assert (
+        data.collection(make_study(folder=tmp_path / "b", cache=tmp_path / "c2"), "shapes").digest
+        != one.digest
+    )
 
 
 def test_the_digest_is_that_of_the_whole_table_and_all_images(make_study):
@@ -108,12 +121,18 @@ def test_the_digest_is_that_of_the_whole_table_and_all_images(make_study):
 
 def test_a_broken_file_is_named_and_counted(make_study, tmp_path, capsys):
     write_shapes(tmp_path / "set", 120)
-    (tmp_path / "set" / "disc" / "20210601T000000_bay_broken.png").write_bytes(b"\x89PNG not really")
+    (tmp_path / "set" / "disc" / "20210601T000000_bay_broken.png").write_bytes(
+        b"\x89PNG not really"
+    )
     images = data.collection(make_study(folder=tmp_path / "set"), "shapes")
     assert images.refused == ("disc/20210601T000000_bay_broken.png",) and len(images) == 120
     assert "disc/20210601T000000_bay_broken.png" in capsys.readouterr().out
-    for image, name in zip(images.images, images.records["id"], strict=True):  # none has moved to another's place
-        assert np.array_equal(image, data.prepare((tmp_path / "set" / name).read_bytes(), 16, False)[0])
+    for image, name in zip(
+        images.images, images.records["id"], strict=True
+    ):  # none has moved to another's place
+        assert np.array_equal(
+            image, data.prepare((tmp_path / "set" / name).read_bytes(), 16, False)[0]
+        )
 
 
 def test_truncated_and_empty_files_are_refused_too(make_study, tmp_path):
@@ -176,30 +195,64 @@ def test_times_outside_the_deployment_are_unknown(tmp_path):
 def ecotaxa(tmp_path):
     """A small export as EcoTaxa writes it: tab-separated, a second row of types, dates and times as digits."""
     rng = np.random.default_rng(0)
-    rows = [["object_id", "img_file_name", "object_annotation_category", "object_date", "object_time", "sample_id"]]
+    rows = [
+        [
+            "object_id",
+            "img_file_name",
+            "object_annotation_category",
+            "object_date",
+            "object_time",
+            "sample_id",
+        ]
+    ]
     rows.append(["[t]", "[t]", "[t]", "[t]", "[t]", "[t]"])
     for i in range(12):
         draw("disc" if i % 2 else "bar", rng).save(tmp_path / f"{i}.png")
-        rows.append([f"o{i}", f"{i}.png", "Disc<round" if i % 2 else "Bar", "20210601", f"{i}0507", f"net{i // 6}"])
+        rows.append(
+            [
+                f"o{i}",
+                f"{i}.png",
+                "Disc<round" if i % 2 else "Bar",
+                "20210601",
+                f"{i}0507",
+                f"net{i // 6}",
+            ]
+        )
     (tmp_path / "ecotaxa_export.tsv").write_text("\n".join("\t".join(row) for row in rows))
     return tmp_path
 
 
-ECOTAXA = {"columns": {"date": "object_date", "time": "object_time", "sample": "sample_id"}, "reader": "table"}
+ECOTAXA = {
+    "columns": {"date": "object_date", "time": "object_time", "sample": "sample_id"},
+    "reader": "table",
+}
 
 
 def test_an_ecotaxa_export_is_read(ecotaxa):
     records, read = readers.read_table(ecotaxa, sources.entry("mine", ECOTAXA))
     assert len(records) == 12 and set(records["taxon"]) == {"Disc<round", "Bar"}
-    assert records["time"][3] == pd.Timestamp("2021-06-01 03:05:07") and set(records["sample"]) == {"net0", "net1"}
+    assert records["time"][3] == pd.Timestamp("2021-06-01 03:05:07") and set(records["sample"]) == {
+        "net0",
+        "net1",
+    }
     assert data.prepare(read(3), 16, False)[0].shape == (16, 16)
 
 
 def test_what_no_expert_validated_is_not_labelled(ecotaxa, capsys):
     file = ecotaxa / "ecotaxa_export.tsv"
-    status = ["object_annotation_status", "[t]", *["validated"] * 8, "predicted", "dubious", "predicted", "validated"]
+    status = [
+        "object_annotation_status",
+        "[t]",
+        *["validated"] * 8,
+        "predicted",
+        "dubious",
+        "predicted",
+        "validated",
+    ]
     lines = file.read_text().splitlines()
-    file.write_text("\r\n".join(f"{line}\t{each}" for line, each in zip(lines, status, strict=True)))
+    file.write_text(
+        "\r\n".join(f"{line}\t{each}" for line, each in zip(lines, status, strict=True))
+    )
     records, _ = readers.read_table(ecotaxa, sources.entry("mine", ECOTAXA))
     assert (records["taxon"] == "").tolist() == [False] * 8 + [True] * 3 + [False]
     assert "3 images that no expert validated" in capsys.readouterr().out
@@ -215,9 +268,17 @@ def test_no_date_is_guessed(ecotaxa, capsys):
     file.write_text("\n".join("\t".join(line) for line in lines))
     entry = {**ECOTAXA, "columns": {"date": "object_date", "time": "object_time"}}
     times = readers.read_table(ecotaxa, sources.entry("mine", entry))[0]["time"]
-    assert times[0] == pd.Timestamp("2021-06-01 00:05:07") and times[1] == pd.Timestamp("2021-06-02 01:05:07")
-    assert times[3] == pd.Timestamp("2021-06-04 10:05") and times[2:12:4].isna().all() and times.isna().sum() == 3
-    assert "3 of 12 times cannot be read, the first is '03/06/2021T020507'" in capsys.readouterr().out
+    assert times[0] == pd.Timestamp("2021-06-01 00:05:07") and times[1] == pd.Timestamp(
+        "2021-06-02 01:05:07"
+    )
+    assert (
+        times[3] == pd.Timestamp("2021-06-04 10:05")
+        and times[2:12:4].isna().all()
+        and times.isna().sum() == 3
+    )
+    assert (
+        "3 of 12 times cannot be read, the first is '03/06/2021T020507'" in capsys.readouterr().out
+    )
     table = {"reader": "table", "columns": {"time": "object_date"}, "time_format": "%d/%m/%Y"}
     times = readers.read_table(ecotaxa, sources.entry("mine", table))[0]["time"]
     assert times[2] == pd.Timestamp("2021-06-03") and times.notna().all()
@@ -230,7 +291,9 @@ def test_a_misspelt_column_is_refused():
 
 def test_a_missing_column_is_named(ecotaxa):
     with pytest.raises(StudyError, match="no column 'depth'.*object_id"):
-        readers.read_table(ecotaxa, sources.entry("mine", {**ECOTAXA, "columns": {"sample": "depth"}}))
+        readers.read_table(
+            ecotaxa, sources.entry("mine", {**ECOTAXA, "columns": {"sample": "depth"}})
+        )
 
 
 def test_one_image_with_two_taxa_is_refused(ecotaxa):
@@ -244,7 +307,9 @@ def test_an_image_that_the_table_names_but_nobody_has_is_refused(ecotaxa, make_s
     (ecotaxa / "3.png").unlink()
     entry = "entry = {{ name_pattern = '^(?P<time>\\\\d{{8}}T\\\\d{{6}})_(?P<site>[a-z]+)_', group_by = \"day\" }}"
     changed = "entry = { reader = 'table', group_by = 'sample' }\nimages_seen = 32"
-    study = make_study({entry.replace("{{", "{").replace("}}", "}").replace("\\\\", "\\"): changed}, folder=ecotaxa)
+    study = make_study(
+        {entry.replace("{{", "{").replace("}}", "}").replace("\\\\", "\\"): changed}, folder=ecotaxa
+    )
     with pytest.raises(StudyError, match=r"1 of 12 images.*3\.png"):
         data.collection(study, "shapes")
 
@@ -254,10 +319,17 @@ def test_parquet_of_the_hubs_schema_is_read(tmp_path, labels):
     import datasets
 
     rng = np.random.default_rng(0)
-    label = datasets.ClassLabel(names=["bar", "disc"]) if labels == "names" else datasets.Value("string")
+    label = (
+        datasets.ClassLabel(names=["bar", "disc"])
+        if labels == "names"
+        else datasets.Value("string")
+    )
     taxa = [i % 2 if labels == "names" else ["bar", "disc"][i % 2] for i in range(10)]
     names = [f"IFCB1_2009_216_0{i}5913_0415{i}.png" for i in range(10)]
-    images = [{"bytes": png(np.asarray(draw(["bar", "disc"][i % 2], rng))), "path": names[i]} for i in range(10)]
+    images = [
+        {"bytes": png(np.asarray(draw(["bar", "disc"][i % 2], rng))), "path": names[i]}
+        for i in range(10)
+    ]
     features = datasets.Features({"image": datasets.Image(), "label": label})
     table = datasets.Dataset.from_dict({"image": images, "label": taxa}, features=features)
     (tmp_path / "hub").mkdir()
@@ -273,7 +345,11 @@ def test_what_has_no_label_on_the_hub_counts_as_not_labelled(tmp_path, labels):
     """Of an unlabelled part the Hub says null, or -1 where labels are classes."""
     import datasets
 
-    label = datasets.ClassLabel(names=["bar", "disc"]) if labels == "names" else datasets.Value("string")
+    label = (
+        datasets.ClassLabel(names=["bar", "disc"])
+        if labels == "names"
+        else datasets.Value("string")
+    )
     given = [0, None, -1] if labels == "names" else ["bar", None, None]
     images = [{"bytes": png(np.zeros((16, 16), np.uint8)), "path": None}] * 3
     features = datasets.Features({"image": datasets.Image(), "label": label})
@@ -286,7 +362,9 @@ def test_what_has_no_label_on_the_hub_counts_as_not_labelled(tmp_path, labels):
 
 def test_class_folders_serve_as_well_as_parquet(tmp_path):
     write_shapes(tmp_path / "hub", 12)
-    records, read = readers.read_hub(tmp_path / "hub", sources.entry("whoi", {"name_pattern": None}))
+    records, read = readers.read_hub(
+        tmp_path / "hub", sources.entry("whoi", {"name_pattern": None})
+    )
     folder, _ = readers.read_folder(tmp_path / "hub", sources.entry("mine"))
     assert records["taxon"].tolist() == folder["taxon"].tolist()
     assert read(5) == (tmp_path / "hub" / folder["id"][5]).read_bytes()
@@ -316,7 +394,9 @@ def test_folders_are_read_one_after_the_other_and_sorted(tmp_path):
         (tmp_path / hidden).parent.mkdir(parents=True)
         draw("bar", np.random.default_rng(0)).save(tmp_path / hidden)
     records, read = readers.read_folder(tmp_path, sources.entry("mine", {}))
-    assert list(records["id"]) == [str(p.relative_to(tmp_path)) for p in sorted(tmp_path / name for name in names)]
+    assert list(records["id"]) == [
+        str(p.relative_to(tmp_path)) for p in sorted(tmp_path / name for name in names)
+    ]
     assert read(2) == (tmp_path / records["id"][2]).read_bytes()
     before = read.fingerprint
     draw("bar", np.random.default_rng(1)).save(tmp_path / "a/2.png")

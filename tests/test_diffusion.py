@@ -29,7 +29,9 @@ def weights(folder):
 @given(st.integers(1, 40), st.integers(1, 16), st.integers(0, 5))
 def test_every_image_is_seen_once_before_any_is_seen_twice(images, batch, seed):
     rows = np.arange(images) * 3
-    seen = np.concatenate([train.batch_rows(rows, step, batch, seed) for step in range(4 * images // batch + 1)])
+    seen = np.concatenate(
+        [train.batch_rows(rows, step, batch, seed) for step in range(4 * images // batch + 1)]
+    )
     for epoch in range(len(seen) // images):
         assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(rows)
 
@@ -56,7 +58,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(make_study,
     assert not all(torch.equal(made["a"][k], made["c"][k]) for k in made["a"])
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"replace": {"batch_size = 16": "batch_size = 8"}}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"replace": {"batch_size = 16": "batch_size = 8"}}]
+)
 def test_what_determines_a_training_is_in_its_key(make_study, change):
     keys = []
     for study in (make_study(), make_study(**change)):
@@ -74,7 +78,9 @@ diffusion.denoiser(s, splits.make(s, "shapes"))
 """
 
 
-def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(make_study, killed_at_step_7, tmp_path):
+def test_sigkill_in_the_middle_then_again_gives_the_undisturbed_weights(
+    make_study, killed_at_step_7, tmp_path
+):
     longer = {"images_seen = 320": "images_seen = 480\ncheckpoint_seconds = 1e-9"}
     whole = make_study(longer, cache=tmp_path / "whole")
     undisturbed = weights(diffusion.denoiser(whole, splits.make(whole, "shapes")))
@@ -156,14 +162,21 @@ def test_a_training_leaves_its_curve_and_its_cost(make_study, tmp_path):
     parts = splits.make(study, "shapes")
     images, rows, held_out = parts.collection.images, parts["pool"], parts["validation"]
     model = Dense()
-    train.fit(study, tmp_path, model, square, images, rows, 500, "test", held_out, {"batch_size": 20})
+    train.fit(
+        study, tmp_path, model, square, images, rows, 500, "test", held_out, {"batch_size": 20}
+    )
     curve, cost = pd.read_csv(tmp_path / "curve.csv"), train.cost(tmp_path)
     assert curve["images_seen"].tolist() == [20 * round(25 * part / 10) for part in range(1, 11)]
     with torch.no_grad():  # the kept weights are those that the curve ends with: the moving average
         last = square(model, train.to_model(images[held_out]), held_out, None).item()
     assert curve["held_out"].iloc[-1] == pytest.approx(last, rel=1e-5)
     assert cost.pop("seconds") > 0
-    assert cost == {"parameters": 1024, "images_seen": 500, "batch_size": 20, "flops": 2 * 2 * 256 * 4}
+    assert cost == {
+        "parameters": 1024,
+        "images_seen": 500,
+        "batch_size": 20,
+        "flops": 2 * 2 * 256 * 4,
+    }
 
 
 def test_the_kept_weights_are_the_moving_average(make_study, tmp_path):
@@ -178,7 +191,14 @@ def test_the_kept_weights_are_the_moving_average(make_study, tmp_path):
             return square(model, x, rows, generator)
 
         (tmp_path / str(ema)).mkdir()
-        arguments = parts.collection.images, parts["pool"], 320, "test", parts["validation"], {"ema": ema}
+        arguments = (
+            parts.collection.images,
+            parts["pool"],
+            320,
+            "test",
+            parts["validation"],
+            {"ema": ema},
+        )
         train.fit(study, tmp_path / str(ema), model, loss, *arguments)
         kept[ema] = [(model.inner.weight - weight).norm().item() for weight in online]
     assert min(kept[0.0]) == kept[0.0][-1]
@@ -190,7 +210,9 @@ def test_batch_norm_keeps_the_statistics_of_the_images_it_was_trained_on(make_st
     study = make_study()
     parts = splits.make(study, "shapes")
     images, rows, held_out = parts.collection.images, parts["pool"][:48], parts["validation"]
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(256), torch.nn.Linear(256, 4))
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.BatchNorm1d(256), torch.nn.Linear(256, 4)
+    )
     train.fit(study, tmp_path, model, square, images, rows, 64, "test", held_out)
     pixels = train.to_model(images[rows]).flatten(1)
     assert torch.allclose(model[1].running_mean, pixels.mean(dim=0), atol=1e-4)
@@ -199,7 +221,9 @@ def test_batch_norm_keeps_the_statistics_of_the_images_it_was_trained_on(make_st
     assert pd.read_csv(tmp_path / "curve.csv")["held_out"].iloc[-1] == pytest.approx(last, rel=1e-4)
 
 
-def test_a_training_killed_behind_its_last_step_still_knows_its_cost(make_study, tmp_path, monkeypatch):
+def test_a_training_killed_behind_its_last_step_still_knows_its_cost(
+    make_study, tmp_path, monkeypatch
+):
     """Its checkpoint leaves no step to do, and so none to count."""
     study = make_study({"images_seen = 320": "images_seen = 320\ncheckpoint_seconds = 1e-9"})
     parts = splits.make(study, "shapes")
@@ -226,16 +250,24 @@ def test_the_denoiser_learns_and_its_curves_are_kept(make_study):
     study = make_study({"images_seen = 320": "images_seen = 1600"})
     folder = diffusion.denoiser(study, splits.make(study, "shapes"))
     curve = pd.read_csv(folder / "curve.csv")
-    assert curve["images_seen"].iloc[-1] == 1600 and curve["held_out"].iloc[-1] < 0.6 * curve["held_out"].iloc[0]
+    assert (
+        curve["images_seen"].iloc[-1] == 1600
+        and curve["held_out"].iloc[-1] < 0.6 * curve["held_out"].iloc[0]
+    )
     levels = pd.read_csv(folder / "levels.csv")
-    assert levels["loss"].iloc[0] > levels["loss"].iloc[-1] and levels["signal_to_noise"].is_monotonic_decreasing
+    assert (
+        levels["loss"].iloc[0] > levels["loss"].iloc[-1]
+        and levels["signal_to_noise"].is_monotonic_decreasing
+    )
 
 
 def test_the_folder_is_an_ordinary_diffusers_pipeline(shared):
     folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
     pipeline = DDPMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    image = pipeline(num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    image = pipeline(
+        num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)
+    ).images
     assert image.shape[:3] == (1, 16, 16) and np.isfinite(image).all()
     assert not list(folder.rglob("*.bin")) and not list(folder.rglob("*.pt"))
 
@@ -252,9 +284,15 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise():
     assert torch.allclose(loss, noise.pow(2).mean(dim=(1, 2, 3)))
 
 
-@pytest.mark.parametrize("key", ["residual_blocks", "resampling", "time_conditioning", "attention", "layers_per_block"])
+@pytest.mark.parametrize(
+    "key", ["residual_blocks", "resampling", "time_conditioning", "attention", "layers_per_block"]
+)
 def test_every_key_of_the_network_changes_it(key):
-    value = {"residual_blocks": "scale_shift", "resampling": "resnet", "time_conditioning": False}.get(key)
+    value = {
+        "residual_blocks": "scale_shift",
+        "resampling": "resnet",
+        "time_conditioning": False,
+    }.get(key)
     value = value if value is not None else {"attention": (), "layers_per_block": 2}[key]
     changed = diffusion.build_unet(TINY.model_copy(update={key: value}), 16, 0).eval()
     x = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -277,7 +315,11 @@ def test_a_model_that_cannot_be_read_is_one_sentence(shared, tmp_path, harm):
     if harm in ("truncated", "other class"):
         diffusion_folder = diffusion.denoiser(shared, splits.make(shared, "shapes"))
         DDPMPipeline.from_pretrained(diffusion_folder).save_pretrained(folder)
-        file = folder / "unet" / ("diffusion_pytorch_model.safetensors" if harm == "truncated" else "config.json")
+        file = (
+            folder
+            / "unet"
+            / ("diffusion_pytorch_model.safetensors" if harm == "truncated" else "config.json")
+        )
         file.write_bytes(file.read_bytes()[:200])
     elif harm == "empty":
         folder.mkdir()

@@ -22,7 +22,11 @@ def start(tmp_path):
 
     def start(*cells: str) -> subprocess.Popen:
         notebook = new_notebook(cells=[PARAMETERS, *map(new_code_cell, cells)])
-        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata.kernelspec = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
         nbformat.write(notebook, tmp_path / "tiny.ipynb")
         command = [sys.executable, RUNNER, "tiny.ipynb", "out/tiny.ipynb"]
         return subprocess.Popen(
@@ -57,7 +61,9 @@ def wait_for(path: Path) -> str:
 def test_success_writes_the_executed_copy_and_forwards_prints(start, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/tiny.failed.ipynb").write_text("left by an earlier failure")
-    out, err = (run := start("print('seen', profile, seed)", "import os; print(os.getcwd())")).communicate()
+    out, err = (
+        run := start("print('seen', profile, seed)", "import os; print(os.getcwd())")
+    ).communicate()
     assert run.returncode == 0, err
     lines = out.splitlines()
     assert lines[0] == "tiny: running (profile smoke, seed 3)"
@@ -84,7 +90,9 @@ def test_the_executed_copy_forgets_how_far_a_cell_was(start, tmp_path):
 def test_a_study_error_is_one_line(start, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/tiny.ipynb").write_text("out of date")
-    cell = "from plankton_study.study import StudyError\nraise StudyError('no folder x: put it there')"
+    cell = (
+        "from plankton_study.study import StudyError\nraise StudyError('no folder x: put it there')"
+    )
     out, err = (run := start(cell, "print('never')")).communicate()
     assert run.returncode == 1
     assert said(err) == ["error: no folder x: put it there"]
@@ -112,7 +120,9 @@ def test_a_dead_kernel_and_a_missing_notebook_are_said(start, tmp_path):
     assert outputs(tmp_path) == ["tiny.failed.ipynb"]
 
 
-ENDLESS = "import os, time\nopen('kernel', 'w').write(str(os.getpid()))\nwhile True: time.sleep(0.1)"
+ENDLESS = (
+    "import os, time\nopen('kernel', 'w').write(str(os.getpid()))\nwhile True: time.sleep(0.1)"
+)
 
 
 def test_sigkill_leaves_no_output_and_no_kernel(start, tmp_path):

@@ -14,7 +14,9 @@ def test_probes_from_few_labels(make_study, shared):
     most = pd.Series(parts.taxa(parts["train"])).value_counts().max()
     assert list(found) == [count for count in shared.profile.labels.counts if count <= most]
     for each in found.values():
-        assert each.shape == (shared.profile.labels.draws, len(rows)) and set(each.flat) <= set(parts.classes)
+        assert each.shape == (shared.profile.labels.draws, len(rows)) and set(each.flat) <= set(
+            parts.classes
+        )
     assert not np.array_equal(*found[1][:2]), "two draws of one label a class gave the same probe"
 
 
@@ -42,7 +44,9 @@ def test_labels_of_validation_and_test_images_are_not_used(make_study):
 def test_a_curve_is_the_mean_over_draws_with_paired_bootstrap_draws():
     truth = np.array(list("aabb") * 10)
     right, wrong = truth.copy(), np.where(truth == "a", "b", "a")
-    found = labels.curve(truth, {1: np.array([right, wrong]), 5: np.array([right, right])}, np.arange(40), 60)
+    found = labels.curve(
+        truth, {1: np.array([right, wrong]), 5: np.array([right, right])}, np.arange(40), 60
+    )
     assert found.shape == (61, 2) and found.iloc[0].tolist() == [0.5, 1.0]
     assert set(found[1].iloc[1:]) == {0.0, 1.0}  # one draw of labels each, in turn
     assert found[5].eq(1).all()

@@ -23,7 +23,9 @@ TAXA = np.array(["a", "b", "c", "d"])
 def problem(seed: int, samples: int, channels: int, classes: int, rare: int):
     """Standardised, correlated features with some signal; the last class has only `rare` samples."""
     rng = np.random.default_rng(seed)
-    codes = rng.permutation(np.append(np.arange(samples - rare) % (classes - 1), np.full(rare, classes - 1)))
+    codes = rng.permutation(
+        np.append(np.arange(samples - rare) % (classes - 1), np.full(rare, classes - 1))
+    )
     x = rng.normal(size=(samples, channels)) + rng.normal(0, 0.7, (classes, channels))[codes]
     x = x @ (0.1 * np.eye(channels) + rng.normal(size=(channels, channels)) / channels**0.5)
     return StandardScaler().fit_transform(x).astype(np.float32), codes, rng.uniform(0.2, 3, samples)
@@ -38,7 +40,11 @@ def gradient(model, x, codes, weight):
 
 
 problems = st.tuples(
-    st.integers(0, 10**6), st.integers(30, 120), st.integers(2, 40), st.integers(2, 6), st.integers(1, 4)
+    st.integers(0, 10**6),
+    st.integers(30, 120),
+    st.integers(2, 40),
+    st.integers(2, 6),
+    st.integers(1, 4),
 )
 
 
@@ -48,18 +54,26 @@ def test_logistic_regression_equals_scikit_learns(sizes, exponent, weighted):
     x, codes, weight = problem(*sizes)
     weight = weight if weighted else None
     (found,) = logistic_path([x], codes, [10**exponent], weight, tolerance=1e-6, most=20_000)
-    strength = 10**exponent * (2 if sizes[3] == 2 else 1)  # of two classes scikit-learn fits one vector, not a pair
-    exact = LogisticRegression(C=strength, tol=1e-9, max_iter=20_000).fit(x.astype(float), codes, weight)
+    strength = 10**exponent * (
+        2 if sizes[3] == 2 else 1
+    )  # of two classes scikit-learn fits one vector, not a pair
+    exact = LogisticRegression(C=strength, tol=1e-9, max_iter=20_000).fit(
+        x.astype(float), codes, weight
+    )
     other = np.random.default_rng(0).normal(size=(50, x.shape[1])).astype(np.float32)
     for features in (x, other):
-        np.testing.assert_allclose(found.probabilities([features]), exact.predict_proba(features), atol=2e-3)
+        np.testing.assert_allclose(
+            found.probabilities([features]), exact.predict_proba(features), atol=2e-3
+        )
 
 
 @settings(max_examples=25, deadline=None)
 @given(problems, st.booleans(), st.sampled_from([3e-4, 1e-5]))
 def test_the_gradient_is_as_small_as_promised(sizes, weighted, tolerance):
     x, codes, weight = problem(*sizes)
-    for model in logistic_path([x], codes, [0.03, 1.0, 10.0], weight if weighted else None, tolerance, most=20_000):
+    for model in logistic_path(
+        [x], codes, [0.03, 1.0, 10.0], weight if weighted else None, tolerance, most=20_000
+    ):
         of_weights, of_bias = gradient(model, x, codes, weight if weighted else np.ones(len(x)))
         # the tolerance is met along the eigenvectors: in the features' own axes by the norm over all of them
         assert np.linalg.norm(of_weights, axis=0).max() < 1.1 * tolerance * x.shape[1] ** 0.5 + 1e-6
@@ -70,18 +84,24 @@ def test_a_path_ends_where_cold_starts_do():
     x, codes, weight = problem(0, 120, 30, 5, 3)
     strengths = [0.1, 0.3, 1.0, 3.0]
     path = list(logistic_path([x], codes, strengths, weight, tolerance=1e-6, most=20_000))
-    cold = [next(logistic_path([x], codes, [c], weight, tolerance=1e-6, most=20_000)) for c in strengths]
+    cold = [
+        next(logistic_path([x], codes, [c], weight, tolerance=1e-6, most=20_000)) for c in strengths
+    ]
     assert [model.strength for model in path] == strengths
     for warm, alone in zip(path, cold, strict=True):
         np.testing.assert_allclose(warm.probabilities([x]), alone.probabilities([x]), atol=2e-3)
-    assert np.abs(path[-1].probabilities([x]) - path[0].probabilities([x])).max() > 0.1  # the strength matters
+    assert (
+        np.abs(path[-1].probabilities([x]) - path[0].probabilities([x])).max() > 0.1
+    )  # the strength matters
 
 
 def test_a_weight_counts_a_sample_that_often():
     x, codes, _ = problem(1, 60, 8, 3, 2)
     times = np.random.default_rng(0).integers(1, 4, 60)
     (weighted,) = logistic_path([x], codes, [0.3], times, tolerance=1e-6, most=20_000)
-    (repeated,) = logistic_path([np.repeat(x, times, axis=0)], np.repeat(codes, times), [0.3], None, 1e-6, 20_000)
+    (repeated,) = logistic_path(
+        [np.repeat(x, times, axis=0)], np.repeat(codes, times), [0.3], None, 1e-6, 20_000
+    )
     np.testing.assert_allclose(weighted.probabilities([x]), repeated.probabilities([x]), atol=1e-4)
 
 
@@ -111,17 +131,26 @@ def bank(tmp_path):
     layers = pd.DataFrame({"stage": "up", "resolution": 8, "channels": 12, "order": range(3)})
     layers.index = pd.Index([cell.layer for cell in cells], name="layer")
     rows = {"train": np.arange(60), "validation": np.arange(60, 100), "test": np.arange(100, 130)}
-    return FeatureBank(tmp_path, np.arange(130), cells, layers), rows, {p: taxa[r] for p, r in rows.items()}
+    return (
+        FeatureBank(tmp_path, np.arange(130), cells, layers),
+        rows,
+        {p: taxa[r] for p, r in rows.items()},
+    )
 
 
 @pytest.mark.parametrize("penalty", [0.01, 0.3])
 def test_ridge_equals_scikit_learns_ridge_also_on_principal_components(bank, penalty):
     features, rows, taxa = bank
-    grid, right, narrow = ridge_grid(features, features.cells, rows, taxa, Probes(ridge=(penalty,), width=3))
+    grid, right, narrow = ridge_grid(
+        features, features.cells, rows, taxa, Probes(ridge=(penalty,), width=3)
+    )
     targets = np.eye(4)[np.searchsorted(TAXA, taxa["train"])]
     for number, cell in enumerate(features.cells):
         scaler = StandardScaler().fit(features.take(cell, rows["train"]))
-        x, v = (scaler.transform(features.take(cell, rows[p])).astype(float) for p in ("train", "validation"))
+        x, v = (
+            scaler.transform(features.take(cell, rows[p])).astype(float)
+            for p in ("train", "validation")
+        )
         few = PCA(3).fit(x)
         for inputs, others, found, column in (
             (x, v, right[number], "accuracy"),
@@ -158,14 +187,22 @@ def long_bank(tmp_path):
 @pytest.mark.parametrize("block", [1, 37, 299])
 def test_blocks_give_what_all_rows_at_once_give(long_bank, monkeypatch, block):
     bank, cell, taxa = long_bank
-    rows = {"train": np.arange(300), "validation": np.arange(300, 400), "later": np.arange(400, 500)}
+    rows = {
+        "train": np.arange(300),
+        "validation": np.arange(300, 400),
+        "later": np.arange(400, 500),
+    }
     names = {part: taxa[index] for part, index in rows.items()}
     codes = np.searchsorted(TAXA, names["train"])
 
     def probes():
         x, v = standardised(bank, cell, rows["train"], rows["validation"])
         models = list(logistic_path(x, codes, [0.1, 1.0], np.linspace(1, 2, 300), tolerance=1e-5))
-        return x, ridge_grid(bank, [cell], rows, names, Probes()), [model.probabilities(v) for model in models]
+        return (
+            x,
+            ridge_grid(bank, [cell], rows, names, Probes()),
+            [model.probabilities(v) for model in models],
+        )
 
     x, whole, chances = probes()
     assert len(x.parts) == 1
@@ -176,7 +213,11 @@ def test_blocks_give_what_all_rows_at_once_give(long_bank, monkeypatch, block):
     np.testing.assert_allclose(again, chances, atol=1e-3)
     with monkeypatch.context() as patch:  # nothing is kept, so each pass reads the files again
         read = []
-        patch.setattr(FeatureBank, "take", lambda bank, cell, rows: read.append(len(rows)) or np.zeros((len(rows), 20)))
+        patch.setattr(
+            FeatureBank,
+            "take",
+            lambda bank, cell, rows: read.append(len(rows)) or np.zeros((len(rows), 20)),
+        )
         for _ in range(2):
             list(x)
     assert sum(read) == 600

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTEBOOKS = re.search(r"^NOTEBOOKS := (.*)$", MAKEFILE, re.M).group(1).split()
 # what a surrounding `make test` or an active environment would lend to the inner make
-LENT = re.compile(r"PLANKTON_|OMP_|(GNU)?MAKE|MFLAGS|(PROFILE|SEED|DATA|LAB|PY|PYTHON|VIRTUAL_ENV|CONDA_PREFIX)$")
+LENT = re.compile(
+    r"PLANKTON_|OMP_|(GNU)?MAKE|MFLAGS|(PROFILE|SEED|DATA|LAB|PY|PYTHON|VIRTUAL_ENV|CONDA_PREFIX)$"
+)
 
 STUB = """#!/bin/sh
 # python notebooks/execute.py NOTEBOOK OUTPUT --profile P --seed S, or ... paper/build.py pdf NAME
@@ -35,7 +37,12 @@ class Tree:
         named = [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
         for group in re.findall(r"\(call modules,([^)]*)\)", MAKEFILE):
             named += [f"plankton_study/{name}.py" for name in group.split()]
-        named += ["environment.yml", "pyproject.toml", "plankton_study/catalogue.toml", "plankton_study/synthetic.toml"]
+        named += [
+            "environment.yml",
+            "pyproject.toml",
+            "plankton_study/catalogue.toml",
+            "plankton_study/synthetic.toml",
+        ]
         named += ["plankton_study/coarse_classes.csv"]
         named += ["paper/build.py", "paper/paper.typ", "paper/style.typ", "paper/references.bib"]
         for name in named:
@@ -60,7 +67,9 @@ class Tree:
     def make(self, *arguments: str, stub: bool = True, **env: str) -> subprocess.CompletedProcess:
         clean = {key: value for key, value in os.environ.items() if not LENT.match(key)}
         command = ["make", *arguments, *(["PY=./stub"] if stub else [])]
-        return subprocess.run(command, cwd=self.root, env={**clean, **env}, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=self.root, env={**clean, **env}, capture_output=True, text=True
+        )
 
     def ran(self, *arguments: str, **env: str) -> list[str]:
         """Run make and return the names of the outputs it made, in order."""
@@ -155,7 +164,11 @@ def test_a_profile_of_the_user_follows_a_file_beside_it(built):
     assert (built.root / "paper/results/study/paper.pdf").exists()
     assert "--profile mine/study.toml --seed 0" in (built.root / "log").read_text()
     built.age()
-    for parent in ("mine/base.toml", "plankton_study/profiles/smoke.toml", "plankton_study/profiles/demo.toml"):
+    for parent in (
+        "mine/base.toml",
+        "plankton_study/profiles/smoke.toml",
+        "plankton_study/profiles/demo.toml",
+    ):
         assert built.ran("paper", "PROFILE=mine/study.toml") == []
         (built.root / parent).touch()
         assert built.ran("paper", "PROFILE=mine/study.toml") == ALL
@@ -175,7 +188,9 @@ def test_options_reach_jupyterlab(tree):
 def test_another_seed_has_results_of_its_own_and_other_data_make_them_out_of_date(built):
     assert built.ran("paper", "SEED=1") == ALL
     assert built.ran("paper", "SEED=1") == [] == built.ran("paper")
-    built.write("paper/results/demo-seed1/tables/claims.csv", "")  # newer than the ledger that joins the seeds
+    built.write(
+        "paper/results/demo-seed1/tables/claims.csv", ""
+    )  # newer than the ledger that joins the seeds
     assert built.ran("paper") == outputs("10") and built.ran("paper") == []
     assert built.ran("paper", "SEED=1") == []
     assert (built.root / "paper/results/demo-seed1/paper.pdf").exists()
@@ -185,7 +200,9 @@ def test_another_seed_has_results_of_its_own_and_other_data_make_them_out_of_dat
 
 
 def test_the_environment_variables_of_a_run(tree):
-    cores = int(subprocess.run(["getconf", "_NPROCESSORS_ONLN"], capture_output=True, text=True).stdout)
+    cores = int(
+        subprocess.run(["getconf", "_NPROCESSORS_ONLN"], capture_output=True, text=True).stdout
+    )
     tree.ran("01_data")
     alone = int(re.search(r"threads=(\d+) hash=0", (tree.root / "log").read_text()).group(1))
     assert 1 <= alone <= cores
@@ -195,13 +212,17 @@ def test_the_environment_variables_of_a_run(tree):
         assert f"threads={expected} " in (tree.root / "log").read_text()
     shutil.rmtree(tree.root / "paper/results")
     tree.ran("01_data", PLANKTON_THREADS="7", PLANKTON_PROFILE="smoke", PLANKTON_SEED="5")
-    assert (tree.root / "log").read_text() == "01_data.ipynb threads=7 hash=0 --profile smoke --seed 5\n"
+    assert (
+        tree.root / "log"
+    ).read_text() == "01_data.ipynb threads=7 hash=0 --profile smoke --seed 5\n"
 
 
 def test_the_revision_is_that_of_this_repository(tree):
     def git(*arguments: str, at: Path = tree.root) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(["git", *identity, *arguments], cwd=at, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=at, capture_output=True, text=True
+        ).stdout.strip()
 
     def recorded() -> str:
         tree.ran("01_data", "SEED=1")
@@ -232,7 +253,10 @@ def test_a_failing_notebook_stops_the_run_and_leaves_nothing(tree):
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("PROFILE=plankton", "PROFILE=plankton: there is no file plankton_study/profiles/plankton.toml"),
+        (
+            "PROFILE=plankton",
+            "PROFILE=plankton: there is no file plankton_study/profiles/plankton.toml",
+        ),
         ("PROFILE=no/such.toml", "PROFILE=no/such.toml: there is no file no/such.toml"),
         ("PROFILE=my study.toml", "PROFILE='my study.toml' is not one word"),
         ("DATA=no/such", "DATA=no/such: there is no such folder"),
@@ -258,7 +282,11 @@ def test_a_python_that_cannot_make_the_environment_gives_one_sentence(tree):
             (tree.root / name).chmod(0o755)
         done = tree.make("env", f"PYTHON=./{name}", stub=False)
         assert done.returncode != 0
-        assert [line for line in done.stderr.splitlines() if sentence in line and line.startswith("error: ")]
+        assert [
+            line
+            for line in done.stderr.splitlines()
+            if sentence in line and line.startswith("error: ")
+        ]
         assert not (tree.root / ".venv").exists()
 
 
@@ -277,7 +305,12 @@ def test_an_active_environment_is_used_only_if_it_holds_the_pins(tree):
 def test_help_has_a_line_for_every_target(tree):
     done = tree.make()
     assert done.returncode == 0
-    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.M).group(1).replace("\\\n", " ").split()
+    phony = (
+        re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", MAKEFILE, re.M)
+        .group(1)
+        .replace("\\\n", " ")
+        .split()
+    )
     listed = re.findall(r"^  make (\S+) +\S", done.stdout, re.M)
     assert set(listed) == set(phony) - {"$(NOTEBOOKS)", "FORCE"} | {"01_data"}
 
@@ -301,7 +334,11 @@ def imports(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plankton_study."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("plankton_study.")}
+            found |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("plankton_study.")
+            }
     return {name for name in found if (ROOT / f"plankton_study/{name}.py").exists()}
 
 
@@ -310,7 +347,10 @@ def test_every_module_that_a_notebook_imports_is_a_prerequisite(tree, name):
     """Modules imported by modules count too: otherwise an edit would leave stale results."""
     cells = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    used, todo = (set(), imports("\n".join(line for line in "\n".join(code).splitlines() if line[:1] not in "%!")))
+    used, todo = (
+        set(),
+        imports("\n".join(line for line in "\n".join(code).splitlines() if line[:1] not in "%!")),
+    )
     while todo:
         module = todo.pop()
         used.add(module)
@@ -319,5 +359,7 @@ def test_every_module_that_a_notebook_imports_is_a_prerequisite(tree, name):
     tree.age()
     for module in sorted(used):
         (tree.root / f"plankton_study/{module}.py").touch()
-        assert f"{name}.ipynb" in tree.ran("notebooks"), f"the Makefile does not know that {name} uses {module}.py"
+        assert f"{name}.ipynb" in tree.ran("notebooks"), (
+            f"the Makefile does not know that {name} uses {module}.py"
+        )
         tree.age()

@@ -34,12 +34,18 @@ def test_the_temperature_of_overconfident_probabilities_is_recovered():
 def test_calibration_error_of_a_known_case():
     confidence, right = np.array([0.9] * 10 + [0.6] * 10), np.array([True] * 10 + [False] * 10)
     weights = np.array([[1] * 20, [1] * 10 + [0] * 10])
-    assert monitoring.calibration_error(confidence, right, weights, bins=2) == pytest.approx([0.35, 0.1])
+    assert monitoring.calibration_error(confidence, right, weights, bins=2) == pytest.approx(
+        [0.35, 0.1]
+    )
 
 
 def test_risk_rises_with_coverage_when_confidence_is_worth_something():
-    coverage, risk = monitoring.risk_coverage(np.array([0.2, 0.9, 0.5, 0.8]), np.array([False, True, False, True]))
-    assert coverage == pytest.approx([0.25, 0.5, 0.75, 1]) and risk == pytest.approx([0, 0, 1 / 3, 0.5])
+    coverage, risk = monitoring.risk_coverage(
+        np.array([0.2, 0.9, 0.5, 0.8]), np.array([False, True, False, True])
+    )
+    assert coverage == pytest.approx([0.25, 0.5, 0.75, 1]) and risk == pytest.approx(
+        [0, 0, 1 / 3, 0.5]
+    )
 
 
 def test_a_planted_novel_class_scores_above_known_ones():
@@ -60,8 +66,12 @@ def test_the_denoisers_error_does_not_depend_on_the_company_of_an_image(shared):
     rows = parts["test"]
     whole = monitoring.denoising_error(shared, parts, rows)
     assert whole.shape == (len(rows),) and (whole > 0).all()
-    np.testing.assert_allclose(monitoring.denoising_error(shared, parts, rows[::-1])[::-1], whole, rtol=1e-4)
-    np.testing.assert_allclose(monitoring.denoising_error(shared, parts, rows[3:5]), whole[3:5], rtol=1e-4)
+    np.testing.assert_allclose(
+        monitoring.denoising_error(shared, parts, rows[::-1])[::-1], whole, rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        monitoring.denoising_error(shared, parts, rows[3:5]), whole[3:5], rtol=1e-4
+    )
 
 
 def test_with_prior_shift_only_em_recovers_the_true_abundances_within_its_interval():
@@ -70,12 +80,21 @@ def test_with_prior_shift_only_em_recovers_the_true_abundances_within_its_interv
     _, codes, known = simulated(prior, 2000, rng)
     _, _, chances = simulated(there, 1000, rng)
     found = monitoring.abundances(chances, known, codes)
-    draws = [monitoring.abundances(chances[rng.integers(1000, size=1000)], known, codes)["EM"] for _ in range(100)]
+    draws = [
+        monitoring.abundances(chances[rng.integers(1000, size=1000)], known, codes)["EM"]
+        for _ in range(100)
+    ]
     low, high = np.percentile(draws, [1, 99], axis=0)
     assert ((low <= there) & (there <= high)).all()
     gap = {method: np.abs(share - there).sum() / 2 for method, share in found.items()}
-    assert gap["EM"] < gap["classify and count"] / 2 and gap["adjusted count"] < gap["classify and count"] / 2
-    assert all(share.sum() == pytest.approx(1, abs=1e-3) and (share >= -1e-6).all() for share in found.values())
+    assert (
+        gap["EM"] < gap["classify and count"] / 2
+        and gap["adjusted count"] < gap["classify and count"] / 2
+    )
+    assert all(
+        share.sum() == pytest.approx(1, abs=1e-3) and (share >= -1e-6).all()
+        for share in found.values()
+    )
 
 
 def test_a_class_without_validation_images_is_counted_as_it_is():
@@ -90,6 +109,8 @@ def test_em_stays_where_it_is_when_nothing_has_changed_although_probabilities_ar
     prior = np.array([0.6, 0.3, 0.05, 0.03, 0.02])
     _, codes, known = simulated(prior, 1500, np.random.default_rng(3), far=1.5)
     known = softmax(0.5 * np.log(known * prior), axis=1)
-    np.testing.assert_allclose(monitoring.abundances(known, known, codes)["EM"], known.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        monitoring.abundances(known, known, codes)["EM"], known.mean(axis=0), atol=1e-6
+    )
     ran_away, _ = EMQ.EM(prior, known)
     assert np.abs(ran_away - prior).sum() / 2 > 0.1

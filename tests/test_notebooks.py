@@ -41,7 +41,9 @@ def test_cells_are_short_and_define_nothing(path):
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
             lines = [line for line in cell.source.splitlines() if line.strip()]
-            assert len(lines) <= 16 and not re.search(r"^(def|class) ", cell.source, re.M), cell.source
+            assert len(lines) <= 16 and not re.search(r"^(def|class) ", cell.source, re.M), (
+                cell.source
+            )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -71,7 +73,11 @@ def judge(folder: Path, synthetic: bool, size: int) -> dict:
     """Run the cells of notebook 10 that join seeds and judge: its variables, and `words`, claim → by the rule."""
     profile = SimpleNamespace(name="x", synthetic=synthetic, images=SimpleNamespace(size=size))
     names = {"s": SimpleNamespace(seed=0, results=folder / "results" / "x", profile=profile)}
-    names |= {"inputs": ["i"], "report": SimpleNamespace(provenance=lambda s: {"config": "c"}), "metrics": metrics}
+    names |= {
+        "inputs": ["i"],
+        "report": SimpleNamespace(provenance=lambda s: {"config": "c"}),
+        "metrics": metrics,
+    }
     names |= {"pd": pd, "np": np, "json": json, "t": stats.t, "norm": stats.norm}
     for cell in nbformat.read(ROOT / "notebooks" / "10_claims.ipynb", 4).cells:
         if cell.id in ("10-21", "10-22", "10-27", "10-23"):
@@ -92,7 +98,9 @@ def test_seeds_are_joined_in_the_ledger(tmp_path, published):
         rows += [("better than self-supervised", "natural", "MAE", 0.1)]
         kind = "published" if published and seed else "results"
         store_claims(tmp_path / kind / ("x" if not seed else f"x-seed{seed}"), rows, seed=seed)
-    store_claims(tmp_path / "results" / "x-seed3", rows, seed=3, config="other")  # no part of this study, nor the next
+    store_claims(
+        tmp_path / "results" / "x-seed3", rows, seed=3, config="other"
+    )  # no part of this study, nor the next
     store_claims(tmp_path / "results" / "x-seed4", rows, seed=4, inputs=["other"])
     names = judge(tmp_path, synthetic=False, size=64)
     assert sorted(names["runs"]) == [0, 1, 2] and names["seeds"] == "3 training seeds"
@@ -101,13 +109,19 @@ def test_seeds_are_joined_in_the_ledger(tmp_path, published):
     error = np.hypot(0.03 / 1.959964, training)
     freedom = 2 * (error / training) ** 4
     reach = stats.t.ppf(0.975, freedom) * error
-    np.testing.assert_allclose(better[["value", "low", "high"]].astype(float), [0.12, 0.12 - reach, 0.12 + reach])
+    np.testing.assert_allclose(
+        better[["value", "low", "high"]].astype(float), [0.12, 0.12 - reach, 0.12 + reach]
+    )
     np.testing.assert_allclose(better["p"], 2 * stats.t.sf(0.12 / error, freedom))
     words = names["words"]
     assert words["16 × 16 maps are best", ""] == "undecided"  # one seed has other maps too
     assert words["competitive with supervised", "balanced"] == "met"  # the seeds agree
     assert words["competitive with supervised", "natural"] == "undecided"  # they do not
-    assert words["better than self-supervised", "balanced"] == words["better than self-supervised", "natural"] == "met"
+    assert (
+        words["better than self-supervised", "balanced"]
+        == words["better than self-supervised", "natural"]
+        == "met"
+    )
     assert {row[4] for row in names["rows"][:-1]} == {""}  # nothing speaks against a verdict
 
 
@@ -121,7 +135,10 @@ def test_the_ledger_corrects_for_rivals_and_says_what_speaks_against_a_verdict(t
     rows += [("better than self-supervised", "balanced", "SimCLR", 0.02)]
     rows += [("better than self-supervised", "natural", "MAE", -0.1)]
     for seed in range(3):
-        own = [(c, p, "ViT" if seed and r == "ResNet" else r, v + 0.01 * seed * (p != "")) for c, p, r, v in rows]
+        own = [
+            (c, p, "ViT" if seed and r == "ResNet" else r, v + 0.01 * seed * (p != ""))
+            for c, p, r, v in rows
+        ]
         own += [] if seed else [("better than self-supervised", "natural", "VICReg", 0.5)]
         store_claims(tmp_path / "results" / ("x" if not seed else f"x-seed{seed}"), own, seed=seed)
     names = judge(tmp_path, synthetic=True, size=32)
@@ -130,14 +147,18 @@ def test_the_ledger_corrects_for_rivals_and_says_what_speaks_against_a_verdict(t
     p = 2 * stats.t.sf(0.11 / error, 2 * (error / training) ** 4)
     found = joined.loc[("better than self-supervised", "balanced", "MAE")]["p"]
     np.testing.assert_allclose(found, 2 * p, rtol=1e-6)  # Holm, of two
-    assert joined.loc[("competitive with supervised", "balanced"), "rival"].tolist() == ["ResNet or ViT"]
+    assert joined.loc[("competitive with supervised", "balanced"), "rival"].tolist() == [
+        "ResNet or ViT"
+    ]
     assert names["words"]["better than self-supervised", "balanced"] == "undecided"
     assert names["words"]["better than self-supervised", "natural"] == "refuted"
     assert "VICReg" not in joined.index.get_level_values(2)
     against = [row[4] for row in names["rows"][:2]]
     assert against == ["synthetic images; images of 32 px, 64 asked for", "synthetic images"]
     shutil.rmtree(tmp_path / "results" / "x-seed1")
-    assert [row[4] for row in judge(tmp_path, False, 64)["rows"][:1]] == ["2 training seeds, 3 asked for"]
+    assert [row[4] for row in judge(tmp_path, False, 64)["rows"][:1]] == [
+        "2 training seeds, 3 asked for"
+    ]
 
 
 @pytest.mark.parametrize("shifted", [True, False])
@@ -156,7 +177,9 @@ def test_seeds_are_shown_at_home_and_on_shifted_parts(tmp_path, shifted):
         (folders[seed][0] / "shift.csv").write_text(away)
     shown = []
     names = {"pd": pd, "folders": folders, "runs": folders, "seeds": "", "s": None, "inputs": []}
-    names["report"] = SimpleNamespace(table=lambda s, name, table, caption, inputs: shown.append(table))
+    names["report"] = SimpleNamespace(
+        table=lambda s, name, table, caption, inputs: shown.append(table)
+    )
     for cell in nbformat.read(ROOT / "notebooks" / "10_claims.ipynb", 4).cells:
         if cell.id in ("10-25", "10-26"):
             exec(cell.source, names)
@@ -180,7 +203,9 @@ def plain(tmp_path_factory, shapes):
         yield str(folder / "test.toml")
 
 
-@pytest.mark.parametrize("name", ["01_data", "04_encoders", "05_long_tail", "06_shift", "09_monitoring"])
+@pytest.mark.parametrize(
+    "name", ["01_data", "04_encoders", "05_long_tail", "06_shift", "09_monitoring"]
+)
 def test_notebooks_hold_without_times_shifts_and_novel_taxa(plain, name):
     names = {}
     for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
@@ -194,7 +219,9 @@ def test_a_planted_wrong_value_fails(tmp_path):
     """The committed output of 01's first checked cell is changed by one digit; nbval must notice."""
     book = nbformat.read(ROOT / "notebooks" / "01_data.ipynb", 4)
     cell = next(c for c in book.cells if set(c.metadata.get("tags", [])) >= CHECKED)
-    planted = re.sub(r"(\d+) images", lambda m: f"{int(m[1]) + 1} images", cell.outputs[0].text, count=1)
+    planted = re.sub(
+        r"(\d+) images", lambda m: f"{int(m[1]) + 1} images", cell.outputs[0].text, count=1
+    )
     assert planted != cell.outputs[0].text
     cell.outputs[0].text = planted
     keep = book.cells.index(cell) + 1
@@ -202,16 +229,29 @@ def test_a_planted_wrong_value_fails(tmp_path):
     results = {}
     for name, text in (("right", None), ("wrong", planted)):
         if text is None:
-            cell.outputs[0].text = re.sub(r"(\d+) images", lambda m: f"{int(m[1]) - 1} images", planted, count=1)
+            cell.outputs[0].text = re.sub(
+                r"(\d+) images", lambda m: f"{int(m[1]) - 1} images", planted, count=1
+            )
         else:
             cell.outputs[0].text = text
         nbformat.write(book, tmp_path / f"{name}.ipynb")
-        command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-q"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "--nbval-current-env",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+        ]
         env = {**os.environ, "PLANKTON_PROFILE": "smoke", "PLANKTON_SEED": "0", "PLANKTON_DATA": ""}
         env["PLANKTON_CACHE"] = str(tmp_path / "cache")
         results[name] = subprocess.run(
             [*command, f"{name}.ipynb"], cwd=tmp_path, env=env, capture_output=True, text=True
         )
     assert results["right"].returncode == 0, results["right"].stdout[-3000:]
-    assert results["wrong"].returncode == 1 and "FAILED wrong.ipynb::Cell" in results["wrong"].stdout
+    assert (
+        results["wrong"].returncode == 1 and "FAILED wrong.ipynb::Cell" in results["wrong"].stdout
+    )
     assert "mismatch" in results["wrong"].stdout

@@ -10,10 +10,16 @@ def code_lines(source: str) -> int:
     """Lines that hold code: neither blank nor comment nor docstring."""
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     lines = enumerate(source.splitlines(), start=1)
-    return sum(bool(line.strip()) and not line.lstrip().startswith("#") and n not in docstrings for n, line in lines)
+    return sum(
+        bool(line.strip()) and not line.lstrip().startswith("#") and n not in docstrings
+        for n, line in lines
+    )
 
 
 def test_lines_of_code_are_counted():

@@ -28,7 +28,11 @@ def disagreements(wanted: list[Requirement], held: list[Requirement]) -> list[st
     """The ranges without a pin, and those that do not contain their pin."""
     out = []
     for need in wanted:
-        versions = [version(pin) for pin in held if canonicalize_name(pin.name) == canonicalize_name(need.name)]
+        versions = [
+            version(pin)
+            for pin in held
+            if canonicalize_name(pin.name) == canonicalize_name(need.name)
+        ]
         if not versions or not all(need.specifier.contains(v, prereleases=True) for v in versions):
             out.append(f"{need} but {versions}")
     return out
@@ -51,9 +55,13 @@ def test_a_planted_disagreement_is_found():
 
 def test_every_pin_is_exact_and_portable():
     for pin in PINS:
-        assert re.fullmatch(r"==[^,*+\s]+", str(pin.specifier)), f"{pin} is not one exact, public version"
+        assert re.fullmatch(r"==[^,*+\s]+", str(pin.specifier)), (
+            f"{pin} is not one exact, public version"
+        )
         assert not pin.url
-        assert not pin.name.startswith(("nvidia-", "cuda-", "triton", "torchvision")), f"{pin} is left to torch"
+        assert not pin.name.startswith(("nvidia-", "cuda-", "triton", "torchvision")), (
+            f"{pin} is left to torch"
+        )
 
 
 def test_one_numpy_and_one_scipy_for_every_python():
@@ -72,7 +80,9 @@ def test_what_the_pinned_packages_need_is_pinned_too():
         for need in map(Requirement, requires(pin.name) or []):
             if need.marker is None or need.marker.evaluate({"extra": ""}):
                 left_to_torch = need.name.startswith(pins.LEFT_TO_TORCH)
-                assert canonicalize_name(need.name) in names or left_to_torch, f"{pin.name} needs {need}"
+                assert canonicalize_name(need.name) in names or left_to_torch, (
+                    f"{pin.name} needs {need}"
+                )
 
 
 def test_the_file_is_what_conda_reads():
@@ -117,13 +127,18 @@ def test_refresh_keeps_everything_above_the_pins(monkeypatch, tmp_path):
     monkeypatch.setattr(pins, "RESOLVE", [sys.executable, "-c", "print('b==2\\ntriton==3')"])
     pins.refresh()
     assert pins.read(copy) == ["b==2", "-e ."]
-    assert copy.read_text().partition(pins.HEAD)[0] == (ROOT / "environment.yml").read_text().partition(pins.HEAD)[0]
+    assert (
+        copy.read_text().partition(pins.HEAD)[0]
+        == (ROOT / "environment.yml").read_text().partition(pins.HEAD)[0]
+    )
 
 
 @pytest.mark.parametrize("command", ["list", "nonsense"])
 def test_the_command_runs_by_path_without_any_package(command):
     done = subprocess.run(
-        [sys.executable, "-S", "-E", str(ROOT / ".ci/pins.py"), command], capture_output=True, text=True
+        [sys.executable, "-S", "-E", str(ROOT / ".ci/pins.py"), command],
+        capture_output=True,
+        text=True,
     )
     if command == "list":
         assert (done.returncode, done.stdout.splitlines()) == (0, pins.read())

@@ -28,7 +28,9 @@ def test_scores_equal_scikit_learns(n, seed):
     found = metrics.scores(truth, guess)
     present = np.unique(truth)
     assert found["accuracy"][0] == pytest.approx(accuracy_score(truth, guess))
-    assert found["macro_f1"][0] == pytest.approx(f1_score(truth, guess, labels=present, average="macro"))
+    assert found["macro_f1"][0] == pytest.approx(
+        f1_score(truth, guess, labels=present, average="macro")
+    )
     seen = [np.mean(guess[truth == t] == t) for t in present]
     assert found["balanced_accuracy"][0] == pytest.approx(np.mean(seen))
     if set(guess) <= set(present):
@@ -69,7 +71,10 @@ def test_an_interval_is_the_middle_95_percent_of_the_draws():
 
 def test_a_draw_without_a_taxon_averages_over_the_others():
     truth, guess = np.array(list("aab")), np.array(list("aba"))
-    drawn, alone = metrics.scores(truth, guess, np.array([[1.0, 1, 0]])), metrics.scores(truth[:2], guess[:2])
+    drawn, alone = (
+        metrics.scores(truth, guess, np.array([[1.0, 1, 0]])),
+        metrics.scores(truth[:2], guess[:2]),
+    )
     assert all(drawn[key][0] == pytest.approx(alone[key][0]) for key in alone)
 
 
@@ -91,7 +96,9 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     delta = metrics.estimates(truth, first, np.arange(400), 500, minus=second)["accuracy"]
     alone = metrics.estimates(truth, first, np.arange(400), 500)["accuracy"]
     assert delta.low > 0 and delta.high - delta.low < alone.high - alone.low
-    assert delta.text() == f"+{100 * delta.value:.1f} [{100 * delta.low:.1f}, {100 * delta.high:.1f}]"
+    assert (
+        delta.text() == f"+{100 * delta.value:.1f} [{100 * delta.low:.1f}, {100 * delta.high:.1f}]"
+    )
 
 
 def test_judging_some_taxa_keeps_the_mistakes_of_the_others():
@@ -103,7 +110,9 @@ def test_judging_some_taxa_keeps_the_mistakes_of_the_others():
     assert found["macro_f1"][0] == pytest.approx(every[:2].mean())  # the c taken for an a is in it
     assert found["balanced_accuracy"][0] == pytest.approx((2 / 3 + 1 / 2) / 2)
     every = metrics.scores(truth, guess, taxa=("a", "b", "c"))
-    assert {k: v[0] for k, v in every.items()} == {k: v[0] for k, v in metrics.scores(truth, guess).items()}
+    assert {k: v[0] for k, v in every.items()} == {
+        k: v[0] for k, v in metrics.scores(truth, guess).items()
+    }
 
 
 def test_p_is_small_for_a_clear_difference_and_not_for_none():
@@ -170,8 +179,17 @@ class Network:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 9), st.integers(0, 40), st.integers(0, 3), st.booleans())
-def test_a_search_looks_at_the_promised_cells(layers, timesteps, number, layer, timestep, supervised):
+@given(
+    st.integers(1, 30),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(0, 40),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_a_search_looks_at_the_promised_cells(
+    layers, timesteps, number, layer, timestep, supervised
+):
     layer, timestep = layer % layers, timestep % timesteps
     cells = [Cell(f"layer{i}", t) for t in range(timesteps) for i in range(layers)]
     encoder = Network([*cells, *[HEAD] * supervised], Cell(f"layer{layer}", timestep))
@@ -179,9 +197,13 @@ def test_a_search_looks_at_the_promised_cells(layers, timesteps, number, layer, 
     assert probes.candidates(encoder, "predeclared", number) == [encoder.predeclared]
     equal = probes.candidates(encoder, "equal", number)
     assert len(equal) == len(set(equal)) == min(number, layers)
-    assert {cell.timestep for cell in equal} == {timestep} and equal[-1].layer == f"layer{layers - 1}"
+    assert {cell.timestep for cell in equal} == {timestep} and equal[
+        -1
+    ].layer == f"layer{layers - 1}"
     steps = np.diff([int(cell.layer[5:]) for cell in equal])
-    assert (steps > 0).all() and (len(steps) == 0 or steps.max() - steps.min() <= 1)  # evenly spaced
+    assert (steps > 0).all() and (
+        len(steps) == 0 or steps.max() - steps.min() <= 1
+    )  # evenly spaced
 
 
 # --- a whole probe
@@ -202,27 +224,44 @@ def test_a_probe_on_real_files_gives_all_that_is_reported(shared):
     result = probes.probe(shared, parts, "diffusion")
     assert set(result.rows) == {"validation", "test", "later"} and "ring" not in result.classes
     best = result.grid.loc[result.grid["accuracy"].nlargest(shared.profile.probes.finalists).index]
-    assert probes.as_cells(result.finalists.drop_duplicates(["layer", "timestep"])) == probes.as_cells(best)
+    assert probes.as_cells(
+        result.finalists.drop_duplicates(["layer", "timestep"])
+    ) == probes.as_cells(best)
     chosen = result.finalists.loc[result.finalists["accuracy"].idxmax()]
     assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
     assert result.validation == {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
     assert set(result.probabilities) == {"linear", "weighted", "k-NN"}
-    for head, part in ((head, part) for head, parts in result.probabilities.items() for part in parts):
+    for head, part in (
+        (head, part) for head, parts in result.probabilities.items() for part in parts
+    ):
         chances = result.probabilities[head][part]
         assert chances.shape == (len(result.rows[part]), len(result.classes)), head
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-4)
         assert (result.classes[chances.argmax(axis=1)] == result.predicted(part, head)).all()
     taxa = parts.taxa(parts["train"]).astype(str)
     assert result.prior.tolist() == [np.mean(taxa == taxon) for taxon in result.classes]
-    (_, bank), codes = probes.read(shared, parts, "diffusion"), np.unique(taxa, return_inverse=True)[1]
+    (_, bank), codes = (
+        probes.read(shared, parts, "diffusion"),
+        np.unique(taxa, return_inverse=True)[1],
+    )
     x, z = probes.standardised(bank, result.selected, parts["train"], result.rows["test"])
     for weights, same in ((probes.compute_sample_weight("balanced", codes), True), (None, False)):
         fits = probes.logistic_path(x, codes, sorted(shared.profile.probes.logistic), weights)
         told = result.probabilities["weighted"]["test"]
         assert any(np.allclose(model.probabilities(z), told, atol=1e-5) for model in fits) == same
     estimate = probes.evaluate(shared, parts, result, "test")["accuracy"]
-    assert estimate.low <= estimate.value <= estimate.high and estimate.n == len(result.rows["test"])
-    assert set(result.grid) >= {"layer", "timestep", "accuracy", "equal_width", "stage", "resolution", "channels"}
+    assert estimate.low <= estimate.value <= estimate.high and estimate.n == len(
+        result.rows["test"]
+    )
+    assert set(result.grid) >= {
+        "layer",
+        "timestep",
+        "accuracy",
+        "equal_width",
+        "stage",
+        "resolution",
+        "channels",
+    }
 
 
 def test_a_result_judged_on_some_taxa_and_against_itself(shared):
@@ -234,7 +273,9 @@ def test_a_result_judged_on_some_taxa_and_against_itself(shared):
     rare = probes.evaluate(shared, parts, result, "test", taxa=("bar",))
     kept = truth == "bar"
     assert rare["accuracy"].value == pytest.approx(np.mean(named[kept] == truth[kept]))
-    assert rare["macro_f1"].value == pytest.approx(f1_score(truth, named, labels=["bar"], average="macro"))
+    assert rare["macro_f1"].value == pytest.approx(
+        f1_score(truth, named, labels=["bar"], average="macro")
+    )
     for delta in probes.evaluate(shared, parts, result, "test", minus=result).values():
         assert delta[:3] == (0, 0, 0) and delta.p == 1
     natural = probes.probe(shared, parts, "pixels + PCA")
@@ -257,18 +298,30 @@ def test_every_encoder_is_probed_on_the_same_images(shared, setting):
         assert all(np.array_equal(result.rows[part], first.rows[part]) for part in first.rows)
         assert result.prior.tolist() == first.prior.tolist()
         learnt = shared.profile.encoders[name].kind == "labels"
-        assert set(result.probabilities) == {"linear", "weighted", "k-NN"} | ({"end to end"} if learnt else set())
+        assert set(result.probabilities) == {"linear", "weighted", "k-NN"} | (
+            {"end to end"} if learnt else set()
+        )
         assert all(set(one) == set(first.rows) for one in result.probabilities.values())
         assert "head" not in result.grid["layer"].tolist()
     delta = probes.evaluate(shared, parts, first, "test", minus=results["MAE"])
-    values = [probes.evaluate(shared, parts, results[name], "test")["accuracy"].value for name in ("diffusion", "MAE")]
+    values = [
+        probes.evaluate(shared, parts, results[name], "test")["accuracy"].value
+        for name in ("diffusion", "MAE")
+    ]
     assert delta["accuracy"].value == pytest.approx(values[0] - values[1])
 
 
 def test_a_setting_of_a_single_taxon_is_refused(shared):
     parts = splits.make(shared, "shapes")
-    with pytest.raises(StudyError, match="fewer than two taxa .* lower sets.shapes.split.balanced.min_images"):
-        probes.probe(shared, replace(parts, balanced_classes=parts.balanced_classes[:1]), "pixels + PCA", "balanced")
+    with pytest.raises(
+        StudyError, match="fewer than two taxa .* lower sets.shapes.split.balanced.min_images"
+    ):
+        probes.probe(
+            shared,
+            replace(parts, balanced_classes=parts.balanced_classes[:1]),
+            "pixels + PCA",
+            "balanced",
+        )
 
 
 def test_a_search_probes_no_other_cells(shared):
@@ -279,10 +332,14 @@ def test_a_search_probes_no_other_cells(shared):
             result = probes.probe(shared, parts, name, search=search)
             asked = probes.candidates(made, search, shared.profile.probes.candidates)
             timesteps = [None if pd.isna(t) else t for t in result.grid["timestep"]]
-            assert [Cell(*pair) for pair in zip(result.grid["layer"], timesteps, strict=True)] == asked
+            assert [
+                Cell(*pair) for pair in zip(result.grid["layer"], timesteps, strict=True)
+            ] == asked
             assert len(asked) == min(number, len(made.layers)) and result.selected in asked
             assert "linear" in result.probabilities
-    assert probes.probe(shared, parts, "diffusion", search="predeclared").selected == Cell("up16.resnet1", 20)
+    assert probes.probe(shared, parts, "diffusion", search="predeclared").selected == Cell(
+        "up16.resnet1", 20
+    )
 
 
 @pytest.mark.parametrize("name", ["diffusion", "ViT, labels"])
@@ -308,8 +365,12 @@ def test_test_labels_cannot_change_the_selection(shared, monkeypatch, name):
     assert again.selected == honest.selected and again.regularisation == honest.regularisation
     pd.testing.assert_frame_equal(again.grid, honest.grid)
     pd.testing.assert_frame_equal(again.finalists, honest.finalists)
-    for head, part in ((head, part) for head in honest.probabilities for part in ("validation", "test")):
-        np.testing.assert_array_equal(again.probabilities[head][part], honest.probabilities[head][part], err_msg=head)
+    for head, part in (
+        (head, part) for head in honest.probabilities for part in ("validation", "test")
+    ):
+        np.testing.assert_array_equal(
+            again.probabilities[head][part], honest.probabilities[head][part], err_msg=head
+        )
 
 
 def test_searches_share_the_regressions_of_the_cells_they_have_in_common(shared, monkeypatch):
@@ -324,7 +385,9 @@ def test_searches_share_the_regressions_of_the_cells_they_have_in_common(shared,
     monkeypatch.setattr(probes, "candidates", lambda encoder, search, number: [whole.selected])
     again = probes.probe(shared, parts, "pixels + PCA", setting="balanced", search="predeclared")
     assert again.selected == whole.selected and again.regularisation == whole.regularisation
-    assert np.array_equal(again.probabilities["linear"]["test"], whole.probabilities["linear"]["test"])
+    assert np.array_equal(
+        again.probabilities["linear"]["test"], whole.probabilities["linear"]["test"]
+    )
     assert fitted == []  # nothing was fitted a second time
 
 

@@ -15,8 +15,15 @@ LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--npro
 
 
 def launch(cache, *command):
-    env = {**os.environ, "PLANKTON_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PLANKTON_THREADS": "1"}
-    return subprocess.run([*LAUNCH, *map(str, command)], env=env, capture_output=True, text=True, timeout=300)
+    env = {
+        **os.environ,
+        "PLANKTON_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "PLANKTON_THREADS": "1",
+    }
+    return subprocess.run(
+        [*LAUNCH, *map(str, command)], env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_two_processes_train_and_read_like_one(make_study, tmp_path):
@@ -24,13 +31,25 @@ def test_two_processes_train_and_read_like_one(make_study, tmp_path):
     ran = launch(tmp_path / "two", "-m", "plankton_study", tmp_path / "test.toml")
     assert ran.returncode == 0, ran.stderr[-3000:]
     parts = splits.make(study, "shapes")
-    banks = [probes.read(study, parts, name)[1] for name in ("diffusion", "random U-Net", "pixels + PCA")]
-    two, one = (next((tmp_path / cache / "denoiser").glob("*/curve.csv")).parent for cache in ("two", "cache"))
-    np.testing.assert_allclose(pd.read_csv(two / "curve.csv"), pd.read_csv(one / "curve.csv"), rtol=2e-3)
-    weights, expected = (load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (two, one))
+    banks = [
+        probes.read(study, parts, name)[1] for name in ("diffusion", "random U-Net", "pixels + PCA")
+    ]
+    two, one = (
+        next((tmp_path / cache / "denoiser").glob("*/curve.csv")).parent
+        for cache in ("two", "cache")
+    )
+    np.testing.assert_allclose(
+        pd.read_csv(two / "curve.csv"), pd.read_csv(one / "curve.csv"), rtol=2e-3
+    )
+    weights, expected = (
+        load_file(folder / "unet" / "diffusion_pytorch_model.safetensors") for folder in (two, one)
+    )
     for name in expected:  # Adam magnifies rounding where a gradient is next to nothing
         np.testing.assert_allclose(weights[name], expected[name], atol=2e-3, err_msg=name)
-    assert json.loads((two / "cost.json").read_text())["flops"] == json.loads((one / "cost.json").read_text())["flops"]
+    assert (
+        json.loads((two / "cost.json").read_text())["flops"]
+        == json.loads((one / "cost.json").read_text())["flops"]
+    )
     found = {folder.name for folder in (tmp_path / "two" / "bank").iterdir() if folder.is_dir()}
     for bank in banks[1:]:  # of the same weights: the same bytes
         assert bank.folder.name in found

@@ -15,7 +15,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "paper" / "published" / "demo"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 
 @pytest.fixture
@@ -41,7 +43,11 @@ def live(tmp_path):
 @pytest.fixture
 def elsewhere(paper, tmp_path, monkeypatch):
     """A copy of the manuscript without results, which `paper` takes for its own."""
-    shutil.copytree(ROOT / "paper", tmp_path / "paper", ignore=shutil.ignore_patterns("published", "results", "site"))
+    shutil.copytree(
+        ROOT / "paper",
+        tmp_path / "paper",
+        ignore=shutil.ignore_patterns("published", "results", "site"),
+    )
     for module in (paper, paper.pages):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(paper.pages, "PAPER", tmp_path / "paper")
@@ -62,18 +68,29 @@ def test_a_published_run_is_whole_and_its_pdf_is_that_of_the_manuscript(paper, f
     for other in folder.parent.glob(f"{folder.name}-seed*"):  # a text may cite another training
         (copy.parent / other.name).symlink_to(other)
     (copy / "paper.pdf").unlink()
-    assert paper.pdf(folder.name).read_bytes() == (folder / "paper.pdf").read_bytes(), "make pdf, and commit it"
+    assert paper.pdf(folder.name).read_bytes() == (folder / "paper.pdf").read_bytes(), (
+        "make pdf, and commit it"
+    )
 
 
 @pytest.mark.parametrize("folder", WHOLE, ids=lambda folder: folder.name)
 def test_the_ledger_of_a_published_run_joins_the_seeds_that_are_published(paper, folder):
     origin = paper.read_table(folder / "tables" / "origin.csv").set_index("what")["value"]
-    joined = {key.removeprefix("seed "): value for key, value in origin.items() if key.startswith("seed ")}
-    others = {path.name.rpartition("-seed")[2]: path for path in folder.parent.glob(f"{folder.name}-seed*")}
+    joined = {
+        key.removeprefix("seed "): value for key, value in origin.items() if key.startswith("seed ")
+    }
+    others = {
+        path.name.rpartition("-seed")[2]: path
+        for path in folder.parent.glob(f"{folder.name}-seed*")
+    }
     assert joined.keys() == {"0"} | others.keys()
     for seed, path in others.items():
         made = json.loads((path / "provenance" / "table_claims.json").read_text())["provenance"]
-        assert joined[seed].endswith(made["revision"]) and str(made["seed"]) == seed and made["dirty"] is False
+        assert (
+            joined[seed].endswith(made["revision"])
+            and str(made["seed"]) == seed
+            and made["dirty"] is False
+        )
 
 
 # --- compare
@@ -90,7 +107,11 @@ def test_a_run_agrees_with_itself(paper, live):
     [
         ("64.2 [58.6, 69.4]", "64.2 [58.6, 69.4]", "same"),
         ("64.2 [58.6, 69.4]", "60.0 [50.0, 63.0]", "agrees"),
-        ("64.2 [58.6, 69.4]", "58.0 [50.0, 66.0]", "agrees"),  # the published value lies in the live interval
+        (
+            "64.2 [58.6, 69.4]",
+            "58.0 [50.0, 66.0]",
+            "agrees",
+        ),  # the published value lies in the live interval
         ("64.2 [58.6, 69.4]", "58.0 [55.0, 61.0]", "differs"),
         ("-7.0 [-15.4, 1.1]", "+2.0 [-9.0, 3.0]", "agrees"),
         ("-7.0 [-9.4, -5.1] points to ResNet", "-2.0 [-4.0, 1.0] points to ResNet", "differs"),
@@ -108,7 +129,11 @@ def test_the_rule_of_agreement(paper, published, now, verdict):
 
 def test_a_number_that_does_not_hold_is_found_and_fails(paper, live, monkeypatch, capsys):
     path = live / "numbers" / "best_accuracy.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"value": 0.1, "low": 0.05, "high": 0.2, "text": "10"}))
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text()) | {"value": 0.1, "low": 0.05, "high": 0.2, "text": "10"}
+        )
+    )
     counts = live / "numbers" / "taxa.json"
     counts.write_text(json.dumps(json.loads(counts.read_text()) | {"value": 17, "text": "17"}))
     (live / "numbers" / "cells.json").unlink()
@@ -116,10 +141,16 @@ def test_a_number_that_does_not_hold_is_found_and_fails(paper, live, monkeypatch
     table.write_text(re.sub(r"^diffusion,.*", "", table.read_text(), count=1, flags=re.M))
     found = paper.comparison.agreement(PUBLISHED, live).set_index("what")["verdict"]
     assert found["number best_accuracy"] == found["number taxa"] == "differs"
-    assert found["number cells"] == found["table balanced, diffusion, diffusion, linear, accuracy (%)"] == "missing"
+    assert (
+        found["number cells"]
+        == found["table balanced, diffusion, diffusion, linear, accuracy (%)"]
+        == "missing"
+    )
     assert sum(found != "same") == 6
     monkeypatch.setattr(
-        paper.comparison, "agreement", lambda *_: found.rename("verdict").reset_index().assign(published="", live="")
+        paper.comparison,
+        "agreement",
+        lambda *_: found.rename("verdict").reset_index().assign(published="", live=""),
     )
     assert paper.main(["compare", "demo"]) == 1
     assert "6 published numbers do not hold" in capsys.readouterr().err
@@ -145,7 +176,9 @@ def test_every_difference_of_a_claim_and_every_count_is_compared(paper, live):
     splits = live / "tables" / "splits.csv"
     splits.write_text(splits.read_text().replace("synthetic,test,464", "synthetic,test,465"))
     found = paper.comparison.agreement(PUBLISHED, live).set_index("what")["verdict"]
-    assert found["table splits, synthetic, test, images"] == "differs" and sum(found == "differs") == 2
+    assert (
+        found["table splits, synthetic, test, images"] == "differs" and sum(found == "differs") == 2
+    )
 
 
 def test_rows_that_cannot_be_told_apart_are_refused(paper, live):
@@ -162,14 +195,21 @@ def site(tmp_path_factory):
     code = "import sys; sys.path.insert(0, 'paper'); import pages; from pathlib import Path; "
     code += "print(pages.build(*map(Path, sys.argv[1:])))"
     to = tmp_path_factory.mktemp("pages") / "site"
-    ran = subprocess.run([sys.executable, "-c", code, PUBLISHED, to], cwd=ROOT, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, PUBLISHED, to], cwd=ROOT, capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     return to
 
 
 def test_the_pages_need_nothing_from_outside(site):
     names = {path.stem for path in site.glob("*.html")}
-    assert names >= {"index", "model_card", "data_card", *(p.stem for p in (PUBLISHED / "notebooks").glob("*.ipynb"))}
+    assert names >= {
+        "index",
+        "model_card",
+        "data_card",
+        *(p.stem for p in (PUBLISHED / "notebooks").glob("*.ipynb")),
+    }
     for path in site.glob("*.html"):
         text = path.read_text(encoding="utf-8")
         fetched = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="([^"]*)"', text)
@@ -201,13 +241,25 @@ def test_the_pages_are_readable_on_a_phone_and_in_the_dark(site, tmp_path, dark)
       const width = d.documentElement.scrollWidth;
       document.body.append(`\\n@${f.name} ${width} ${s.color} ${s.backgroundColor}`) } })</script>"""
     frames = [
-        f'<iframe name="{p.stem}" src="{p.as_uri()}" width="390" height="800"></iframe>' for p in site.glob("*.html")
+        f'<iframe name="{p.stem}" src="{p.as_uri()}" width="390" height="800"></iframe>'
+        for p in site.glob("*.html")
     ]
     (tmp_path / "frames.html").write_text(f"<meta charset=utf-8>{look}{''.join(frames)}")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--dump-dom",
+    ]
     flags += ["--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}"]
     flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    ran = subprocess.run([CHROMIUM, *flags, str(tmp_path / "frames.html")], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        [CHROMIUM, *flags, str(tmp_path / "frames.html")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     seen = re.findall(r"@(\w+) (\d+) rgb\((\d+).*?\) rgb\((\d+)", ran.stdout)
     assert len(seen) == len(frames), ran.stderr[-2000:]
     for name, width, ink, ground in seen:
@@ -234,9 +286,17 @@ def test_the_answer_in_the_readme_is_that_of_the_ledger(paper):
     """Whoever publishes results that say otherwise has to write it anew, and the words here."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (name,) = re.findall(r"<!-- results: (\w+) -->", readme)
-    ledger = paper.read_table(ROOT / "paper" / "published" / name / "tables" / "ledger.csv").set_index("claim")
-    answer = {"competitive with supervised (balanced)": "refuted", "better than self-supervised (balanced)": "refuted"}
-    answer |= {"competitive with supervised (natural)": "refuted", "better than self-supervised (natural)": "refuted"}
+    ledger = paper.read_table(
+        ROOT / "paper" / "published" / name / "tables" / "ledger.csv"
+    ).set_index("claim")
+    answer = {
+        "competitive with supervised (balanced)": "refuted",
+        "better than self-supervised (balanced)": "refuted",
+    }
+    answer |= {
+        "competitive with supervised (natural)": "refuted",
+        "better than self-supervised (natural)": "refuted",
+    }
     answer |= {
         f"{claim} (pwssc: later)": "undecided"
         for claim in ("competitive with supervised", "better than self-supervised")
@@ -254,7 +314,9 @@ def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
         for file in tmp_path.glob("figures/*.png")
     }
     named = tmp_path / "notebooks" / "02_diffusion.ipynb"
-    named.write_text(named.read_text().replace("diffusion", f"{ROOT}/diffusion"))  # as a warning would
+    named.write_text(
+        named.read_text().replace("diffusion", f"{ROOT}/diffusion")
+    )  # as a warning would
     assert str(ROOT) in named.read_text()
     paper._shrink(tmp_path)
     assert str(ROOT) not in named.read_text()
@@ -269,7 +331,9 @@ def test_published_pictures_are_smaller_and_look_the_same(paper, tmp_path):
 def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     """Seed 1 was run where seed 0 never was: its joined ledger goes beside the published results of seed 0."""
     shutil.copytree(PUBLISHED, elsewhere / "paper" / "published" / "demo")
-    (elsewhere / "README.md").write_text("<!-- results: demo --><!-- /results -->", encoding="utf-8")
+    (elsewhere / "README.md").write_text(
+        "<!-- results: demo --><!-- /results -->", encoding="utf-8"
+    )
     (elsewhere / "notebooks").symlink_to(ROOT / "notebooks")
     live = elsewhere / "paper" / "results" / "demo-seed1"
     shutil.copytree(PUBLISHED, live)
@@ -279,7 +343,11 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     seeds = live / "numbers" / "ledger_seeds.json"
     seeds.write_text(json.dumps(json.loads(seeds.read_text()) | {"text": "2 training seeds"}))
     origin = paper.read_table(live / "tables" / "origin.csv").set_index("what")
-    origin.loc["seed"], origin.loc["seed 0"], origin.loc["seed 1"] = "1", "published, abc", "results, def"
+    origin.loc["seed"], origin.loc["seed 0"], origin.loc["seed 1"] = (
+        "1",
+        "published, abc",
+        "results, def",
+    )
     origin.reset_index().to_csv(live / "tables" / "origin.csv", index=False)
     accuracy = live / "numbers" / "best_accuracy.json"
     accuracy.write_text(accuracy.read_text().replace('"text": "', '"text": "of seed 1: '))
@@ -291,7 +359,9 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     kind, cited = paper.report.cited()[0]
     path = live / "provenance" / f"{kind}_{cited}.json"
     whole, entry = path.read_text(), json.loads(path.read_text())
-    path.write_text(json.dumps(entry | {"provenance": entry["provenance"] | {"revision": "another"}}))
+    path.write_text(
+        json.dumps(entry | {"provenance": entry["provenance"] | {"revision": "another"}})
+    )
     with pytest.raises(paper.StudyError, match="mixes results of 2 runs"):
         paper.publish("demo-seed1")
     path.unlink()
@@ -302,12 +372,19 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     assert not (elsewhere / "paper" / "published" / "demo-seed1" / "figures").exists()
     assert not list((elsewhere / "paper" / "published" / "demo-seed1").rglob("*old.json"))
     main = elsewhere / "paper" / "published" / "demo"
-    assert json.loads((main / "numbers" / "ledger_seeds.json").read_text())["text"] == "2 training seeds"
+    assert (
+        json.loads((main / "numbers" / "ledger_seeds.json").read_text())["text"]
+        == "2 training seeds"
+    )
     assert "of seed 1" not in (main / "numbers" / "best_accuracy.json").read_text()
     for kept in [*PUBLISHED.glob("figures/*"), *PUBLISHED.glob("notebooks/0*.ipynb")]:
         assert (main / kept.relative_to(PUBLISHED)).read_bytes() == kept.read_bytes(), kept.name
     joined = paper.read_table(main / "tables" / "origin.csv").set_index("what")["value"]
-    assert joined["seed"] == "0" and joined["seed 0"] == "published, abc" and joined["seed 1"] == "results, def"
+    assert (
+        joined["seed"] == "0"
+        and joined["seed 0"] == "published, abc"
+        and joined["seed 1"] == "results, def"
+    )
     assert "2 training seeds" in (elsewhere / "README.md").read_text(encoding="utf-8")
     assert (main / "paper.pdf").read_bytes() != (PUBLISHED / "paper.pdf").read_bytes()
 
@@ -316,7 +393,9 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
     with pytest.raises(paper.StudyError, match="joins seed 0, which is not published"):
         paper.publish("demo-seed1")
     origin.drop("seed 0").reset_index().to_csv(live / "tables" / "origin.csv", index=False)
-    with pytest.raises(paper.StudyError, match="does not join demo, which is published: remove .*10_claims.ipynb"):
+    with pytest.raises(
+        paper.StudyError, match="does not join demo, which is published: remove .*10_claims.ipynb"
+    ):
         paper.publish("demo-seed1")
     for path in live.glob("provenance/*.json"):
         path.write_text(path.read_text().replace('"dirty": false', '"dirty": true'))
@@ -327,7 +406,11 @@ def test_another_seed_renews_the_ledger_of_the_published_run(paper, elsewhere):
 def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, elsewhere):
     folder = elsewhere / "paper" / "published" / "demo"
     shutil.copytree(PUBLISHED, folder)
-    row = paper.read_table(folder / "tables" / "ledger.csv").set_index("claim").loc["k-means recovers classes"]
+    row = (
+        paper.read_table(folder / "tables" / "ledger.csv")
+        .set_index("claim")
+        .loc["k-means recovers classes"]
+    )
     text = '#import "style.typ": *\n#let answer = []\n'
     text += '#let conclusion = [#ledger-of("k-means recovers classes", "WORD"AGAINST)]\n'
     own = elsewhere / "paper" / "reading_demo.typ"
@@ -337,10 +420,14 @@ def test_a_text_that_the_ledger_contradicts_fails_the_build(paper, elsewhere):
     own.write_text(one.replace("AGAINST", ', against: "SimCLR"'))
     assert paper.pdf("demo") == folder / "paper.pdf"
     own.write_text(one.replace("AGAINST", ', against: "CLR"'))
-    with pytest.raises(paper.StudyError, match="the ledger has no difference to CLR for “k-means recovers classes”"):
+    with pytest.raises(
+        paper.StudyError, match="the ledger has no difference to CLR for “k-means recovers classes”"
+    ):
         paper.pdf("demo")
     own.write_text(text.replace("WORD", "supported"))
-    with pytest.raises(paper.StudyError, match="the text says that “k-means recovers classes” is supported"):
+    with pytest.raises(
+        paper.StudyError, match="the text says that “k-means recovers classes” is supported"
+    ):
         paper.pdf("demo")
 
 

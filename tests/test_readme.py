@@ -30,16 +30,22 @@ def test_every_profile_shown_is_valid(number, tmp_path):
 
 
 def test_what_else_a_study_needs_goes_below_the_first_profile(tmp_path):
-    first, more = (next(each for each in blocks("toml") if key in each) for key in ("extends", "shifts"))
+    first, more = (
+        next(each for each in blocks("toml") if key in each) for key in ("extends", "shifts")
+    )
     (tmp_path / "mine.toml").write_text(first + more)
     profile = read_profile(str(tmp_path / "mine.toml"))
     assert set(profile.sets["station"].split.shifts) == {"autumn", "north"}
-    (tmp_path / "mine.toml").write_text('coarse = "coarse_classes.csv"\nhub = true\n' + first + more)
+    (tmp_path / "mine.toml").write_text(
+        'coarse = "coarse_classes.csv"\nhub = true\n' + first + more
+    )
     assert read_profile(str(tmp_path / "mine.toml")).hub
 
 
 def test_another_question_is_one_more_notebook(shared, monkeypatch):
-    first, rest = (block for block in blocks("python") if "profile" in block and "ENCODERS" not in block)
+    first, rest = (
+        block for block in blocks("python") if "profile" in block and "ENCODERS" not in block
+    )
     monkeypatch.setenv("PLANKTON_PROFILE", str(Path(shared.cache).parent / "test.toml"))
     names = {}
     exec(first + rest, names)
@@ -50,16 +56,27 @@ def test_another_question_is_one_more_notebook(shared, monkeypatch):
 
 def test_the_encoder_of_ones_own_is_probed(tmp_path):
     (code,) = [block for block in blocks("python") if "ENCODERS[" in block]
-    env = {**os.environ, "PLANKTON_PROFILE": "smoke", "PLANKTON_CACHE": str(tmp_path), "PLANKTON_DATA": ""}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {
+        **os.environ,
+        "PLANKTON_PROFILE": "smoke",
+        "PLANKTON_CACHE": str(tmp_path),
+        "PLANKTON_DATA": "",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
-    assert re.search(r"^histogram(16|64) \d+\.\d \[\d+\.\d, \d+\.\d\]$", ran.stdout, re.M), ran.stdout
+    assert re.search(r"^histogram(16|64) \d+\.\d \[\d+\.\d, \d+\.\d\]$", ran.stdout, re.M), (
+        ran.stdout
+    )
 
 
 def test_the_features_are_a_step_of_a_scikit_learn_pipeline(shared):
     (code,) = [block for block in blocks("python") if "FunctionTransformer" in block]
     parts = splits.make(shared, "shapes")
-    code = code.replace("path/to/diffusers/folder", str(diffusion.denoiser(shared, parts))).replace("(50,)", "(20,)")
+    code = code.replace("path/to/diffusers/folder", str(diffusion.denoiser(shared, parts))).replace(
+        "(50,)", "(20,)"
+    )
     rows = parts["train"]
     names = {"images": parts.collection.images[rows], "taxa": parts.taxa(rows).astype(str)}
     exec(code, names)

@@ -29,7 +29,9 @@ def test_a_figure_is_the_same_bytes_on_every_save(shared):
     saved = []
     for _ in range(2):
         report.figure(shared, "line", draw(), "A line.", ["abc"])
-        saved.append([(shared.results / "figures" / f"line.{kind}").read_bytes() for kind in ("svg", "png")])
+        saved.append(
+            [(shared.results / "figures" / f"line.{kind}").read_bytes() for kind in ("svg", "png")]
+        )
     assert saved[0] == saved[1]
     entry = json.loads((shared.results / "provenance" / "figure_line.json").read_text())
     assert entry["caption"] == "A line." and entry["provenance"]["inputs"] == ["abc"]
@@ -43,15 +45,24 @@ def test_synthetic_figures_and_tables_say_so(tmp_path, monkeypatch):
     report.figure(demo, "line", figure, "A line.")
     assert report.SYNTHETIC in [text.get_text() for text in figure.texts]
     report.table(demo, "numbers", pd.DataFrame({"a": [1]}), "One.")
-    caption = json.loads((demo.results / "provenance" / "table_numbers.json").read_text())["caption"]
+    caption = json.loads((demo.results / "provenance" / "table_numbers.json").read_text())[
+        "caption"
+    ]
     assert report.SYNTHETIC in caption
 
 
 def test_estimates_are_shown_with_their_interval_and_an_empty_table_says_so(shared):
-    table = pd.DataFrame({"taxon": ["a", "b"], "macro-F1 (%)": [Estimate(0.5, 0.4, 0.6, 9), "not run"]})
-    assert report.table(shared, "shown", table, "Some.")["macro-F1 (%)"].tolist() == ["50.0 [40.0, 60.0]", "not run"]
+    table = pd.DataFrame(
+        {"taxon": ["a", "b"], "macro-F1 (%)": [Estimate(0.5, 0.4, 0.6, 9), "not run"]}
+    )
+    assert report.table(shared, "shown", table, "Some.")["macro-F1 (%)"].tolist() == [
+        "50.0 [40.0, 60.0]",
+        "not run",
+    ]
     report.table(shared, "none", table.iloc[:0], "None.")
-    assert (shared.results / "tables" / "none.csv").read_text().splitlines()[-1] == "not part of this profile"
+    assert (shared.results / "tables" / "none.csv").read_text().splitlines()[
+        -1
+    ] == "not part of this profile"
 
 
 def test_a_table_is_written_for_typst_and_for_latex(shared):
@@ -89,18 +100,31 @@ def test_a_bad_name_is_refused(shared):
 
 def test_montage_tiles_row_by_row():
     sheet = report.montage(np.stack([np.full((2, 2), i, np.uint8) for i in range(3)]), 2)
-    assert sheet.shape == (5, 5) and sheet[0, 0] == 0 and sheet[0, 3] == 1 and sheet[3, 0] == 2 and sheet[4, 4] == 255
+    assert (
+        sheet.shape == (5, 5)
+        and sheet[0, 0] == 0
+        and sheet[0, 3] == 1
+        and sheet[3, 0] == 2
+        and sheet[4, 4] == 255
+    )
 
 
 def test_completeness_tells_missing_and_foreign_results(shared, monkeypatch):
-    monkeypatch.setattr(report, "cited", lambda: [("number", name) for name in ("here", "gone", "foreign", "old")])
+    monkeypatch.setattr(
+        report, "cited", lambda: [("number", name) for name in ("here", "gone", "foreign", "old")]
+    )
     report.number(shared, "here", 1)
     report.number(shared, "foreign", 1)
     file = shared.results / "provenance" / "number_foreign.json"
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 5'))
     report.number(shared, "old", 1, inputs=["before"])
     states = report.completeness(shared, ["now"]).set_index("name")["state"].to_dict()
-    assert states == {"here": "ok", "gone": "missing", "foreign": "of another seed", "old": "of another images"}
+    assert states == {
+        "here": "ok",
+        "gone": "missing",
+        "foreign": "of another seed",
+        "old": "of another images",
+    }
 
 
 # --- the manuscript
@@ -108,7 +132,11 @@ def test_completeness_tells_missing_and_foreign_results(shared, monkeypatch):
 
 def prose() -> str:
     """The manuscript without markup that may hold digits: comments, calls, labels, references, sizes of figures."""
-    text = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "paper").glob("*.typ")) if p.stem != "style")
+    text = "".join(
+        p.read_text(encoding="utf-8")
+        for p in sorted((ROOT / "paper").glob("*.typ"))
+        if p.stem != "style"
+    )
     text = re.sub(r"//.*", "", text)
     text = re.sub(r"\$[^$]*\$", "", text)
     text = re.sub(r"#?\w+-of\([^)]*\)|<\w+>|@\w+|#import[^\n]*", "", text)
@@ -119,7 +147,9 @@ def test_no_semicolon_of_the_manuscript_is_lost():
     """Typst takes one after a call for the end of the call, and prints nothing."""
     call = re.compile(r"#[\w-]+\((?:[^()]|\([^()]*\))*\);")
     assert call.search('#number-of("taxa"); then') and not call.search('#number-of("taxa")\\; then')
-    lost = {p.name: call.findall(p.read_text(encoding="utf-8")) for p in (ROOT / "paper").glob("*.typ")}
+    lost = {
+        p.name: call.findall(p.read_text(encoding="utf-8")) for p in (ROOT / "paper").glob("*.typ")
+    }
     assert not any(lost.values()), lost
 
 
@@ -141,7 +171,9 @@ def test_every_cited_result_is_made_by_a_notebook():
     books = [json.loads(file.read_text()) for file in (ROOT / "notebooks").glob("*.ipynb")]
     code = "\n".join("".join(cell["source"]) for book in books for cell in book["cells"])
     in_a_loop = {f"{e}_{key}" for e in ("random", "pixels") for key in ("accuracy", "macro_f1")}
-    in_a_loop |= {f"{key}_over_{e}" for e in ("random", "pixels") for key in ("accuracy", "macro_f1")}
+    in_a_loop |= {
+        f"{key}_over_{e}" for e in ("random", "pixels") for key in ("accuracy", "macro_f1")
+    }
     for kind, name in report.cited():
         plain = re.search(rf'report\.{kind}\(\s*s,\s*"{name}"', code)
         assert plain or name in in_a_loop, name

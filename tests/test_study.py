@@ -26,14 +26,24 @@ def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
 
 def test_a_profile_may_leave_out_transfers_of_its_parent(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "demo"\n[transfers]\nflowcam_wheel = false')
-    assert read_profile("demo").transfers and not read_profile(str(tmp_path / "mine.toml")).transfers
+    assert (
+        read_profile("demo").transfers and not read_profile(str(tmp_path / "mine.toml")).transfers
+    )
 
 
 def test_a_profile_may_leave_out_encoders_of_its_parent(tmp_path):
-    (tmp_path / "fewer.toml").write_text('extends = "demo"\n[encoders]\n"MAE" = false\n"SimCLR" = { crop = 0.2 }\n')
-    (tmp_path / "again.toml").write_text('extends = "fewer.toml"\n[encoders."MAE"]\nkind = "mae"\nnetwork = "vit"\n')
-    fewer, again = (read_profile(str(tmp_path / f"{name}.toml")).encoders for name in ("fewer", "again"))
-    assert set(read_profile("demo").encoders) - set(fewer) == {"MAE"} and fewer["SimCLR"].crop == 0.2
+    (tmp_path / "fewer.toml").write_text(
+        'extends = "demo"\n[encoders]\n"MAE" = false\n"SimCLR" = { crop = 0.2 }\n'
+    )
+    (tmp_path / "again.toml").write_text(
+        'extends = "fewer.toml"\n[encoders."MAE"]\nkind = "mae"\nnetwork = "vit"\n'
+    )
+    fewer, again = (
+        read_profile(str(tmp_path / f"{name}.toml")).encoders for name in ("fewer", "again")
+    )
+    assert (
+        set(read_profile("demo").encoders) - set(fewer) == {"MAE"} and fewer["SimCLR"].crop == 0.2
+    )
     assert again["MAE"].kind == "mae" and set(again) == set(read_profile("demo").encoders)
 
 
@@ -60,15 +70,26 @@ def test_a_profile_may_leave_out_encoders_of_its_parent(tmp_path):
         ("[encoders.x]\nkind = 'gan'", ["encoders.x.kind", "'simclr'", "'gan'"]),
         ("[encoders.x]\nnetwork = 'unet'", ["encoders.x.kind", "required"]),
         ("[encoders.x]\nkind = 'mae'\nmasks = 0.5", ["encoders.x.masks", "mask,"]),
-        ("[encoders.x]\nkind = 'simclr'\nnetwork = 'unet'", ["encoders.x", "network", "'resnet' or 'vit'"]),
-        ("[encoders.x]\nkind = 'vicreg'\nnetwork = 'unet'", ["encoders.x", "network", "'resnet' or 'vit'"]),
-        ("[encoders.x]\nkind = 'labels'\nstart = 'denoiser'", ["encoders.x", "network = 'unet'", "denoiser"]),
+        (
+            "[encoders.x]\nkind = 'simclr'\nnetwork = 'unet'",
+            ["encoders.x", "network", "'resnet' or 'vit'"],
+        ),
+        (
+            "[encoders.x]\nkind = 'vicreg'\nnetwork = 'unet'",
+            ["encoders.x", "network", "'resnet' or 'vit'"],
+        ),
+        (
+            "[encoders.x]\nkind = 'labels'\nstart = 'denoiser'",
+            ["encoders.x", "network = 'unet'", "denoiser"],
+        ),
         ("extends = 'nowhere'", ["nowhere"]),
     ],
 )
 def test_a_wrong_profile_is_refused_in_one_sentence(tmp_path, text, words):
     file = tmp_path / "bad.toml"
-    file.write_text(text if "extends" in text or "sets = {}" in text else 'extends = "demo"\n' + text)
+    file.write_text(
+        text if "extends" in text or "sets = {}" in text else 'extends = "demo"\n' + text
+    )
     with pytest.raises(StudyError) as error:
         read_profile(str(file))
     message = str(error.value)
@@ -99,19 +120,31 @@ def test_paths_in_a_profile_start_at_its_own_folder(tmp_path, monkeypatch):
     for folder in ("images", "model"):
         (tmp_path / folder).mkdir()
     model = '[unet]\npretrained = "model"\n[encoders.x]\nkind = "pretrained"\nfolder = "model"'
-    (tmp_path / "mine.toml").write_text(f'extends = "demo"\n[sets.mine]\nsource = "images"\n{model}')
+    (tmp_path / "mine.toml").write_text(
+        f'extends = "demo"\n[sets.mine]\nsource = "images"\n{model}'
+    )
     monkeypatch.chdir("/")
     profile = read_profile(str(tmp_path / "mine.toml"))
     assert profile.sets["mine"].source == str((tmp_path / "images").resolve())
-    assert profile.unet.pretrained == profile.encoders["x"].folder == str((tmp_path / "model").resolve())
-    assert profile.encoders["CLIP"].folder == "openai/clip-vit-base-patch32"  # no folder here: a name of the Hub
+    assert (
+        profile.unet.pretrained
+        == profile.encoders["x"].folder
+        == str((tmp_path / "model").resolve())
+    )
+    assert (
+        profile.encoders["CLIP"].folder == "openai/clip-vit-base-patch32"
+    )  # no folder here: a name of the Hub
 
 
 def test_a_profile_adds_encoders_and_changes_those_it_inherits(tmp_path):
     changed = '[encoders.SimCLR]\nbatch_size = 8\n[encoders."two words"]\nkind = "mae"'
     (tmp_path / "mine.toml").write_text(f'extends = "demo"\n{changed}')
     mine, demo = (read_profile(name).encoders for name in (str(tmp_path / "mine.toml"), "demo"))
-    assert list(mine) == [*demo, "two words"] and list(demo)[:3] == ["diffusion", "random U-Net", "pixels + PCA"]
+    assert list(mine) == [*demo, "two words"] and list(demo)[:3] == [
+        "diffusion",
+        "random U-Net",
+        "pixels + PCA",
+    ]
     assert mine["SimCLR"] == demo["SimCLR"].model_copy(update={"batch_size": 8})
 
 
@@ -125,7 +158,9 @@ def test_none_means_the_environment_then_demo(monkeypatch):
     assert (load().profile.name, load().seed) == ("smoke", 3)
 
 
-@pytest.mark.parametrize(("variable", "value"), [("PLANKTON_SEED", "-1"), ("PLANKTON_THREADS", "0")])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("PLANKTON_SEED", "-1"), ("PLANKTON_THREADS", "0")]
+)
 def test_a_number_that_cannot_be_is_refused(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(StudyError, match=f"{variable}={value} is no whole number"):

@@ -49,7 +49,9 @@ def test_images_are_dark_organisms_of_many_sizes_and_the_second_camera_is_darker
     assert 40 < np.median(lengths) < 60 and len(np.unique(lengths)) > 30
     water = {name: np.median(np.r_[x[0], x[-1], x[:, 0], x[:, -1]]) for name, x in images.items()}
     assert np.mean([images[name].min() < water[name] - 25 for name in images]) > 0.9
-    assert max(water[n] for n in water if "camera2" in n) < np.median([water[n] for n in water if "camera1" in n])
+    assert max(water[n] for n in water if "camera2" in n) < np.median(
+        [water[n] for n in water if "camera1" in n]
+    )
 
 
 def test_catch_has_a_long_tail_and_follows_the_true_mix():
@@ -64,14 +66,18 @@ def test_catch_has_a_long_tail_and_follows_the_true_mix():
 
 def test_images_of_a_sample_share_site_camera_and_day():
     rows = synthetic.catch(600, seed=3)
-    places = {sample: {(r[1], r[2], r[3].date()) for r in rows if r[4] == sample} for sample in {r[4] for r in rows}}
+    places = {
+        sample: {(r[1], r[2], r[3].date()) for r in rows if r[4] == sample}
+        for sample in {r[4] for r in rows}
+    }
     assert all(len(place) == 1 for place in places.values())
     assert 4 < len(rows) / len(places) < 16
 
 
 def test_true_mix_sums_to_one_and_drifts_with_season_and_site():
     spring, autumn, sound = (
-        np.array(list(synthetic.true_mix(*where).values())) for where in (("bay", 5), ("bay", 10), ("sound", 5))
+        np.array(list(synthetic.true_mix(*where).values()))
+        for where in (("bay", 5), ("bay", 10), ("sound", 5))
     )
     assert all(abs(mix.sum() - 1) < 1e-12 for mix in (spring, autumn, sound))
     assert np.abs(spring - autumn).sum() / 2 > 0.2 and np.abs(spring - sound).sum() / 2 > 0.1

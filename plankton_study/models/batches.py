@@ -13,7 +13,7 @@ def to_input(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Te
 
     This is what every network that is trained here reads.
     """
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    x = torch.tensor(np.ascontiguousarray(images), device=device)
     return (x.float() / 127.5 - 1).unsqueeze(1)
 
 

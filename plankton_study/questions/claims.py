@@ -54,7 +54,7 @@ ALL_OTHER_MAPS = "all other maps"
 
 #: columns that name a difference, and those that hold it
 NAMES = ["claim", "place", "rival"]
-NUMBERS = ["value", "low", "high", "p"]
+NUMBERS = ["value", "low", "high", "n", "p"]
 
 
 # --- what the claims rest on in one run

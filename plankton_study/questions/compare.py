@@ -128,7 +128,7 @@ def searches_table(study: Study, splits: Splits, results: Results) -> pd.DataFra
     for search, of_search in searches.items():
         most = max(len(result.grid) for result in of_search.values())
         scores = [evaluate(study, splits, r, "test")["macro_f1"] for r in of_search.values()]
-        table[f"{search} ({most} at most)"] = scores
+        table[f"{search} ({most} at most, %)"] = scores
     return table
 
 

@@ -6,13 +6,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plankton_study.probes.metrics import Estimate, MeanWithError, number_text
+from plankton_study.probes.metrics import Estimate, MeanWithError, Spread, number_text
 
 #: of a number of labels or images that no budget reaches
 NOT_REACHED = "not reached"
 MILLION = 1_000_000
 #: a duration is shown in hours from so many minutes on
 LONG_MINUTES = 120
+
+#: keys of [features] in the words of the manuscript
+POOLING_IN_WORDS = {
+    "mean": "the mean",
+    "mean_std": "the mean and the standard deviation",
+    "grid": "2 × 2 local means",
+}
+NOISE_IN_WORDS = {
+    "shared": "One noise tensor is shared by all images",
+    "by_image": "Noise is seeded by each image's id",
+    "mean": "Features are the mean over several noise tensors",
+    "clean": "No noise is added to the image",
+}
 
 
 def is_percent(name: str) -> bool:
@@ -29,7 +42,7 @@ def cell_text(value: Any, column: str, digits: int | None = None) -> str:
         digits: behind the decimal point; None: one in percent, two for other estimates, and
             three significant ones for plain numbers.
     """
-    if isinstance(value, Estimate | MeanWithError):
+    if isinstance(value, Estimate | MeanWithError | Spread):
         if is_percent(column):
             return value.text(100, 1 if digits is None else digits)
         return value.text(1, 2 if digits is None else digits)

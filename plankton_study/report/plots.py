@@ -117,17 +117,35 @@ def plot_cells(
     ax.tick_params(axis="y", rotation=0)
 
 
-def panel_axes(number: int, width: float, height: float, title: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row of panels; with none, one empty panel that says why.
+def grid_axes(
+    number: int, columns: int, width: float, height: float, empty: str = NOT_ASKED_FOR
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels in rows, and its panels.
 
     Args:
-        number: of panels.
+        number: of panels. Without any the figure has one empty panel, which says why.
+        columns: panels of a row; the rest of the last row stays empty.
         width, height: of a panel, inches.
-        title: of the empty panel.
+        empty: the title of the empty panel.
     """
-    count = max(number, 1)
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False)
+    columns = max(columns, 1)
+    rows = max(-(-number // columns), 1)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    panels = list(axes.flat)
+    for ax in panels[number:]:
+        ax.set_axis_off()
     if number == 0:
-        axes[0, 0].set(title=title, xticks=[], yticks=[])
-        return figure, []
-    return figure, list(axes[0])
+        panels[0].set(title=empty)
+    return figure, panels[:number]
+
+
+def shared_legend(figure: Figure, ax: Axes, columns: int) -> None:
+    """Draw the legend of one panel below all panels."""
+    figure.legend(
+        *ax.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncol=columns,
+        frameon=False,
+        fontsize=7,
+    )

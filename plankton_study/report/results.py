@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from plankton_study.run.study import Study
 SYNTHETIC = "synthetic demonstration data"
 NOT_ASKED_FOR = "not part of this profile"
 NAME = re.compile(r"[a-z0-9_]+")
+#: the captions of the study's own results, by name
+CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text("utf-8"))
 
 
 class Results:
@@ -47,12 +50,16 @@ class Results:
         folder: Path | None = None,
         joined: dict[int, str | None] | None = None,
     ) -> None:
+        splits = list(splits)
         self.study = study
         self.inputs = [each.digest for each in splits]
         self.folder = folder or study.results
         self.joined = joined
+        self._words = {"set": splits[0].collection.name, "optimistic": optimistic_note(splits)}
 
-    def save_figure(self, name: str, figure: Figure, caption: str) -> None:
+    def save_figure(
+        self, name: str, figure: Figure, caption: str | None = None, **words: Any
+    ) -> None:
         """Save a figure, show it with its caption, and close it.
 
         Figures of drawn organisms get a banner.
@@ -60,8 +67,11 @@ class Results:
         Args:
             name: file stem.
             figure: of matplotlib.
-            caption: printed below the figure, in the notebook and in the manuscript.
+            caption: printed below the figure, in the notebook and in the manuscript; None: that
+                of captions.toml.
+            words: fill the braces of the caption.
         """
+        caption = self._caption(name, caption, words)
         if self.study.profile.synthetic:
             figure.text(1, 1, SYNTHETIC, ha="right", va="bottom", fontsize=6, color="0.4")
         svg = _rendered(figure, "svg", {"Date": None})
@@ -76,10 +86,11 @@ class Results:
         self,
         name: str,
         table: pd.DataFrame,
-        caption: str,
         keys: list[str],
+        caption: str | None = None,
         measured: tuple[str, ...] = (),
         digits: dict[str, int] | None = None,
+        **words: Any,
     ) -> pd.DataFrame:
         """Save a table as text and as numbers; return the texts, for display.
 
@@ -88,11 +99,13 @@ class Results:
         Args:
             name: file stem.
             table: of estimates, numbers and texts.
-            caption: printed above the table in the manuscript.
             keys: the columns that together name a row.
+            caption: printed above the table in the manuscript; None: that of captions.toml.
             measured: columns that a run cannot give again, such as seconds.
             digits: column → digits behind the decimal point.
+            words: fill the braces of the caption.
         """
+        caption = self._caption(name, caption, words)
         numbers = tidy_table(table, keys, measured)
         texts = text_table(table, digits)
         if texts.empty:
@@ -143,6 +156,17 @@ class Results:
         names = set(re.findall(r"\{(\w+)\}", text))
         _show_markdown(text.format(**{name: self.number_text(name) for name in names}))
 
+    def _caption(self, name: str, caption: str | None, words: dict[str, Any]) -> str:
+        """Return a caption with its words filled in.
+
+        Raises:
+            ValueError: a result of one's own has no caption.
+        """
+        if caption is None and name not in CAPTIONS:
+            raise ValueError(f'the result {name!r} has no caption: pass caption="…"')
+        template = CAPTIONS[name] if caption is None else caption
+        return template.format(**(self._words | words))
+
     def _save_provenance(self, kind: str, name: str, **about: str) -> None:
         if not NAME.fullmatch(name):
             raise ValueError(f"a result's name has lower-case letters, digits and _, not {name!r}")
@@ -151,6 +175,17 @@ class Results:
             origin["joined"] = {str(seed): revision for seed, revision in self.joined.items()}
         entry = {"kind": kind, "name": name, **about, "provenance": origin}
         write_json(self.folder / "provenance" / f"{kind}_{name}.json", entry)
+
+
+def optimistic_note(splits: list[Splits]) -> str:
+    """Return which intervals are over single images, for a caption; "" if none is."""
+    names = [each.collection.name for each in splits if not each.clustered]
+    if not names:
+        return ""
+    if len(names) == len(splits):
+        return "; over images, so optimistic, as no sample or day is known"
+    of_some = f"those of {', '.join(names)} are over images and optimistic"
+    return f"; {of_some}, as no sample or day is known"
 
 
 def _rendered(figure: Figure, file_format: str, metadata: dict[str, Any]) -> bytes:

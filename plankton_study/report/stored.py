@@ -34,6 +34,11 @@ class StoredRun:
         """The name of the run."""
         return self.folder.name
 
+    @property
+    def revision(self) -> str | None:
+        """The revision of the code that made the run."""
+        return self.entry("table", "claims")["provenance"]["revision"]
+
     def find(self, part: str, file: str) -> Path:
         """Return the path of a stored file, of the run itself or of the joined results.
 

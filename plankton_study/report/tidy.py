@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plankton_study.probes.metrics import Estimate, MeanWithError
+from plankton_study.probes.metrics import Estimate, MeanWithError, Spread
 
 #: columns behind those that name the row
 VALUE_COLUMNS = ["quantity", "kind", "value", "low", "high", "error", "n", "p", "text"]
@@ -16,6 +16,7 @@ NUMERIC_COLUMNS = ["value", "low", "high", "error", "n", "p"]
 # kinds of values
 ESTIMATE = "estimate"  # value with low and high
 MEAN = "mean"  # value with its standard error
+SPREAD = "spread"  # mean, least (low) and most (high) over training seeds
 COUNT = "count"  # a whole number that every run of a profile must give again
 NUMBER = "number"  # a number without an interval
 CHOICE = "choice"  # a text, or what a run chose among near equals
@@ -33,11 +34,14 @@ def tidy_table(
         measured: columns of the machine, such as seconds.
 
     Returns:
-        The keys, then `VALUE_COLUMNS`. Empty cells are left out.
+        The keys, then `VALUE_COLUMNS`. Empty cells are left out. A table without rows keeps its
+        columns, so that programs need not ask whether the profile has such results.
 
     Raises:
         ValueError: two rows have the same keys.
     """
+    if table.empty:
+        return pd.DataFrame(columns=[*keys, *VALUE_COLUMNS])
     if table.duplicated(keys).any():
         raise ValueError(f"rows of the table share the keys {keys}: name more columns")
     lines = []
@@ -56,6 +60,8 @@ def kind_of(value: Any) -> str:
         return ESTIMATE
     if isinstance(value, MeanWithError):
         return MEAN
+    if isinstance(value, Spread):
+        return SPREAD
     if isinstance(value, str | bool | np.bool_):
         return CHOICE
     if isinstance(value, int | np.integer):
@@ -70,7 +76,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _numbers(value: Any) -> dict[str, Any]:
-    if isinstance(value, Estimate | MeanWithError):
+    if isinstance(value, Estimate | MeanWithError | Spread):
         return value._asdict()
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         return {"value": value}

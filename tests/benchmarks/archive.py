@@ -19,20 +19,31 @@ def costs(about: dict[str, dict]) -> pd.DataFrame:
     `about` holds what the sections measured. Work is scaled by FLOPs (training, features), by the square of the number
     of features (ridge) and by the number of images; the machine is taken to reach the same FLOP/s in every network.
     """
-    extraction, training = about["over the bare passes it needs"], about["images a second over the example's loop"]
+    extraction, training = (
+        about["over the bare passes it needs"],
+        about["images a second over the example's loop"],
+    )
     read_rate = extraction["flops an image"] * extraction["images a second and noise level"]
     train_rate = training["flops an image"] * training["images a second"]
     stages = {what.partition(",")[0]: entry for what, entry in about.items() if "numbers" in entry}
-    seconds = {name: stages[name]["seconds"][-1] / stages[name]["numbers"][-1] for name in ("reading", "ridge")}
+    seconds = {
+        name: stages[name]["seconds"][-1] / stages[name]["numbers"][-1]
+        for name in ("reading", "ridge")
+    }
     memory = IMAGES * max(stages[name]["bytes an image"] for name in ("reading", "splits")) / 1e9
     rows: dict[str, dict[str, str]] = {}
     for name in PROFILES:
         profile = read_profile(name)
         size, settings = profile.images.size, profile.features
         unet = diffusion.build_unet(profile.unet, size, 0)
-        encoder = encoders.DiffusionEncoder(name, unet, diffusion.build_scheduler(profile.noise), settings)
+        encoder = encoders.DiffusionEncoder(
+            name, unet, diffusion.build_scheduler(profile.noise), settings
+        )
         x = torch.zeros(1, 1, size, size)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # counted as in `train.fit`
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):  # counted as in `train.fit`
             unet.train().requires_grad_(True)(x, 0).sample.sum().backward()
         training_flops = IMAGES * counter.get_total_flops()
         images = np.zeros((1, size, size), np.uint8)
@@ -45,9 +56,21 @@ def costs(about: dict[str, dict]) -> pd.DataFrame:
         ridge = seconds["ridge"] * IMAGES * np.square(widths / 64).sum()
         layers = len(encoder.cells) // len(settings.timesteps)
         steps = {
-            "reading and resizing the images": (0, seconds["reading"] * IMAGES, IMAGES * size**2 / 1e9),
-            "training the denoiser, each image once": (training_flops, training_flops / train_rate, 0),
-            "reading its features": (features_flops, features_flops / read_rate, 4 * IMAGES * widths.sum() / 1e9),
+            "reading and resizing the images": (
+                0,
+                seconds["reading"] * IMAGES,
+                IMAGES * size**2 / 1e9,
+            ),
+            "training the denoiser, each image once": (
+                training_flops,
+                training_flops / train_rate,
+                0,
+            ),
+            "reading its features": (
+                features_flops,
+                features_flops / read_rate,
+                4 * IMAGES * widths.sum() / 1e9,
+            ),
             "ridge probes of all cells, all images": (0, ridge, 0),
         }
         for step, (flops, took, gigabytes) in steps.items():
@@ -59,5 +82,7 @@ def costs(about: dict[str, dict]) -> pd.DataFrame:
             ]
             rows.setdefault(step, {})[shown] = ", ".join(part for part in parts if part)
         rows.setdefault("memory that the table of all images needs", {})[shown] = f"{memory:.2g} GB"
-        rows.setdefault("layers × noise levels", {})[shown] = f"{layers} × {len(settings.timesteps)}"
+        rows.setdefault("layers × noise levels", {})[shown] = (
+            f"{layers} × {len(settings.timesteps)}"
+        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("").reset_index()

@@ -19,7 +19,9 @@ def run(section: str) -> list[dict]:
     code = f"import json, sys; sys.path.insert(0, {str(HERE)!r}); import {section}; "
     code += f"json.dump({section}.measure(), open(sys.argv[1], 'w'), default=float)"
     to = HERE / f".{section}.json"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(to)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(to)], check=True, stdout=subprocess.DEVNULL
+    )
     rows = json.loads(to.read_text())
     to.unlink()
     return rows
@@ -31,9 +33,17 @@ def shown(table):
 
     spread = [f"{r.low:.3g} to {r.high:.3g}" if r.low != r.high else "" for r in table.itertuples()]
     met = table["met"].map({True: "yes", False: "no"}).fillna("")
-    number = [f"{r.median:,.0f}" if r.median >= 1000 else f"{r.median:.3g}" for r in table.itertuples()]
+    number = [
+        f"{r.median:,.0f}" if r.median >= 1000 else f"{r.median:.3g}" for r in table.itertuples()
+    ]
     value = [f"{text} {unit}".strip() for text, unit in zip(number, table["unit"], strict=True)]
-    columns = {"": table["section"], "compared": table["what"], "median": value, "range": spread, "aim": table["aim"]}
+    columns = {
+        "": table["section"],
+        "compared": table["what"],
+        "median": value,
+        "range": spread,
+        "aim": table["aim"],
+    }
     return pd.DataFrame({**columns, "met": met})
 
 
@@ -46,7 +56,9 @@ def figure(table, about, file: Path) -> None:
     report.style()
     ratios = table[(table["unit"] == "×") & (table["section"] != "scale")]
     scales = {what.partition(",")[0]: a for what, a in about.items() if "numbers" in a}
-    drawn, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.2), width_ratios=[1.5, 1, 1], layout="constrained")
+    drawn, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(10, 3.2), width_ratios=[1.5, 1, 1], layout="constrained"
+    )
     left.barh(ratios["what"], ratios["median"], color="C0")
     left.errorbar(
         ratios["median"],
@@ -65,7 +77,12 @@ def figure(table, about, file: Path) -> None:
         right.plot(times, one["megabytes"], ".-", label=name)
     middle.plot([1, 16], [1, 16], color="0.6", linewidth=0.8, label="linear")
     middle.set(xscale="log", yscale="log", xlabel="times as many images", ylabel="times as long")
-    right.set(xscale="log", ylim=(0, None), xlabel="times as many images", ylabel="peak memory of the process (MB)")
+    right.set(
+        xscale="log",
+        ylim=(0, None),
+        xlabel="times as many images",
+        ylabel="peak memory of the process (MB)",
+    )
     middle.legend(frameon=False, fontsize=6)
     drawn.savefig(file, dpi=120, metadata={"Software": None})
 
@@ -94,7 +111,11 @@ def main() -> None:
     if len(sections) < len(SECTIONS):
         return
     table.drop(columns="about").to_csv(HERE / f"{kind}.csv", index=False)
-    entry = {"about": about, "provenance": report.provenance(s), "minutes": round((time.monotonic() - started) / 60, 1)}
+    entry = {
+        "about": about,
+        "provenance": report.provenance(s),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
     (HERE / f"{kind}.json").write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n")
     figure(table, about, HERE / f"{kind}.png")
     readme = ROOT / "README.md"

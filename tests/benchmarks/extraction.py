@@ -42,13 +42,21 @@ def machine(dtype: torch.dtype, device: str) -> tuple[float, float]:
         (256, 32, 16),
         (512, 16, 16),
     ):
-        layer = torch.nn.Conv2d(channels, channels, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
-        x = torch.randn(batch, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        layer = torch.nn.Conv2d(channels, channels, 3, padding=1).to(
+            device, dtype, memory_format=torch.channels_last
+        )
+        x = torch.randn(batch, channels, side, side, device=device, dtype=dtype).to(
+            memory_format=torch.channels_last
+        )
         flops = 2 * 9 * channels**2 * side**2 * batch
-        convolutions.append(best_rate(lambda layer=layer, x=x: lambda: synchronised(device, layer, x), flops))
+        convolutions.append(
+            best_rate(lambda layer=layer, x=x: lambda: synchronised(device, layer, x), flops)
+        )
     for side in (512, 1024, 2048):
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        products.append(best_rate(lambda a=a, b=b: lambda: synchronised(device, torch.mm, a, b), 2 * side**3))
+        products.append(
+            best_rate(lambda a=a, b=b: lambda: synchronised(device, torch.mm, a, b), 2 * side**3)
+        )
     return max(convolutions), max(products)
 
 
@@ -68,14 +76,18 @@ def measure(images: int = 1024) -> list[dict]:
     scheduler = diffusion.build_scheduler(s.profile.noise)
     encoder = encoders.DiffusionEncoder("bench", unet, scheduler, settings)
     pictures = np.random.default_rng(0).integers(0, 256, (images, size, size), dtype=np.uint8)
-    collection = SimpleNamespace(images=pictures, records=pd.DataFrame({"id": map(str, range(images))}), name="bench")
+    collection = SimpleNamespace(
+        images=pictures, records=pd.DataFrame({"id": map(str, range(images))}), name="bench"
+    )
     batches = [pictures[i : i + config.batch_size] for i in range(0, images, config.batch_size)]
     taps = [encoder.taps[cell.layer] for cell in encoder.cells if cell.timestep == TIMESTEPS[0]]
     deepest = max(taps, key=lambda tap: tap.order)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            features._extract(study.ALONE, encoder, collection, np.arange(images), config.batch_size, Path(folder))
+            features._extract(
+                study.ALONE, encoder, collection, np.arange(images), config.batch_size, Path(folder)
+            )
 
     prepared = [(encoder.inputs(batch, [], t, 0)) for t in TIMESTEPS for batch in batches]
 
@@ -120,17 +132,37 @@ def measure(images: int = 1024) -> list[dict]:
             features.pool(torch.cat(kept), config.pooling)
 
     times = side_by_side({"ours": ours, "bare": bare, "each": pass_for_each_cell, "naive": naive})
-    rows = [row("extraction", "over the bare passes it needs", times["ours"] / times["bare"], "at most 1.10")]
+    rows = [
+        row(
+            "extraction",
+            "over the bare passes it needs",
+            times["ours"] / times["bare"],
+            "at most 1.10",
+        )
+    ]
     rows[-1]["met"] = bool(rows[-1]["median"] <= 1.1)
-    each = times["each"] / config.batch_size / (times["ours"] / images / len(TIMESTEPS))  # seconds an image and level
+    each = (
+        times["each"] / config.batch_size / (times["ours"] / images / len(TIMESTEPS))
+    )  # seconds an image and level
     rows.append(
-        row("extraction", "a pass for each layer and noise level takes", each, f"at least {len(taps)} (layers)")
+        row(
+            "extraction",
+            "a pass for each layer and noise level takes",
+            each,
+            f"at least {len(taps)} (layers)",
+        )
     )
     rows[-1]["met"] = rows[-1]["median"] >= len(taps)
     rows.append(
-        row("extraction", "naive hooks that keep full maps take", times["naive"] * len(TIMESTEPS) / times["ours"])
+        row(
+            "extraction",
+            "naive hooks that keep full maps take",
+            times["naive"] * len(TIMESTEPS) / times["ours"],
+        )
     )
-    kept = sum(tap.channels * tap.resolution**2 for tap in taps) / sum(2 * tap.channels for tap in taps)
+    kept = sum(tap.channels * tap.resolution**2 for tap in taps) / sum(
+        2 * tap.channels for tap in taps
+    )
     rows.append(row("extraction", "and keep so many more numbers", np.array([kept])))
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -142,10 +174,27 @@ def measure(images: int = 1024) -> list[dict]:
     convolution, product = machine(dtype, s.device)
     name = str(dtype).removeprefix("torch.")
     share = flops / times["ours"] / convolution
-    rows.append(row("extraction", f"share of the best {name} convolution rate", share, "at least 0.5", unit=""))
+    rows.append(
+        row(
+            "extraction",
+            f"share of the best {name} convolution rate",
+            share,
+            "at least 0.5",
+            unit="",
+        )
+    )
     rows[-1]["met"] = rows[-1]["median"] >= 0.5
-    rows.append(row("extraction", f"share of the best {name} matrix rate", flops / times["ours"] / product, unit=""))
-    exact = encoders.DiffusionEncoder("exact", unet, scheduler, settings.model_copy(update={"precision": "float32"}))
+    rows.append(
+        row(
+            "extraction",
+            f"share of the best {name} matrix rate",
+            flops / times["ours"] / product,
+            unit="",
+        )
+    )
+    exact = encoders.DiffusionEncoder(
+        "exact", unet, scheduler, settings.model_copy(update={"precision": "float32"})
+    )
     cells = [Cell(tap.name, TIMESTEPS[0]) for tap in taps]
     both = [e.encode(batches[0], [], cells) for e in (encoder, exact)]
     away = [np.abs(both[0][cell] - both[1][cell]).mean() / both[1][cell].std() for cell in cells]
@@ -160,6 +209,13 @@ def measure(images: int = 1024) -> list[dict]:
     )
     rows[-1]["met"] = bool(rows[-1]["high"] <= 0.02)
     rates = {"images a second and noise level": images * len(TIMESTEPS) / np.median(times["ours"])}
-    rates |= {"flops an image": flops / images / len(TIMESTEPS), "best convolution GFLOP/s": convolution / 1e9}
-    rows[0]["about"] = rates | {"best matrix GFLOP/s": product / 1e9, "precision": name, "layers": len(taps)}
+    rates |= {
+        "flops an image": flops / images / len(TIMESTEPS),
+        "best convolution GFLOP/s": convolution / 1e9,
+    }
+    rows[0]["about"] = rates | {
+        "best matrix GFLOP/s": product / 1e9,
+        "precision": name,
+        "layers": len(taps),
+    }
     return rows

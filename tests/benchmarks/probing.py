@@ -26,12 +26,20 @@ def make_bank(folder: Path, seed: int = 0) -> tuple[FeatureBank, dict, dict]:
     cells = [Cell(f"layer{layer}", level) for layer in range(LAYERS) for level in range(LEVELS)]
     means = rng.normal(size=(CLASSES, CHANNELS))
     for cell in cells:
-        signal = 0.5 * np.exp(-(((int(cell.layer[5:]) - 6) / 3) ** 2) - ((cell.timestep - 2) / 4) ** 2)
-        noise = rng.normal(size=(len(codes), CHANNELS)) @ (np.eye(CHANNELS) + 0.2 * rng.normal(size=(CHANNELS,) * 2))
-        np.save(
-            folder / f"{cell}.npy", (signal * means[codes] @ rng.normal(size=(CHANNELS,) * 2) / 3 + noise).astype("f")
+        signal = 0.5 * np.exp(
+            -(((int(cell.layer[5:]) - 6) / 3) ** 2) - ((cell.timestep - 2) / 4) ** 2
         )
-    rows = {"train": np.arange(IMAGES["train"]), "validation": np.arange(IMAGES["train"], len(codes))}
+        noise = rng.normal(size=(len(codes), CHANNELS)) @ (
+            np.eye(CHANNELS) + 0.2 * rng.normal(size=(CHANNELS,) * 2)
+        )
+        np.save(
+            folder / f"{cell}.npy",
+            (signal * means[codes] @ rng.normal(size=(CHANNELS,) * 2) / 3 + noise).astype("f"),
+        )
+    rows = {
+        "train": np.arange(IMAGES["train"]),
+        "validation": np.arange(IMAGES["train"], len(codes)),
+    }
     taxa = {part: np.char.mod("%03d", codes[index]) for part, index in rows.items()}
     return FeatureBank(folder, np.arange(len(codes)), cells, pd.DataFrame()), rows, taxa
 
@@ -46,16 +54,24 @@ def measure() -> list[dict]:
         started = time.perf_counter()
         grid, *_ = ridge_grid(bank, bank.cells, rows, taxa, config)
         best, fitted = -1.0, None
-        for cell in (bank.cells[i] for i in grid["accuracy"].sort_values(ascending=False).index[: config.finalists]):
+        for cell in (
+            bank.cells[i]
+            for i in grid["accuracy"].sort_values(ascending=False).index[: config.finalists]
+        ):
             x, v = standardised(bank, cell, rows["train"], rows["validation"])
             for model in logistic_path(x, codes, STRENGTHS):
-                accuracy = np.mean(classes[model.probabilities(v).argmax(axis=1)] == taxa["validation"])
+                accuracy = np.mean(
+                    classes[model.probabilities(v).argmax(axis=1)] == taxa["validation"]
+                )
                 best, fitted = max((best, fitted), (accuracy, str(cell)))
         ours = time.perf_counter() - started
 
         right, theirs, seconds = {}, {}, {"ours": [], "theirs": []}
         for cell in bank.cells:
-            x, v = (blocks.whole() for blocks in standardised(bank, cell, rows["train"], rows["validation"]))
+            x, v = (
+                blocks.whole()
+                for blocks in standardised(bank, cell, rows["train"], rows["validation"])
+            )
             started = time.perf_counter()
             for strength in STRENGTHS:
                 with warnings.catch_warnings():
@@ -69,15 +85,34 @@ def measure() -> list[dict]:
                 list(logistic_path([x], codes, STRENGTHS))
                 seconds["ours"].append(time.perf_counter() - started)
     strongest = {cell: max((right[cell, c] for c in STRENGTHS), key=np.mean) for cell in bank.cells}
-    _, near, _ = probes.selection_frequencies(np.array(list(strongest.values())), rows["validation"], 1000)
+    _, near, _ = probes.selection_frequencies(
+        np.array(list(strongest.values())), rows["validation"], 1000
+    )
     among = {str(cell) for cell, inside in zip(bank.cells, near, strict=True) if inside}
     fits = f"{len(bank.cells)} cells, {len(STRENGTHS)} strengths, {IMAGES['train']} images, {CLASSES} classes"
-    speed, gap = np.array([sum(seconds["theirs"]) / ours]), np.array([100 * (best - max(theirs.values()))])
+    speed, gap = (
+        np.array([sum(seconds["theirs"]) / ours]),
+        np.array([100 * (best - max(theirs.values()))]),
+    )
     head = np.array(seconds["theirs"][:10]) / np.array(seconds["ours"])
     inside = np.array([float(fitted in among)])
     return [
         row("probes", f"scikit-learn takes, for {fits}", speed, "at least 20", speed[0] >= 20),
-        row("probes", "our best validation accuracy minus theirs", gap, "at least -0.3", gap[0] >= -0.3, "points"),
-        row("probes", f"our cell is among their {len(among)} within one error", inside, "1", bool(inside), ""),
+        row(
+            "probes",
+            "our best validation accuracy minus theirs",
+            gap,
+            "at least -0.3",
+            gap[0] >= -0.3,
+            "points",
+        ),
+        row(
+            "probes",
+            f"our cell is among their {len(among)} within one error",
+            inside,
+            "1",
+            bool(inside),
+            "",
+        ),
         row("probes", "scikit-learn takes for one path of strengths, fit against fit", head),
     ]

@@ -45,7 +45,12 @@ random_timesteps = [15]
 precision = "float32"
 predeclared = "up16.resnet1@t15"
 """
-STAGES = {("reading", "splits"): 2000, ("extraction",): 250, ("ridge",): 65_536, ("logistic",): 65_536}
+STAGES = {
+    ("reading", "splits"): 2000,
+    ("extraction",): 250,
+    ("ridge",): 65_536,
+    ("logistic",): 65_536,
+}
 
 
 class Memory(threading.Thread):
@@ -59,7 +64,9 @@ class Memory(threading.Thread):
     def now(self) -> int:
         try:
             status = Path("/proc/self/status").read_text()
-            return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+            return next(
+                int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")
+            )
         except OSError:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -98,7 +105,10 @@ def prepare(name: str, number: int, folder: Path) -> None:
         write_images(folder / "images", number)
         (folder / "bench.toml").write_text(PROFILE.format(folder=folder / "images"))
     elif name == "extraction":
-        np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (number, 32, 32), dtype=np.uint8))
+        np.save(
+            folder / "images.npy",
+            np.random.default_rng(0).integers(0, 256, (number, 32, 32), dtype=np.uint8),
+        )
     else:
         write_bank(folder, number)
 
@@ -120,12 +130,18 @@ def stage(name: str, number: int, folder: Path):
     if name == "extraction":
         config = Features(timesteps=(15,))
         unet = diffusion.build_unet(UNet(channels=(16, 40, 80), head_channels=40), 32, 0)
-        encoder = encoders.DiffusionEncoder("bench", unet, diffusion.build_scheduler(Noise()), config)
+        encoder = encoders.DiffusionEncoder(
+            "bench", unet, diffusion.build_scheduler(Noise()), config
+        )
         images = np.load(folder / "images.npy", mmap_mode="r")
         records = pd.DataFrame({"id": [f"{i:06d}" for i in range(number)]})
         collection = SimpleNamespace(images=images, records=records, name="bench")
-        encoder.encode(images[: config.batch_size], [], encoder.cells)  # what every run needs, whatever its size
-        return lambda: features._extract(study.ALONE, encoder, collection, np.arange(number), config.batch_size, folder)
+        encoder.encode(
+            images[: config.batch_size], [], encoder.cells
+        )  # what every run needs, whatever its size
+        return lambda: features._extract(
+            study.ALONE, encoder, collection, np.arange(number), config.batch_size, folder
+        )
     linear.BLOCK = 16_384  # smaller than the smallest bank, so that all of them stream
     codes = np.load(folder / "codes.npy")
     bank = FeatureBank(folder, np.arange(number), [Cell("layer", 0)], pd.DataFrame())
@@ -176,8 +192,14 @@ def growth(name: str, numbers: np.ndarray, found: pd.DataFrame) -> list[dict]:
         slope = np.polyfit(np.log(numbers), np.log(found[key]), 1)[0]
         rows.append(row("scale", said, np.array([slope]), aim, slope <= most, ""))
     bytes_each = max(np.polyfit(numbers, found["megabytes"], 1)[0], 0) * 2**20
-    rows.append(row("scale", f"{what}: memory for each image more", np.array([bytes_each]), unit="bytes"))
-    about = {"numbers": numbers.tolist(), "bytes an image": round(bytes_each), **found.round(3).to_dict("list")}
+    rows.append(
+        row("scale", f"{what}: memory for each image more", np.array([bytes_each]), unit="bytes")
+    )
+    about = {
+        "numbers": numbers.tolist(),
+        "bytes an image": round(bytes_each),
+        **found.round(3).to_dict("list"),
+    }
     rows[-1]["about"] = about
     return rows
 
@@ -199,7 +221,17 @@ def share(profile: str, images: int = 512, steps: int = 20) -> None:
     def training(number: int) -> None:
         unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
         with tempfile.TemporaryDirectory() as folder:
-            train.fit(s, Path(folder), unet, loss, pictures, pool, number * batch, "bench", parts["validation"][:2])
+            train.fit(
+                s,
+                Path(folder),
+                unet,
+                loss,
+                pictures,
+                pool,
+                number * batch,
+                "bench",
+                parts["validation"][:2],
+            )
 
     unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
     reader = encoders.DiffusionEncoder("bench", unet, scheduler, Features(timesteps=(15,)))
@@ -208,7 +240,10 @@ def share(profile: str, images: int = 512, steps: int = 20) -> None:
         features.extract(s, reader, parts, pool[:number], batch)
 
     found = {}
-    for name, call, few, more in (("training", training, 1, steps), ("extraction", extraction, 2 * batch, images)):
+    for name, call, few, more in (
+        ("training", training, 1, steps),
+        ("extraction", extraction, 2 * batch, images),
+    ):
         times = []
         for number in (few, few + more):
             s.team.wait_for_everyone()
@@ -227,25 +262,46 @@ def processes(rounds: int = 2) -> list[dict]:
     What the machine would give at best are two such runs at once, which share nothing but its memory and caches.
     """
     seconds: dict[tuple[str, str], list[float]] = {}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    kinds = {"one": ([sys.executable], 1, 1), "two": (launcher, 1, 2), "apart": ([sys.executable], 2, 1)}
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    kinds = {
+        "one": ([sys.executable], 1, 1),
+        "two": (launcher, 1, 2),
+        "apart": ([sys.executable], 2, 1),
+    }
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder) / "images", 1000)
         file = Path(folder) / "bench.toml"
         file.write_text(PROFILE.format(folder=Path(folder) / "images"))
-        env = {**os.environ, "PLANKTON_THREADS": "1", "OMP_NUM_THREADS": "1", "PLANKTON_DEVICE": "cpu"}
+        env = {
+            **os.environ,
+            "PLANKTON_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "PLANKTON_DEVICE": "cpu",
+        }
         for turn, (how, (start, runs, number)) in product(range(rounds), kinds.items()):
             caches = [f"{folder}/{turn} {how} {run}" for run in range(runs)]
             command = [*start, __file__, "share", str(file)]
             told = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-            started = [subprocess.Popen(command, env={**env, "PLANKTON_CACHE": cache}, **told) for cache in caches]
+            started = [
+                subprocess.Popen(command, env={**env, "PLANKTON_CACHE": cache}, **told)
+                for cache in caches
+            ]
             found = [json.loads(one.communicate()[0].splitlines()[-1]) for one in started]
             assert all(one["processes"] == number for one in found)
             for name in ("training", "extraction"):
                 seconds.setdefault((name, how), []).append(max(one[name] for one in found) / runs)
     rows = []
     for name in ("training", "extraction"):
-        gain, most = (np.divide(seconds[name, "one"], seconds[name, how]) for how in ("two", "apart"))
+        gain, most = (
+            np.divide(seconds[name, "one"], seconds[name, how]) for how in ("two", "apart")
+        )
         met = bool(np.median(gain) >= 1.7)
         rows.append(row("scale", f"{name}: two processes over one", gain, "at least 1.7", met))
         rows.append(row("scale", f"{name}: two runs at once over one after the other", most))
@@ -273,5 +329,9 @@ if __name__ == "__main__":
         took = time.perf_counter() - began
         memory.over.set()
         memory.join()
-        found = {"seconds": took, "megabytes": memory.peak / 1024, "megabytes before": memory.first / 1024}
+        found = {
+            "seconds": took,
+            "megabytes": memory.peak / 1024,
+            "megabytes before": memory.first / 1024,
+        }
         print(json.dumps(found))

@@ -20,8 +20,23 @@ def side_by_side(kinds: dict[str, Callable[[], object]], rounds: int = 5) -> dic
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def row(section: str, what: str, values: np.ndarray, aim: str = "", met: bool | None = None, unit: str = "×") -> dict:
+def row(
+    section: str,
+    what: str,
+    values: np.ndarray,
+    aim: str = "",
+    met: bool | None = None,
+    unit: str = "×",
+) -> dict:
     """Return one line of the table: median and range of the rounds, the aim, and whether the median meets it."""
     median, low, high = float(np.median(values)), float(np.min(values)), float(np.max(values))
-    line = {"section": section, "what": what, "median": median, "low": low, "high": high, "unit": unit, "aim": aim}
+    line = {
+        "section": section,
+        "what": what,
+        "median": median,
+        "low": low,
+        "high": high,
+        "unit": unit,
+        "aim": aim,
+    }
     return line | {"met": None if met is None else bool(met)}

@@ -76,6 +76,24 @@ def shifted_parts(study: Study, sets: dict[str, Splits]) -> list[ShiftedPart]:
     return parts
 
 
+def home_as_part(study: Study, name: str, splits: Splits) -> ShiftedPart:
+    """Return the test images of home in the place of a shifted part, for a set without one."""
+    comparison = compare_encoders(study, splits, "natural")
+    rows = comparison.results["diffusion"].rows["test"]
+    taxa = np.unique(splits.taxa(rows).astype(str))
+    return ShiftedPart(name, "test", splits, comparison, tuple(taxa))
+
+
+def join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put the tables of several parts below each other; of no parts, an empty table.
+
+    The empty table has the columns that `plot_estimates` asks for.
+    """
+    if not tables:
+        return pd.DataFrame(columns=["panel", "encoder", "kind", "estimate"])
+    return pd.concat(tables, ignore_index=True)
+
+
 class Answers(NamedTuple):
     """What a probe named n images: their taxa, its answers, and their groups."""
 

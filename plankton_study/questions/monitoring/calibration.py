@@ -4,10 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
 
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
@@ -17,6 +15,7 @@ from plankton_study.questions.compare import Results
 from plankton_study.run.study import Study
 
 BINS = 15
+LOG_TEMPERATURES = (-2, 3)
 #: of the images that are kept in selective prediction
 COVERAGE = 0.8
 #: bootstrap draws of selective prediction, which sorts the images in each
@@ -25,32 +24,23 @@ RISK_DRAWS = 200
 SKIPPED_POINTS = 10
 
 
-class _StoredProbabilities(ClassifierMixin, BaseEstimator):
-    """A classifier whose "features" are the probabilities of another one."""
-
-    def fit(self, probabilities: np.ndarray, codes: np.ndarray) -> "_StoredProbabilities":
-        self.classes_ = np.arange(probabilities.shape[1])
-        return self
-
-    def predict_proba(self, probabilities: np.ndarray) -> np.ndarray:
-        return probabilities
-
-
 def fit_temperature(probabilities: np.ndarray, codes: np.ndarray) -> float:
     """Return the temperature that makes probabilities fit best (Guo et al. 2017).
 
-    scikit-learn's temperature scaling finds it.
+    scikit-learn's `CalibratedClassifierCV(method="temperature")` asks for five images of every
+    class, which rare taxa do not have.
 
     Args:
         probabilities: (n, K) of validation images.
         codes: (n,) their classes.
     """
-    stored = _StoredProbabilities().fit(probabilities, codes)
-    scaling = CalibratedClassifierCV(FrozenEstimator(stored), method="temperature")
-    scaling.fit(probabilities.astype(np.float64), codes)
-    (calibrated,) = scaling.calibrated_classifiers_
-    (calibrator,) = calibrated.calibrators
-    return float(1 / calibrator.beta_)
+    own = np.arange(len(codes)), codes
+
+    def log_loss(log_temperature: float) -> float:
+        return -np.log(temper(probabilities, np.exp(log_temperature))[own]).mean()
+
+    fit = minimize_scalar(log_loss, bounds=LOG_TEMPERATURES, method="bounded")
+    return float(np.exp(fit.x))
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""Publishing a run: a folder of one seed and one revision, and the joined results beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from agreement import AGAIN
+from PIL import Image
+
+from plankton_study.report.provenance import RUN_KEYS
+from plankton_study.report.stored import JOINED, JOINED_RESULTS, StoredRun, cited_results
+from plankton_study.run.errors import StudyError
+from plankton_study.run.files import ROOT, read_json
+from plankton_study.run.study import run_name
+
+#: what is left of another seed than 0: tables and numbers
+BULKY = ("figures", "notebooks")
+NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf")
+PALETTE = 256
+
+
+def publish_run(live: StoredRun, published: Path) -> Path:
+    """Copy a finished run to the folder of published runs; return its folder there.
+
+    The results that join all seeds go beside the run of seed 0, whichever seed was run last.
+
+    Args:
+        live: the run.
+        published: the folder of all published runs.
+
+    Raises:
+        StudyError: the run is not whole, mixes revisions or seeds, was made with changes that no
+            commit holds, or joins other seeds than those that are published.
+    """
+    origin = check_run(live, needs_figures=True)
+    check_joined(live, origin, published)
+    target = published / live.name
+    partial = target.with_name(f".{live.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    is_first_seed = origin["seed"] == 0
+    left_out = NOT_COPIED if is_first_seed else (*NOT_COPIED, *BULKY, JOINED)
+    shutil.copytree(live.folder, partial, ignore=shutil.ignore_patterns(*left_out))
+    _remove_stale(partial, origin)
+    shrink(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+    first = published / run_name(origin["profile"], 0)
+    if not is_first_seed and first.is_dir():
+        _replace_joined(live, first)
+    return target
+
+
+def check_run(run: StoredRun, needs_figures: bool) -> dict[str, Any]:
+    """Check that a run is whole, of one seed and one revision; return its origin.
+
+    Args:
+        run: live or published.
+        needs_figures: whether figures and executed notebooks belong to it.
+
+    Raises:
+        StudyError: says what is missing or mixed.
+    """
+    origins = {}
+    for kind, name in cited_results():
+        if (kind, name) in JOINED_RESULTS or (kind == "figure" and not needs_figures):
+            continue
+        path = run.folder / "provenance" / f"{kind}_{name}.json"
+        if not path.is_file():
+            raise StudyError(f"{run.folder} lacks the {kind} {name}: {AGAIN}")
+        made = read_json(path)["provenance"]
+        origins[tuple(made[key] for key in RUN_KEYS)] = name
+    if len(origins) > 1:
+        raise StudyError(
+            f"{run.folder} mixes results of {len(origins)} runs ({', '.join(origins.values())}): "
+            f"`make clean`, then {AGAIN}"
+        )
+    origin = run.entry("table", "claims")["provenance"]
+    if origin["dirty"]:
+        raise StudyError(
+            f"{run.folder} was made with changes that no commit holds: commit them, "
+            f"`make clean`, then {AGAIN}"
+        )
+    if needs_figures:
+        _check_notebooks(run, origin)
+    return origin
+
+
+def _check_notebooks(run: StoredRun, origin: dict[str, Any]) -> None:
+    """Check that the executed notebooks are those of the run's seed and revision."""
+    executed = {path.stem: path for path in (run.folder / "notebooks").glob("[0-9]*.ipynb")}
+    if run.folder.parent.name == "results":
+        present = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+        missing = sorted(present - set(executed))
+        if missing:
+            raise StudyError(
+                f"{run.folder} lacks the executed notebooks {', '.join(missing)}: {AGAIN}"
+            )
+    for path in executed.values():
+        seed = nbformat.read(path, 4).metadata.papermill.parameters["seed"]
+        if seed != origin["seed"]:
+            raise StudyError(
+                f"{path} is of seed {seed}, the run of seed {origin['seed']}: remove it, "
+                f"then {AGAIN}"
+            )
+    for name, revision in _revisions(executed).items():
+        if revision != origin["revision"]:
+            raise StudyError(
+                f"{run.folder} holds the notebook {name} of another revision ({revision}): "
+                f"`make clean`, then {AGAIN}"
+            )
+
+
+def _revisions(notebooks: dict[str, Path]) -> dict[str, str | None]:
+    """Return notebook → revision, for those that say it."""
+    revisions = {}
+    for name, path in notebooks.items():
+        about = nbformat.read(path, 4).metadata.get("plankton_study", {})
+        if "revision" in about:
+            revisions[name] = about["revision"]
+    return revisions
+
+
+def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> None:
+    """Check that the joined results are of this run and of all published seeds, no others.
+
+    Raises:
+        StudyError: a published seed is not joined, or one is joined that is not published.
+    """
+    joined = set(live.entry("table", "joined_claims")["provenance"]["joined"])
+    expected = {str(origin["seed"])}
+    profile = origin["profile"]
+    for path in published.glob(f"{profile}*/provenance/table_claims.json"):
+        other = read_json(path)["provenance"]
+        if other["config"] == origin["config"] and other["inputs"] == origin["inputs"]:
+            expected.add(str(other["seed"]))
+    notebook = live.folder / "notebooks" / "15_verdicts.ipynb"
+    forgotten, unknown = sorted(expected - joined), sorted(joined - expected)
+    if forgotten:
+        raise StudyError(
+            f"{live.folder} does not join the published seeds {', '.join(forgotten)}: "
+            f"remove {notebook}, then {AGAIN}"
+        )
+    if unknown:
+        raise StudyError(
+            f"{live.folder} joins the seeds {', '.join(unknown)}, which are not published: "
+            f"publish them first, then {AGAIN}"
+        )
+
+
+def _remove_stale(folder: Path, origin: dict[str, Any]) -> None:
+    """Remove results that an earlier revision made and this one no longer makes."""
+    for path in folder.glob("provenance/*.json"):
+        made = read_json(path)["provenance"]
+        if any(made[key] != origin[key] for key in RUN_KEYS):
+            kind, _, name = path.stem.partition("_")
+            for part in (f"{kind}s", "values"):
+                for file in folder.glob(f"{part}/{name}.*"):
+                    file.unlink()
+            path.unlink()
+
+
+def _replace_joined(live: StoredRun, first: Path) -> None:
+    """Put the joined results of a run beside the published run of seed 0."""
+    partial = first / f".{JOINED}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(live.folder / JOINED, partial)
+    notebook = live.folder / "notebooks" / "15_verdicts.ipynb"
+    (partial / "notebooks").mkdir(exist_ok=True)
+    shutil.copy(notebook, partial / "notebooks")
+    shrink(partial)
+    shutil.rmtree(first / JOINED, ignore_errors=True)
+    partial.replace(first / JOINED)
+    (first / "notebooks" / "15_verdicts.ipynb").unlink(missing_ok=True)
+
+
+def shrink(folder: Path) -> None:
+    """Make a published folder small, and free of this machine's paths.
+
+    PNG files get a palette of 256 colours, which no eye sees. The code of notebooks is folded.
+    """
+    for path in (folder / "figures").glob("*.png"):
+        path.write_bytes(with_palette(path.read_bytes()))
+    for path in (folder / "notebooks").glob("*.ipynb"):
+        book = nbformat.read(path, 4)
+        for cell in book.cells:
+            _shrink_cell(cell)
+        text = nbformat.writes(book)
+        for place in (ROOT, Path(sys.prefix).parent):
+            text = text.replace(f"{place}/", "")
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _shrink_cell(cell: Any) -> None:
+    if cell.cell_type != "code":
+        return
+    cell.metadata.setdefault("jupyter", {})["source_hidden"] = True
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            png = with_palette(base64.b64decode(data["image/png"]))
+            data["image/png"] = base64.b64encode(png).decode()
+
+
+def with_palette(png: bytes) -> bytes:
+    """Return a PNG with a palette, if that is smaller."""
+    with Image.open(io.BytesIO(png)) as image:
+        if image.mode == "P":  # chosen again, its colours would drift with every publishing
+            return png
+        content = io.BytesIO()
+        quantised = image.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
+        quantised.save(content, "PNG", optimize=True)
+    return min(content.getvalue(), png, key=len)
