@@ -1,6 +1,6 @@
 """The exact pins of environment.yml: check them, list them for pip, refresh them.
 
-The Makefile runs this file by its path before anything is installed, so only the standard library is imported
+The Makefile runs this file before anything is installed, so only the standard library is imported
 at the top.
 """
 
@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "environment.yml"
 HEAD, INDENT, THIS = "  - pip:\n", "      - ", "-e ."
 
-# One resolution for every platform and Python, with a single version of each package wherever one exists.
+# One resolution for all platforms and Python versions, with a single version of each package where
+# possible.
 RESOLVE = [
     "uv",
     "pip",
@@ -27,8 +28,10 @@ RESOLVE = [
     "fewest",
 ]
 RESOLVE += ["--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
-# torch's own build pins these exactly; listed here, a machine without a GPU would download gigabytes in vain.
+# torch's own builds pin these exactly; if they were listed here, machines without a GPU would
+# download gigabytes that they do not need.
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
+LOCAL_VERSION = re.compile(r"(==[^\s+;]+)\+[^\s;]+")  # such as torch==2.13.0+cpu
 
 
 def read(path: Path = ENVIRONMENT) -> list[str]:
@@ -38,43 +41,46 @@ def read(path: Path = ENVIRONMENT) -> list[str]:
 
 
 def missing(lines: list[str]) -> list[str]:
-    """Return the lines that the running interpreter lacks; those for other platforms do not count."""
+    """Return the lines that the running interpreter does not satisfy, ignoring other platforms."""
+    return [line for line in lines if not _is_held(line)]
+
+
+def _is_held(line: str) -> bool:
     from packaging.requirements import Requirement
 
-    out = []
-    for line in lines:
-        if line == THIS:  # an editable install of another checkout would run that other code
-            spec = importlib.util.find_spec("plankton_study")
-            if spec is None or Path(spec.origin or "").resolve().parent != ROOT / "plankton_study":
-                out.append(line)
-            continue
-        pin = Requirement(line)
-        if pin.marker is None or pin.marker.evaluate():
-            try:
-                held = pin.specifier.contains(
-                    importlib.metadata.version(pin.name), prereleases=True
-                )
-            except importlib.metadata.PackageNotFoundError:
-                held = False
-            if not held:
-                out.append(line)
-    return out
+    if line == THIS:
+        return _is_this_checkout_installed()
+    pin = Requirement(line)
+    if pin.marker is not None and not pin.marker.evaluate():
+        return True  # for another platform
+    try:
+        installed = importlib.metadata.version(pin.name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return pin.specifier.contains(installed, prereleases=True)
+
+
+def _is_this_checkout_installed() -> bool:
+    """Return whether this checkout is installed; an editable install may belong to another one."""
+    spec = importlib.util.find_spec("plankton_study")
+    if spec is None or spec.origin is None:
+        return False
+    return Path(spec.origin).resolve().parent == ROOT / "plankton_study"
 
 
 def clean(resolved: str) -> list[str]:
     """Return a resolution without torch's own pins and without local versions such as `+cpu`."""
-    lines = [
-        re.sub(r"(==[^\s+;]+)\+[^\s;]+", r"\1", line.strip()) for line in resolved.splitlines()
-    ]
-    return [
-        line
-        for line in dict.fromkeys(lines)
-        if line and not line.startswith((*LEFT_TO_TORCH, "#", "-"))
-    ]
+    left_out = (*LEFT_TO_TORCH, "#", "-")
+    lines = []
+    for line in resolved.splitlines():
+        requirement = LOCAL_VERSION.sub(r"\1", line.strip())
+        if requirement and not requirement.startswith(left_out):
+            lines.append(requirement)
+    return list(dict.fromkeys(lines))
 
 
 def refresh() -> None:
-    """Resolve the ranges of pyproject.toml anew and write the pins into environment.yml."""
+    """Resolve the ranges of pyproject.toml again and write the pins to environment.yml."""
     resolved = subprocess.run(
         RESOLVE, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     ).stdout
@@ -85,31 +91,41 @@ def refresh() -> None:
     partial.replace(ENVIRONMENT)
 
 
+def check() -> int:
+    """Print the pins that the running interpreter does not satisfy; return 1 if there are any."""
+    try:
+        lines = missing(read())
+    except ImportError:  # `packaging` is a pin itself, so it is missing
+        lines = ["packaging"]
+    print("\n".join(f"not held: {line}" for line in lines) or "every pin is held")
+    return 1 if lines else 0
+
+
+def try_refresh() -> int:
+    """Refresh the pins and print how many there are; return 1 if this fails."""
+    try:
+        refresh()
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(
+            f"error: the pins could not be refreshed, environment.yml is unchanged: {error}",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{len(read()) - 1} pins in {ENVIRONMENT.name}")
+    return 0
+
+
 def main(command: str = "") -> int:
-    """Run one command; the answer is an exit status."""
+    """Run one command; return an exit status."""
     if command == "list":
         print("\n".join(read()))
-    elif command == "refresh":
-        try:
-            refresh()
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(
-                f"error: the pins could not be refreshed, environment.yml is unchanged: {error}",
-                file=sys.stderr,
-            )
-            return 1
-        print(f"{len(read()) - 1} pins in {ENVIRONMENT.name}")
-    elif command == "check":
-        try:
-            lines = missing(read())
-        except ImportError:  # without `packaging`, which is pinned, the pins are not held either
-            lines = ["packaging"]
-        print("\n".join(f"not held: {line}" for line in lines) or "every pin is held")
-        return int(bool(lines))
-    else:
-        print("usage: python plankton_study/pins.py check|list|refresh", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+    if command == "check":
+        return check()
+    if command == "refresh":
+        return try_refresh()
+    print("usage: python .ci/pins.py check|list|refresh", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Execute one notebook with papermill so that its output appears whole or not at all.
+"""Execute one notebook with papermill; its output appears complete or not at all.
 
 python notebooks/execute.py SOURCE OUTPUT --profile demo --seed 0
 """
@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-KERNEL_OPTIONS = [
-    "--log-level=CRITICAL"
-]  # no advice, no last words when it is interrupted
-#: the lines of plankton_study.run.progress: they only tell how far a cell is
+KERNEL_OPTIONS = ["--log-level=CRITICAL"]  # no hints, and no messages on interruption
+#: the lines printed by plankton_study.run.progress
 PROGRESS_LINE = re.compile(r"^.*: [\d,]+ of [\d,]+, about \S+ left\n", re.MULTILINE)
 INTERRUPTED = 130  # exit status
 
@@ -23,18 +21,18 @@ INTERRUPTED = 130  # exit status
 def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
     """Run a notebook in a fresh kernel and write the executed copy.
 
-    The kernel runs in the caller's folder. papermill saves after each cell, also when
-    one fails. So it writes to a partial name, which becomes `output` at the end, or
-    `*.failed.ipynb` if a cell raised.
+    The kernel runs in the caller's folder. papermill saves after each cell, even if one
+    fails. So it writes to a temporary name, which becomes `output` at the end, or
+    `*.failed.ipynb` if a cell raised an error.
 
     Args:
-        notebook: only its parameters `profile` and `seed` are set.
-        output: where the executed copy goes.
+        notebook: the notebook; its parameters `profile` and `seed` are set.
+        output: path of the executed copy.
         profile: name or path of the profile.
-        seed: of training.
+        seed: the training seed.
 
     Raises:
-        papermill.PapermillExecutionError: a cell raised.
+        papermill.PapermillExecutionError: a cell raised an error.
     """
     import nbformat
     import papermill
@@ -50,17 +48,17 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
             partial,
             parameters={"profile": profile, "seed": seed},
             kernel_name="python3",
-            progress_bar=False,  # a cell's own bars say more than a count of cells
+            progress_bar=False,  # the progress bars inside cells are more informative
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             extra_arguments=KERNEL_OPTIONS,
         )
         remove_progress_lines(executed)
-        # paths of this machine do not belong in a result
+        # results must not contain paths of this machine
         executed.metadata.papermill.update(
             input_path=os.path.relpath(notebook), output_path=os.path.relpath(output)
         )
-        if "PLANKTON_REVISION" in os.environ:  # make says it
+        if "PLANKTON_REVISION" in os.environ:  # set by make
             about = executed.metadata.setdefault("plankton_study", {})
             about["revision"] = os.environ["PLANKTON_REVISION"] or None
         nbformat.write(executed, partial)
@@ -73,7 +71,7 @@ def execute(notebook: Path, output: Path, profile: str, seed: int) -> None:
 
 
 def remove_progress_lines(book: Any) -> None:
-    """Remove progress lines from outputs, and outputs that then are empty."""
+    """Remove progress lines from outputs, and outputs that are then empty."""
     for cell in book.cells:
         if "outputs" not in cell:
             continue
@@ -88,9 +86,9 @@ def _is_blank(output: Any) -> bool:
 
 
 def explain_failure(error: Any, notebook: Path) -> str:
-    """Return what to print of a failed cell.
+    """Return the message for a failed cell.
 
-    It is one sentence for a StudyError, a traceback for other errors.
+    It is one sentence for a StudyError, and a traceback for other errors.
     """
     if error.ename == "StudyError":
         return f"error: {error.evalue}"
@@ -99,9 +97,9 @@ def explain_failure(error: Any, notebook: Path) -> str:
 
 
 def interrupt(*_: object) -> None:
-    """Handle SIGINT and SIGTERM: print one line, then be silent.
+    """Handle SIGINT and SIGTERM: print one line, then silence stderr.
 
-    The kernel would go on talking while it shuts down.
+    The kernel would print more messages while it shuts down.
     """
     message = "interrupted; finished parts are kept, run the same command again"
     print(message, file=sys.stderr, flush=True)
@@ -112,16 +110,16 @@ def interrupt(*_: object) -> None:
 def set_up_environment() -> None:
     """Set what libraries read when they are imported, here and in the kernel."""
     threads = os.environ.get("PLANKTON_THREADS")
-    if threads:  # NumPy asks once, when a notebook imports it
+    if threads:  # NumPy reads it only once, when a notebook imports it
         os.environ.setdefault("OMP_NUM_THREADS", threads)
-    # no widgets are drawn
+    # progress bars use no widgets
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     # an optional part of jsonschema that takes 1.5 s to import
     sys.modules.setdefault("rfc3987_syntax", None)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Execute the notebook that the command line names; return an exit status."""
+    """Execute the notebook given on the command line; return an exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
@@ -151,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except DeadKernelError:
         message = (
-            f"error: the kernel of {notebook} died, most likely for lack of memory"
+            f"error: the kernel of {notebook} died, probably because memory ran out"
         )
         print(message, file=sys.stderr)
         return 1

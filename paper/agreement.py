@@ -1,12 +1,12 @@
-"""Does a live run agree with the published one? Value by value, by a rule that stands only here.
+"""Does a live run agree with the published one? This module defines the rule for each value.
 
-- A value with a 95 % interval agrees if it lies inside the other run's interval, whichever way
-  round; a value with a standard error, if it lies within two of them. Both runs predict the same
-  images, so what moves is training and rounding.
+- Values with a 95 % interval agree if one of them lies inside the other run's interval; values
+  with a standard error agree if they differ by at most two standard errors. Both runs predict the
+  same images, so differences come from training and rounding only.
 - Counts of images, taxa and parameters must be the same.
-- What a run chose among near equals, and bare numbers without an interval, are shown when they
-  differ, but judge nothing.
-- What is of the machine, such as seconds, is not compared.
+- Selections among nearly equal candidates, and numbers without an interval, are shown if they
+  differ, but do not count as disagreement.
+- Values that depend on the machine, such as seconds, are not compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from plankton_study.run.files import read_json
 
 AGAIN = "run `make paper` with this PROFILE and SEED first"
 
-#: tables whose rows are themselves chosen, and those that say what other tables say
+#: tables whose rows are themselves a selection, and tables that repeat values of other tables
 NOT_COMPARED = {
     "near_best",
     "cluster_split",
@@ -39,19 +39,19 @@ NOT_COMPARED = {
 
 SAME, AGREES, DIFFERS, MISSING = "same", "agrees", "differs", "missing"
 OTHER_CHOICE = "other choice"
-#: the verdicts that mean that a published value does not hold
+#: verdicts for published values that do not hold
 FAILED = (DIFFERS, MISSING)
 STANDARD_ERRORS = 2
 
 
 def all_values(run: StoredRun) -> dict[str, dict[str, Any]]:
-    """Return everything that a run says.
+    """Return all numbers and table values of a run.
 
     Returns:
         "number NAME" or "table NAME, ROW, QUANTITY" → kind, value, low, high, error and text.
 
     Raises:
-        StudyError: rows of a table cannot be told apart.
+        StudyError: rows of a table have the same keys.
     """
     values: dict[str, dict[str, Any]] = {}
     for path in sorted((run.folder / "numbers").glob("*.json")):
@@ -75,7 +75,10 @@ def _add_table(values: dict[str, dict[str, Any]], path: Path) -> None:
         names = ", ".join(row[key] for key in keys)
         name = f"table {path.stem}, {names}, {row['quantity']}"
         if name in values:
-            raise StudyError(f"{path} has several values {name!r}: they cannot be told apart")
+            raise StudyError(
+                f"{path} has several values {name!r}, which cannot be distinguished: "
+                "name more keys in save_table"
+            )
         values[name] = {key: row[key] for key in ("kind", "value", "low", "high", "error")}
         values[name]["text"] = _text_of(row)
 
@@ -122,17 +125,16 @@ def compare_runs(published: StoredRun, live: StoredRun) -> pd.DataFrame:
 
     Returns:
         A row for each published value; columns what, published, live and verdict. The attribute
-        "machines" says on which kinds of machine both were made.
+        "machines" holds the kinds of machine on which the two ran.
 
     Raises:
-        StudyError: one of them is missing, or they are of different profiles or seeds.
+        StudyError: a run is missing, or the two have different profiles or seeds.
     """
     before = _origin(published, "nothing was published under this name")
     now = _origin(live, AGAIN)
     if any(before[key] != now[key] for key in ("config", "seed")):
         raise StudyError(
-            f"{live.folder} was run with another profile or seed than {published.folder}: "
-            "nothing to compare"
+            f"{live.folder} was run with another profile or seed than {published.folder}: {AGAIN}"
         )
     values, live_values = all_values(published), all_values(live)
     if _joined_seeds(published) == _joined_seeds(live):
@@ -167,7 +169,7 @@ def _machine(origin: dict[str, Any]) -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return what differs, line by line, and one sentence about all values."""
+    """Return the differences, one per line, and one sentence about all values."""
     lines = []
     for row in table[table["verdict"] != SAME].itertuples():
         lines.append(f"{row.verdict:>12}  {row.what}: {row.published} → {row.live}")
@@ -175,14 +177,14 @@ def summary(table: pd.DataFrame) -> str:
     if published != live:
         lines.append(
             f"published on another kind of machine ({published}) than this run's ({live}): "
-            "training magnifies differences of rounding, and intervals over test images do not "
-            "say by how much"
+            "training amplifies rounding differences, and intervals over test images do not "
+            "include this effect"
         )
     counts = table["verdict"].value_counts()
     failed = int(table["verdict"].isin(FAILED).sum())
     verdict = "all published numbers hold"
     if failed:
-        verdict = f"{failed} published numbers do not hold"
+        verdict = f"published numbers that do not hold: {failed}"
     parts = ", ".join(f"{count} {word}" for word, count in counts.items())
     lines.append(f"{len(table)} values ({parts}): {verdict}")
     return "\n".join(lines)

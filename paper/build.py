@@ -1,4 +1,4 @@
-"""What is made of stored results: python paper/build.py pdf|publish|compare|site PROFILE."""
+"""Build outputs from stored results: python paper/build.py pdf|publish|compare|site PROFILE."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ RESULTS_START, RESULTS_END = "<!-- results: {name} -->", "<!-- /results -->"
 
 
 def stored_run(name: str) -> StoredRun:
-    """Return a run: the live one if there is one, else the published one.
+    """Return the live run if there is one, else the published one.
 
     Raises:
         StudyError: there is neither.
     """
     for kind in ("results", "published"):
         folder = PAPER / kind / name
-        if (folder / "figures").is_dir():  # of other seeds than 0 no figures are published
+        if (folder / "figures").is_dir():  # seeds other than 0 are published without figures
             return StoredRun(folder)
     raise StudyError(f"there are no results {name!r}: {AGAIN}")
 
@@ -56,7 +56,7 @@ def typeset(run: StoredRun) -> Path:
     }
     reading = f"reading_{run.name}.typ"
     if state == "published" and (PAPER / reading).is_file():
-        # these words are about this one run; another is described by its ledger alone
+        # this text is about one published run; other runs are described by their ledger only
         inputs["reading"] = reading
     try:
         content = typst.compile(PAPER / "paper.typ", root=ROOT, sys_inputs=inputs)
@@ -69,11 +69,11 @@ def typeset(run: StoredRun) -> Path:
 
 
 def manuscript_texts(run: StoredRun) -> dict[str, object]:
-    """Return the texts of all stored numbers, which the manuscript cannot format by itself.
+    """Return the texts of all stored numbers, which the manuscript cannot format itself.
 
     Returns:
         "numbers": training seed → name → text, of this run and of other published seeds;
-        "joined": the names of the tables that join all seeds.
+        "joined": the names of the tables that combine all seeds.
     """
     runs = {"0": run}
     for folder in (PAPER / "published").glob(f"{run.name}-seed*"):
@@ -87,7 +87,7 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
 
 
 def _cited_text(run: StoredRun, name: str) -> str:
-    """Return a stored number as the manuscript cites it: with its percent sign."""
+    """Return a stored number as cited in the manuscript: with its percent sign."""
     text = run.number_text(name)
     is_number = not isinstance(run.number(name)["value"], str)
     if is_number and run.number(name)["unit"] == "%":
@@ -96,10 +96,10 @@ def _cited_text(run: StoredRun, name: str) -> str:
 
 
 def publish(name: str) -> Path:
-    """Copy a finished run to paper/published/, and renew what speaks of it; return its folder.
+    """Copy a finished run to paper/published/, and update the texts about it; return its folder.
 
     Raises:
-        StudyError: the run is not whole, or mixes runs.
+        StudyError: the run is incomplete, or mixes several runs.
     """
     live = StoredRun(PAPER / "results" / name)
     if not (live.folder / "paper.pdf").is_file():
@@ -113,17 +113,17 @@ def publish(name: str) -> Path:
 
 
 def present(published: StoredRun) -> None:
-    """Renew what speaks of a published run: its cards, its PDF, and README's section."""
+    """Update the texts about a published run: its cards, its PDF, and the section in README."""
     for name in pages.CARDS:
         text = pages.card(published, name)
         (published.folder / f"{name}.md").write_text(text, encoding="utf-8")
-    typeset(published)  # again, since the live PDF says that it is not published
+    typeset(published)  # again, since the live PDF says that it is unpublished
     readme = README.read_text(encoding="utf-8")
     README.write_text(with_results(readme, published), encoding="utf-8")
 
 
 def with_results(readme: str, run: StoredRun) -> str:
-    """Return README with its section on results renewed, if it is about this run."""
+    """Return README with an updated section on results, if that section is about this run."""
     start = RESULTS_START.format(name=run.name)
     if start not in readme:
         return readme
@@ -133,7 +133,7 @@ def with_results(readme: str, run: StoredRun) -> str:
 
 
 def results_section(run: StoredRun) -> str:
-    """Return what README says of a published run, from the template readme_results.md."""
+    """Return README's section about a published run, from the template readme_results.md."""
     claims = run.texts("joined_claims")
 
     def difference(claim: str, place: str, rival: str) -> str:
@@ -157,10 +157,10 @@ def results_section(run: StoredRun) -> str:
 
 
 def compare(name: str) -> str:
-    """Return which published numbers a live run does not give again.
+    """Return which published numbers a live run does not reproduce.
 
     Raises:
-        StudyError: there is nothing to compare, or a number does not hold.
+        StudyError: there is nothing to compare, or a number is not reproduced.
     """
     published, live = (StoredRun(PAPER / kind / name) for kind in ("published", "results"))
     table = agreement.compare_runs(published, live)

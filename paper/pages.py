@@ -1,4 +1,4 @@
-"""The results as static pages that need nothing from outside, and the cards of a run."""
+"""The results of a run as self-contained static pages, and its model and data cards."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT
 
 MAIN_FIGURES = ("layers_and_noise", "balanced_differences")
-#: tables that the front page shows in full
+#: tables that the front page shows in full, outside the list of all tables
 SHOWN_APART = ("ledger", "balanced", "origin")
 CARDS = ("model_card", "data_card")
-#: of one notebook to another
-LINK_TO_NOTEBOOK = re.compile(r'(href="[^":/]+)\.ipynb"')
+#: a link from one notebook to another
+LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
 
 
 def build_site(run: StoredRun, site: Path) -> Path:
@@ -46,7 +46,7 @@ def build_site(run: StoredRun, site: Path) -> Path:
 
 
 def _write_pages(run: StoredRun, folder: Path) -> None:
-    from nbconvert import HTMLExporter  # a second, which the PDF need not wait for
+    from nbconvert import HTMLExporter  # here, since it takes a second to import
     from nbconvert.filters import markdown2html
 
     books = [_about_notebook(path) for path in notebooks_of(run)]
@@ -57,9 +57,10 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
     }
     page = _template(PAPER / "page.html")
     exporter = HTMLExporter(template_name="basic")
+    names = {book["name"] for book in books}
     for book in books:
         body, _ = exporter.from_notebook_node(book["notebook"])
-        body = LINK_TO_NOTEBOOK.sub(r'\1.html"', body)
+        body = _link_to_pages(body, names)
         _write(folder, book["name"], page.render(common, title=book["title"], body=body))
     for name in CARDS:
         body = markdown2html(card(run, name))
@@ -69,8 +70,18 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
     _write(folder, "index", front)
 
 
+def _link_to_pages(body: str, names: set[str]) -> str:
+    """Let links to executed notebooks lead to their pages; others, as to the guide, are text."""
+
+    def link(match: re.Match[str]) -> str:
+        name, text = match.groups()
+        return f'<a href="{name}.html">{text}</a>' if name in names else text
+
+    return LINK_TO_NOTEBOOK.sub(link, body)
+
+
 def notebooks_of(run: StoredRun) -> list[Path]:
-    """Return the executed notebooks of a run, and of the results that join all seeds."""
+    """Return the executed notebooks of a run, and of the results that combine all seeds."""
     folders = (run.folder / "notebooks", run.folder / JOINED / "notebooks")
     paths = [path for folder in folders for path in sorted(folder.glob("[0-9]*.ipynb"))]
     return [path for path in paths if "failed" not in path.name]
@@ -84,7 +95,7 @@ def _template(path: Path) -> jinja2.Template:
 
 
 def render(path: Path, run: StoredRun, **words: Any) -> str:
-    """Return a template of this folder filled in with the results of a run.
+    """Render a template of this folder with the results of a run.
 
     The template may use `number("name")`, `table("name")`, `run` (the provenance) and
     `synthetic`.
@@ -113,12 +124,12 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def is_synthetic(run: StoredRun) -> bool:
-    """Return whether the results are of drawn organisms."""
+    """Return whether the results are from synthetic images."""
     return SYNTHETIC in run.caption("table", "claims")
 
 
 def cost_text(run: StoredRun) -> str:
-    """Return what training a run's networks cost."""
+    """Return the cost of training a run's networks, as a clause."""
     number, time = run.number_text("networks_trained"), run.number_text("training_time")
     return f"training its {number} networks took {time} ({run.number_text('machine')})"
 
@@ -152,7 +163,7 @@ def _html_table(run: StoredRun, name: str) -> str:
 
 
 def citation() -> str:
-    """Return the BibTeX entry of the paper whose experiments are rebuilt, from CITATION.cff."""
+    """Return the BibTeX entry of the paper that this study reproduces, from CITATION.cff."""
     import yaml
 
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
@@ -160,7 +171,7 @@ def citation() -> str:
     number = cited["identifiers"][0]["value"]
     fields = {
         "title": cited["title"],
-        # in braces, since a family name may be of two words
+        # in braces, since a family name may consist of two words
         "author": " and ".join(f"{{{author['family-names']}}}" for author in cited["authors"]),
         "journal": f"{cited['journal']} preprint {number}",
         "year": cited["year"],
@@ -183,7 +194,7 @@ def _about_notebook(path: Path) -> dict[str, Any]:
 
 
 def _highlight_css() -> str:
-    """Return the colours of code, light and dark; the page has its own ground."""
+    """Return the colours of code, light and dark, without backgrounds: the page has its own."""
     from pygments.formatters import HtmlFormatter
 
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")

@@ -1,4 +1,4 @@
-"""Publishing a run: a folder of one seed and one revision, and the joined results beside it."""
+"""Publishing a run: a folder for one seed and one revision, and the joined results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT, read_json
 from plankton_study.run.study import run_name
 
-#: what is left of another seed than 0: tables and numbers
+#: folders that are published for seed 0 only
 BULKY = ("figures", "notebooks")
 NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf")
 PALETTE = 256
@@ -28,15 +28,16 @@ PALETTE = 256
 def publish_run(live: StoredRun, published: Path) -> Path:
     """Copy a finished run to the folder of published runs; return its folder there.
 
-    The results that join all seeds go beside the run of seed 0, whichever seed was run last.
+    The results that combine all seeds are stored with the run of seed 0, whichever seed was run
+    last.
 
     Args:
         live: the run.
         published: the folder of all published runs.
 
     Raises:
-        StudyError: the run is not whole, mixes revisions or seeds, was made with changes that no
-            commit holds, or joins other seeds than those that are published.
+        StudyError: the run is incomplete, mixes revisions or seeds, was made with uncommitted
+            changes, or joins other seeds than the published ones.
     """
     origin = check_run(live, needs_figures=True)
     check_joined(live, origin, published)
@@ -57,14 +58,14 @@ def publish_run(live: StoredRun, published: Path) -> Path:
 
 
 def check_run(run: StoredRun, needs_figures: bool) -> dict[str, Any]:
-    """Check that a run is whole, of one seed and one revision; return its origin.
+    """Check that a run is complete, and has one seed and one revision; return its provenance.
 
     Args:
         run: live or published.
-        needs_figures: whether figures and executed notebooks belong to it.
+        needs_figures: whether the run must have figures and executed notebooks.
 
     Raises:
-        StudyError: says what is missing or mixed.
+        StudyError: something is missing or mixed; the message says what.
     """
     origins = {}
     for kind, name in cited_results():
@@ -83,7 +84,7 @@ def check_run(run: StoredRun, needs_figures: bool) -> dict[str, Any]:
     origin = run.entry("table", "claims")["provenance"]
     if origin["dirty"]:
         raise StudyError(
-            f"{run.folder} was made with changes that no commit holds: commit them, "
+            f"{run.folder} was made with uncommitted changes: commit them, "
             f"`make clean`, then {AGAIN}"
         )
     if needs_figures:
@@ -92,8 +93,9 @@ def check_run(run: StoredRun, needs_figures: bool) -> dict[str, Any]:
 
 
 def _check_notebooks(run: StoredRun, origin: dict[str, Any]) -> None:
-    """Check that the executed notebooks are those of the run's seed and revision."""
-    executed = {path.stem: path for path in (run.folder / "notebooks").glob("[0-9]*.ipynb")}
+    """Check that the executed notebooks have the seed and the revision of the run."""
+    copies = (run.folder / "notebooks").glob("[0-9]*.ipynb")
+    executed = {path.stem: path for path in copies if not path.stem.endswith(".failed")}
     if run.folder.parent.name == "results":
         present = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
         missing = sorted(present - set(executed))
@@ -117,7 +119,7 @@ def _check_notebooks(run: StoredRun, origin: dict[str, Any]) -> None:
 
 
 def _revisions(notebooks: dict[str, Path]) -> dict[str, str | None]:
-    """Return notebook → revision, for those that say it."""
+    """Return notebook → revision, for the notebooks that state it."""
     revisions = {}
     for name, path in notebooks.items():
         about = nbformat.read(path, 4).metadata.get("plankton_study", {})
@@ -127,7 +129,7 @@ def _revisions(notebooks: dict[str, Path]) -> dict[str, str | None]:
 
 
 def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> None:
-    """Check that the joined results are of this run and of all published seeds, no others.
+    """Check that the joined results combine this run with all published seeds, and no others.
 
     Raises:
         StudyError: a published seed is not joined, or one is joined that is not published.
@@ -140,10 +142,10 @@ def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> No
         if other["config"] == origin["config"] and other["inputs"] == origin["inputs"]:
             expected.add(str(other["seed"]))
     notebook = live.folder / "notebooks" / "15_verdicts.ipynb"
-    forgotten, unknown = sorted(expected - joined), sorted(joined - expected)
-    if forgotten:
+    missing, unknown = sorted(expected - joined), sorted(joined - expected)
+    if missing:
         raise StudyError(
-            f"{live.folder} does not join the published seeds {', '.join(forgotten)}: "
+            f"{live.folder} does not join the published seeds {', '.join(missing)}: "
             f"remove {notebook}, then {AGAIN}"
         )
     if unknown:
@@ -154,7 +156,7 @@ def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> No
 
 
 def _remove_stale(folder: Path, origin: dict[str, Any]) -> None:
-    """Remove results that an earlier revision made and this one no longer makes."""
+    """Remove results of an earlier revision that this revision no longer produces."""
     for path in folder.glob("provenance/*.json"):
         made = read_json(path)["provenance"]
         if any(made[key] != origin[key] for key in RUN_KEYS):
@@ -166,7 +168,7 @@ def _remove_stale(folder: Path, origin: dict[str, Any]) -> None:
 
 
 def _replace_joined(live: StoredRun, first: Path) -> None:
-    """Put the joined results of a run beside the published run of seed 0."""
+    """Store the joined results of a run with the published run of seed 0."""
     partial = first / f".{JOINED}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(live.folder / JOINED, partial)
@@ -180,9 +182,10 @@ def _replace_joined(live: StoredRun, first: Path) -> None:
 
 
 def shrink(folder: Path) -> None:
-    """Make a published folder small, and free of this machine's paths.
+    """Make a published folder smaller, and remove the paths of this machine.
 
-    PNG files get a palette of 256 colours, which no eye sees. The code of notebooks is folded.
+    PNG files get a palette of 256 colours, without a visible difference. The code of notebooks is
+    hidden.
     """
     for path in (folder / "figures").glob("*.png"):
         path.write_bytes(with_palette(path.read_bytes()))
@@ -210,7 +213,7 @@ def _shrink_cell(cell: Any) -> None:
 def with_palette(png: bytes) -> bytes:
     """Return a PNG with a palette, if that is smaller."""
     with Image.open(io.BytesIO(png)) as image:
-        if image.mode == "P":  # chosen again, its colours would drift with every publishing
+        if image.mode == "P":  # quantised again, its colours would drift with every publication
             return png
         content = io.BytesIO()
         quantised = image.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)

@@ -1,4 +1,4 @@
-"""`accelerate launch -m plankton_study PROFILE`: the heavy part of a profile, in many processes.
+"""`accelerate launch -m plankton_study PROFILE`: run the heavy part of a profile in many processes.
 
 It trains the denoisers and extracts the features of the encoders that need no labels. The
 notebooks then find both in the cache.
@@ -14,7 +14,7 @@ from plankton_study.run.study import load_study
 
 
 def main(arguments: list[str]) -> None:
-    """Train and extract for every set of the profile that the command line names."""
+    """Train denoisers and extract features for every set of the profile in `arguments`."""
     try:
         study = load_study(*arguments[:1])
         for name in study.profile.sets:

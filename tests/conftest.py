@@ -5,17 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("PLANKTON_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_study import study as study_module
-from plankton_study.study import load
+from plankton_study.run.study import Study, load_study
+
+matplotlib.use("Agg")
 
 PROFILE = """
 title = "test"
@@ -90,8 +94,8 @@ network = "vit"
 """
 
 
-def draw(taxon: str, rng: np.random.Generator) -> Image.Image:
-    """A dark shape on light, noisy ground, of varying size."""
+def draw_shape(taxon: str, rng: np.random.Generator) -> Image.Image:
+    """Return a dark shape on light, noisy ground, of varying size."""
     height, width = rng.integers(20, 40, 2)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     radius = np.hypot(x, y)
@@ -105,109 +109,128 @@ def draw(taxon: str, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
 
-def write_shapes(folder, images: int = 160, seed: int = 0) -> None:
-    """Four taxa, twenty days before and ten after the end of June; the commonest has half of the images."""
+def write_shapes(folder: Path, images: int = 160, seed: int = 0) -> None:
+    """Write four taxa: twenty days before and ten after the end of June, half of one taxon."""
     rng = np.random.default_rng(seed)
     for number in range(images):
-        taxon = rng.choice(["disc", "bar", "cross", "ring"], p=[0.5, 0.25, 0.15, 0.1])
+        taxon = str(rng.choice(["disc", "bar", "cross", "ring"], p=[0.5, 0.25, 0.15, 0.1]))
         month, day = (6, 1 + number % 20) if number % 3 else (7, 1 + number % 10)
         name = f"2021{month:02d}{day:02d}T{number % 24:02d}0000_bay_{number:04d}.png"
         (folder / taxon).mkdir(parents=True, exist_ok=True)
-        draw(str(taxon), rng).save(folder / taxon / name)
+        draw_shape(taxon, rng).save(folder / taxon / name)
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory):
+def shapes(tmp_path_factory) -> Path:
+    """The image files of the test's set."""
     folder = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(folder)
     return folder
 
 
-def load_study(
-    file, shapes, patch, cache, replace: dict[str, str] | None = None, more: str = "", seed: int = 0
-):
-    """Write the profile, with some lines replaced and more tables behind it, and load its study on the CPU."""
+def write_study(
+    file: Path,
+    shapes: Path,
+    patch: pytest.MonkeyPatch,
+    cache: Path,
+    changes: dict[str, str] | None = None,
+    more: str = "",
+    seed: int = 0,
+) -> Study:
+    """Write the test's profile and load its study on the CPU; its results go beside the file.
+
+    Args:
+        file: of the profile.
+        shapes: the folder of images.
+        patch: sets environment variables.
+        cache: of the study.
+        changes: parts of the TOML → what replaces them.
+        more: is put behind the TOML.
+        seed: of training.
+    """
     text = PROFILE.format(folder=shapes)
-    for old, new in (replace or {}).items():
+    for old, new in (changes or {}).items():
         assert old in text
         text = text.replace(old, new)
     file.write_text(text + more)
     patch.setenv("PLANKTON_CACHE", str(cache))
     patch.setenv("PLANKTON_DEVICE", "cpu")
     patch.delenv("PLANKTON_DATA", raising=False)
-    return load(str(file), seed)
+    study = load_study(str(file), seed)
+    return replace(study, results_root=file.parent / "paper" / "results")
 
 
 @pytest.fixture
-def make_study(tmp_path, shapes, monkeypatch):
-    """A function (changes, cache folder) → study; `replace` changes parts of the TOML, `more` is put behind it."""
+def make_study(tmp_path, shapes, monkeypatch) -> Callable[..., Study]:
+    """A function that makes a study of its own; see `write_study` for its arguments."""
 
     def make(
-        replace: dict[str, str] | None = None,
-        cache=None,
-        folder=shapes,
+        changes: dict[str, str] | None = None,
+        cache: Path | None = None,
+        folder: Path = shapes,
         more: str = "",
         seed: int = 0,
-    ):
-        cache = cache or tmp_path / "cache"
-        return load_study(tmp_path / "test.toml", folder, monkeypatch, cache, replace, more, seed)
+    ) -> Study:
+        file, cache = tmp_path / "test.toml", cache or tmp_path / "cache"
+        return write_study(file, folder, monkeypatch, cache, changes, more, seed)
 
     return make
 
 
-DIE = """
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, shapes) -> Study:
+    """One study for tests that only read it: what one of them trained, the others find."""
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        study = write_study(folder / "test.toml", shapes, patch, folder / "cache")
+    return study
+
+
+DIE_AT_STEP_7 = """
 import os, signal
-from plankton_study import train
-save = train._save
+from plankton_study.models import training
+save = training.save_checkpoint
 def save_and_die(path, state):
     save(path, state)
     if state["step"] == 7:
         os.kill(os.getpid(), signal.SIGKILL)
-train._save = save_and_die
+training.save_checkpoint = save_and_die
 """
 
 
 @pytest.fixture
-def killed_at_step_7(tmp_path):
-    """A function (script): run it on the test's profile; it ends as by a power cut behind the checkpoint of step 7."""
+def killed_at_step_7(tmp_path) -> Callable[[str], None]:
+    """A function that runs a script on the test's profile.
+
+    The script ends as by a power cut, behind the checkpoint of step 7.
+    """
 
     def run(script: str) -> None:
-        ran = subprocess.run(
-            [sys.executable, "-c", DIE + script, str(tmp_path / "test.toml")], timeout=120
-        )
-        assert ran.returncode == -signal.SIGKILL
+        command = [sys.executable, "-c", DIE_AT_STEP_7 + script, str(tmp_path / "test.toml")]
+        assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
 
     return run
 
 
 @pytest.fixture
-def kill_when_found(tmp_path):
-    """A function (script, folder, pattern) → path: run the script on the test's profile and, as soon as a file of that
-    pattern appears in the folder, end it as a power cut would. Fails if the script ended before."""
+def kill_when_found(tmp_path) -> Callable[[str, Path, str], Path]:
+    """A function that runs a script on the test's profile until a file appears.
+
+    As soon as a file of the pattern lies in the folder, the script ends as by a power cut. The
+    function returns the file, and fails if the script ended before.
+    """
 
     def run(script: str, folder: Path, pattern: str) -> Path:
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path / "test.toml")], env=dict(os.environ)
-        )
-        deadline, found = time.monotonic() + 120, []
-        while not found and time.monotonic() < deadline and process.poll() is None:
-            found = list(folder.glob(pattern))
+        command = [sys.executable, "-c", script, str(tmp_path / "test.toml")]
+        process = subprocess.Popen(command, env=dict(os.environ))
+        deadline, files = time.monotonic() + 120, []
+        while not files and time.monotonic() < deadline and process.poll() is None:
+            files = list(folder.glob(pattern))
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert found and process.returncode == -signal.SIGKILL, (
-            "the run ended before it could be killed"
-        )
-        return found[0]
+        was_killed = process.returncode == -signal.SIGKILL
+        assert files and was_killed, "the run ended before it could be killed"
+        return files[0]
 
     return run
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory, shapes):
-    """One study for tests that only read it; what one of them trained, the others find."""
-    folder = tmp_path_factory.mktemp("shared")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(study_module, "ROOT", folder)
-    yield load_study(folder / "test.toml", shapes, patch, folder / "cache")
-    patch.undo()

@@ -1,86 +1,71 @@
-"""What README shows works as it stands."""
+"""README and the guide: short, true, and their examples run. Profiles: test_shown_profiles.py."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+import shown
+from shown import README, ROOT
 
-from plankton_study import diffusion, probes, splits
-from plankton_study.features import Cell
-from plankton_study.profile import read_profile
+from plankton_study.questions.claims import BETTER, COMPETITIVE, claim_title
+from plankton_study.report.stored import StoredRun
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+MOST_WORDS = 1_200
+TEXTS = [ROOT / "README.md", *sorted((ROOT / ".github").rglob("*.md"))]
+TEXTS += [ROOT / "tests" / "benchmarks" / "README.md"]
 
 
-@pytest.mark.parametrize("number", range(len(blocks("toml"))))
-def test_every_profile_shown_is_valid(number, tmp_path):
-    text = blocks("toml")[number]
-    head = "" if "extends" in text else 'extends = "demo"\ntitle = "Shown in README"\n\n'
-    (tmp_path / "mine.toml").write_text(head + text)
-    read_profile(str(tmp_path / "mine.toml"))
+def test_readme_is_short():
+    assert len(README.split()) <= MOST_WORDS
 
 
-def test_what_else_a_study_needs_goes_below_the_first_profile(tmp_path):
-    first, more = (
-        next(each for each in blocks("toml") if key in each) for key in ("extends", "shifts")
-    )
-    (tmp_path / "mine.toml").write_text(first + more)
-    profile = read_profile(str(tmp_path / "mine.toml"))
-    assert set(profile.sets["station"].split.shifts) == {"autumn", "north"}
-    (tmp_path / "mine.toml").write_text(
-        'coarse = "coarse_classes.csv"\nhub = true\n' + first + more
-    )
-    assert read_profile(str(tmp_path / "mine.toml")).hub
+def test_readme_begins_with_the_question_a_picture_and_the_answer():
+    order = ["encoder for", "examples.png", "layers_and_noise.png", "**The answer", "make paper"]
+    places = [README.index(part) for part in order]
+    assert places == sorted(places)
 
 
-def test_another_question_is_one_more_notebook(shared, monkeypatch):
-    first, rest = (
-        block for block in blocks("python") if "profile" in block and "ENCODERS" not in block
-    )
-    monkeypatch.setenv("PLANKTON_PROFILE", str(Path(shared.cache).parent / "test.toml"))
-    names = {}
-    exec(first + rest, names)
-    assert names["table"]["images"].sum() == len(names["rows"]) and len(names["table"]) == 3
-    shown = (shared.results / "tables" / "sizes.csv").read_text(encoding="utf-8")
-    assert re.search(r'^small,"\d+\.\d \[\d+\.\d, \d+\.\d\]",\d+$', shown, re.M), shown
+def test_the_words_about_the_published_run_agree_with_its_ledger():
+    """README says that the two main claims are not supported: so the ledger must say."""
+    ledger = StoredRun(ROOT / "paper" / "published" / "overnight").texts("ledger")
+    verdicts = ledger.set_index("claim")["verdict"]
+    for claim in (COMPETITIVE, BETTER):
+        for setting in ("balanced", "natural"):
+            assert verdicts[claim_title(claim, setting)] == "not supported"
+    assert "the two main claims of the paper are not supported" in README
 
 
-def test_the_encoder_of_ones_own_is_probed(tmp_path):
-    (code,) = [block for block in blocks("python") if "ENCODERS[" in block]
-    env = {
-        **os.environ,
-        "PLANKTON_PROFILE": "smoke",
-        "PLANKTON_CACHE": str(tmp_path),
-        "PLANKTON_DATA": "",
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert re.search(r"^histogram(16|64) \d+\.\d \[\d+\.\d, \d+\.\d\]$", ran.stdout, re.M), (
-        ran.stdout
-    )
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_pictures_lead_to_files(path):
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    broken = [link for link in links if not is_there(path.parent, link)]
+    assert broken == []
 
 
-def test_the_features_are_a_step_of_a_scikit_learn_pipeline(shared):
-    (code,) = [block for block in blocks("python") if "FunctionTransformer" in block]
-    parts = splits.make(shared, "shapes")
-    code = code.replace("path/to/diffusers/folder", str(diffusion.denoiser(shared, parts))).replace(
-        "(50,)", "(20,)"
-    )
-    rows = parts["train"]
-    names = {"images": parts.collection.images[rows], "taxa": parts.taxa(rows).astype(str)}
-    exec(code, names)
-    assert names["model"].score(names["images"], names["taxa"]) > 0.6
-    _, bank = probes.read(shared, parts, "diffusion")
-    found = names["features"](names["images"])
-    np.testing.assert_allclose(found, bank.take(Cell("up16.resnet0", 20), rows), atol=2e-5)
+def is_there(folder: Path, link: str) -> bool:
+    return link.startswith("https://") or (folder / link).exists()
+
+
+def test_every_target_that_is_shown_exists():
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", README + shown.guide_text()))
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"paper", "lab", "test", "pdf", "publish", "compare", "site"} <= targets
+    assert [name for name in targets if not re.search(rf"^{name}:", rules, re.M)] == []
+
+
+def test_stored_numbers_are_read_as_the_guide_shows(monkeypatch):
+    (code,) = [block for block in shown.blocks(shown.guide_text(), "python") if "run." in block]
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {"Path": Path}
+    *statements, expression = code.strip().splitlines()
+    exec("\n".join(statements), names)
+    scores = eval(expression, names)
+    assert scores.loc["diffusion", "low"] < scores.loc["diffusion", "value"]
+    assert scores.loc["diffusion", "value"] < scores.loc["diffusion", "high"]
+
+
+def test_the_software_is_cited_as_citation_file_says():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert "2601.13416" in citation
+    assert "2601.13416" in README

@@ -1,1 +1,1 @@
-"""Reading a frozen network: hooks, noise, encoders, and a bank of features."""
+"""Reading features from a frozen network: hooks, noise, encoders, and the feature bank."""

@@ -1,4 +1,4 @@
-"""A bank of features: extraction, and one memory-mapped array for each cell."""
+"""The feature bank: extraction, and one memory-mapped array for each cell."""
 
 import os
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ from plankton_study.run.machine import processes
 from plankton_study.run.progress import progress
 from plankton_study.run.study import Study
 
-#: modules whose code shapes a bank, besides those that the encoder's identity names
+#: modules whose code shapes a bank, in addition to those in the encoder's identity
 SHAPED_BY = ("features.bank", "features.encoder")
 FLOAT_BYTES = 4
 
@@ -31,9 +31,9 @@ class FeatureBank:
     """Features of some rows of a collection, one memory-mapped array for each cell.
 
     Attributes:
-        folder: of the arrays; its name identifies the features.
+        folder: folder of the arrays; its name identifies the features.
         rows: sorted rows of the collection.
-        cells: what was read.
+        cells: the cells that were read.
         layers: see `Encoder`.
     """
 
@@ -76,16 +76,16 @@ def extract_features(
 ) -> FeatureBank:
     """Return the features of an encoder for some rows; the first call computes them.
 
-    Memory does not grow with the number of images. A call after an interruption continues with
-    the first unfinished timestep.
+    Memory does not grow with the number of images. After an interruption, the next call continues
+    with the first unfinished timestep.
 
     Args:
-        study: knows cache and settings.
-        encoder: what reads the images.
-        splits: whose collection holds the images.
+        study: provides the cache and the settings.
+        encoder: the encoder.
+        splits: splits whose collection holds the images.
         rows: sorted int64 rows of the collection.
-        cells: what to read; None: all cells of the encoder.
-        batch_size: images in a pass; None: the profile's.
+        cells: the cells to read; None: all cells of the encoder.
+        batch_size: images per forward pass; None: the profile's value.
     """
     collection = splits.collection
     cells = list(cells or encoder.cells)
@@ -95,15 +95,15 @@ def extract_features(
         "encoder": encoder.identity,
         "cells": [str(cell) for cell in cells],
     }
-    extraction = _Extraction(
+    extraction = Extraction(
         encoder, collection, rows, cells, batch_size or study.profile.features.batch_size
     )
     folder = keep(study, "bank", inputs, SHAPED_BY, extraction.run, resume=True)
     return FeatureBank(folder, rows, cells, encoder.layers)
 
 
-class _Extraction:
-    """Writes the features of some rows into a folder, a timestep at a time.
+class Extraction:
+    """Writes the features of some rows into a folder, one timestep at a time.
 
     Under `accelerate launch` each process encodes every n-th batch and writes it to its place in
     the shared files.
@@ -128,7 +128,7 @@ class _Extraction:
         self.widths: dict[str, int] = {}  # layer → number of features
 
     def run(self, folder: Path) -> None:
-        """Compute what the folder does not hold yet."""
+        """Extract the timesteps that the folder does not hold yet."""
         require_space(folder, self._expected_bytes())
         finished_file = folder / "done.json"
         finished = read_json(finished_file) if finished_file.exists() else []
@@ -154,7 +154,7 @@ class _Extraction:
         if self.team.is_first:
             self._create_files(folder, cells)
         self.team.wait()
-        # plain files: several machines may write to one of them, but not through memory maps
+        # plain files, since several machines cannot write to one file through memory maps
         with ExitStack() as opened:
             files = {cell: opened.enter_context(open(_file(folder, cell), "r+b")) for cell in cells}
             first = self.batch_size * self.team.index
@@ -168,7 +168,7 @@ class _Extraction:
         self.team.wait()
 
     def _measure_widths(self, cells: list[Cell]) -> None:
-        """Read one image to learn how many numbers each layer gives."""
+        """Encode one image to find the number of features of each layer."""
         unmeasured = [cell for cell in cells if cell.layer not in self.widths]
         if unmeasured:
             row = self.rows[:1]

@@ -1,4 +1,4 @@
-"""The one interface behind which everything lies that turns images into features."""
+"""The interface of all encoders: everything that turns images into features."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,24 +19,23 @@ class Cell(NamedTuple):
         return f"{self.layer}@t{self.timestep}"
 
 
-#: a supervised network's own logits: never a candidate, but the head "end to end"
+#: a supervised network's own logits: not a candidate cell, but the head "end to end"
 HEAD = Cell("head")
 
 
 class Encoder(Protocol):
-    """Whatever turns images into features.
+    """Anything that turns images into features.
 
     Attributes:
-        name: as tables show it.
+        name: as shown in tables.
         cells: the candidates, ordered by timestep, then as in `layers`.
-        predeclared: the cell to read when no data may choose.
-        layers: index layer; columns stage, resolution (px), channels, order; as far as they are
-            known.
-        identity: JSON values that determine its numbers (weights, settings, code); part of the
-            cache's key.
-        folder: of its training, with curve.csv (see `Trainer`); None if it was not trained here.
-        cost: parameters; and of its training images_seen, flops (an image) and seconds, as far
-            as they are known.
+        predeclared: the cell that is fixed in advance, used where no data may select one.
+        layers: index layer; columns stage, resolution (px), channels, order, as far as known.
+        identity: JSON values that determine its features (weights, settings, code); part of the
+            cache key.
+        folder: its training folder, with curve.csv (see `Trainer`); None if not trained here.
+        cost: parameters; and images_seen, flops (per image) and seconds of its training, as far
+            as known.
     """
 
     name: str
@@ -54,8 +53,8 @@ class Encoder(Protocol):
 
         Args:
             images: (B, R, R) uint8, dark on light.
-            ids: of the images; noise may be seeded by them.
-            cells: the wanted ones, all of one timestep.
+            ids: ids of the images, which may seed the noise.
+            cells: the cells to read, all of one timestep.
 
         Returns:
             Cell → (B, C) float32.

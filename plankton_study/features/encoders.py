@@ -17,6 +17,7 @@ from plankton_study.features.taps import Tap, find_taps
 from plankton_study.models.batches import to_input
 from plankton_study.models.networks.outputs import WithHead
 from plankton_study.models.precision import autocast, to_device
+from plankton_study.models.pretrained import VisionModel
 from plankton_study.models.training import training_cost
 from plankton_study.run.cache import code_digest, digest
 from plankton_study.run.errors import StudyError
@@ -42,23 +43,23 @@ PrepareInput = Callable[[np.ndarray], torch.Tensor]
 
 
 class NetworkEncoder:
-    """A frozen network, read at its blocks in one pass.
+    """A frozen network whose blocks are read in one forward pass.
 
     A network without timesteps has only the timestep None. A classifier's own logits are the
     cell `HEAD`.
 
     Args:
-        name: as tables show it.
+        name: as shown in tables.
         model: the network.
         size: side R of the images, px.
         settings: the keys of [features].
         prepare: turns images into the network's input.
-        folder: of its training, if it was trained here.
+        folder: its training folder, if it was trained here.
     """
 
-    draws = 1  # of noise, whose features are averaged
+    draws = 1  # noise draws over which features are averaged
     timesteps: Sequence[int | None] = (None,)
-    patterns: tuple[str, ...] = ("*",)  # choose taps
+    patterns: tuple[str, ...] = ("*",)  # for tap names
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class NetworkEncoder:
         self.cells = [Cell(layer, timestep) for timestep in self.timesteps for layer in self.taps]
         self.layers = pd.DataFrame(taps, columns=Tap._fields).set_index("name")
         self.layers = self.layers.rename_axis("layer")
-        network = getattr(model, "network", model)  # without its head
+        network = getattr(model, "network", model)  # without a head
         self.cost = training_cost(folder) if folder else {}
         self.cost["parameters"] = sum(parameter.numel() for parameter in network.parameters())
         self.identity = {
@@ -126,7 +127,7 @@ class NetworkEncoder:
     def _read(
         self, images: np.ndarray, ids: list[str], layers: list[str], timestep: int | None
     ) -> dict[str, torch.Tensor]:
-        """Return layer → features at one timestep, the mean over draws of noise."""
+        """Return layer → features at one timestep, averaged over noise draws."""
         taps = [self.taps[layer] for layer in layers]
         total: dict[str, Any] = {}
         with tapped(self.model, taps, self.settings.pooling) as read:
@@ -142,12 +143,12 @@ class DiffusionEncoder(NetworkEncoder):
     """A frozen U-Net, read at taps and timesteps.
 
     Args:
-        name: as tables show it.
+        name: as shown in tables.
         unet: the denoiser; images have the side `unet.config.sample_size`.
         scheduler: its noise schedule.
-        settings: gives taps, timesteps, pooling, noise mode and precision.
-        seed: of the noise.
-        folder: of its training, if it was trained here.
+        settings: provides taps, timesteps, pooling, noise mode and precision.
+        seed: seed of the noise.
+        folder: its training folder, if it was trained here.
     """
 
     def __init__(
@@ -186,15 +187,15 @@ class DiffusionEncoder(NetworkEncoder):
             StudyError: it is not among the cells.
         """
         cells = {str(cell): cell for cell in self.cells}
-        wanted = self.settings.predeclared
-        if wanted not in cells:
-            raise StudyError(f"features.predeclared = {wanted!r} is none of {', '.join(cells)}")
-        return cells[wanted]
+        name = self.settings.predeclared
+        if name not in cells:
+            raise StudyError(f"features.predeclared = {name!r} is none of {', '.join(cells)}")
+        return cells[name]
 
     def inputs(
         self, images: np.ndarray, ids: list[str], timestep: int | None, draw: int
     ) -> tuple[Any, ...]:
-        """Return images (B, C, R, R) at a noise level, and that level."""
+        """Return noisy images (B, C, R, R) and their timestep."""
         noisy = add_noise(
             self.prepare(images),
             self.scheduler,
@@ -208,13 +209,13 @@ class DiffusionEncoder(NetworkEncoder):
 
 
 class PixelEncoder:
-    """Grey values, raw and as principal components: what is there before any network.
+    """Grey values, raw and as principal components: a baseline without a network.
 
     Args:
         images: (N, R, R) uint8.
-        rows: of the unlabelled training images, of which at most 5,000 are used.
-        components: a cell for each number of components.
-        seed: of the choice of images and of the randomised solver.
+        rows: rows of the unlabelled training images, of which at most 5,000 are used.
+        components: numbers of components, one cell for each.
+        seed: seed of the image sample and of the randomised solver.
     """
 
     name = "pixels + PCA"
@@ -222,8 +223,8 @@ class PixelEncoder:
     def __init__(
         self, images: np.ndarray, rows: np.ndarray, components: tuple[int, ...], seed: int
     ) -> None:
-        chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES_FOR_PCA])
-        pixels = images[chosen].reshape(len(chosen), -1)
+        sample = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES_FOR_PCA])
+        pixels = images[sample].reshape(len(sample), -1)
         most = min(max(components), *pixels.shape)
         self._pca = PCA(most, svd_solver="randomized", random_state=seed)
         self._pca.fit(pixels.astype(np.float32))
@@ -265,7 +266,18 @@ def _weights_digest(model: torch.nn.Module) -> str:
 
 
 def architecture(model: Any) -> dict[str, Any]:
-    """Return the settings of a model; private keys say where it lay, not what it is."""
+    """Return a model's configuration without private keys, which only hold paths and versions."""
     has_method = hasattr(model.config, "to_dict")
     config = model.config.to_dict() if has_method else dict(model.config)
     return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def enlarge_and_normalise(
+    images: np.ndarray, vision: VisionModel, side: int, device: str
+) -> torch.Tensor:
+    """Return images (B, R, R) uint8 as the input (B, channels, side, side) of a vision model."""
+    x = to_input(images, device) / 2 + 0.5  # [0, 1]
+    x = torch.nn.functional.interpolate(
+        x, (side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    return (x - vision.mean.to(x.device)) / vision.std.to(x.device)

@@ -1,4 +1,4 @@
-"""The hooks: read all taps of a frozen network in one pass that ends at the deepest one."""
+"""Forward hooks: read all taps of a frozen network in one pass that ends at the deepest one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,17 +12,17 @@ from plankton_study.features.taps import Tap
 
 
 class _DeepestTapReached(Exception):
-    """Raised by the hook of the deepest tap: nothing behind it is wanted."""
+    """Raised by the hook of the deepest tap, since later layers are not needed."""
 
 
 @contextmanager
 def tapped(
     model: torch.nn.Module, taps: list[Tap], pooling: str = "mean_std"
 ) -> Iterator[Callable[..., dict[str, torch.Tensor]]]:
-    """Give a function that calls the model and returns the features of its taps.
+    """Yield a function that calls the model and returns the features of its taps.
 
     The function takes the model's arguments and returns tap name → (B, C') float32, on the
-    model's device. The pass ends at the deepest tap. The hooks vanish with the context, also
+    model's device. The pass ends at the deepest tap. Leaving the context removes the hooks, also
     after an error.
 
     Args:

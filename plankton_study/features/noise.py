@@ -1,4 +1,4 @@
-"""Bringing clean images to a noise level, under control."""
+"""Adding noise to clean images, reproducibly."""
 
 import hashlib
 
@@ -16,17 +16,17 @@ def add_noise(
     seed: int,
     draw: int = 0,
 ) -> torch.Tensor:
-    """Bring clean images (B, C, R, R) to the noise level of a timestep.
+    """Add the noise of a timestep to clean images (B, C, R, R).
 
     Args:
         x: the images, in [-1, 1].
         scheduler: the noise schedule.
-        timestep: 0 is the clean end.
-        mode: "clean" adds nothing, so the network is only told the timestep; "shared" and "mean"
-            add one tensor to all images, another one for each `draw`; "by_image" draws from each
-            image's id, whatever batch or order it comes in.
-        ids: of the images; used by "by_image".
-        seed, draw: of the noise.
+        timestep: the noise level; 0 is the clean end.
+        mode: "clean" adds no noise, so only the timestep changes; "shared" and "mean" add the same
+            tensor to all images, a new one for each `draw`; "by_image" seeds the noise with each
+            image's id, so that it does not depend on batch or order.
+        ids: ids of the images; used by "by_image".
+        seed, draw: seeds of the noise.
     """
     if mode == "clean":
         return x
@@ -36,8 +36,8 @@ def add_noise(
         seeds = [[seed, draw]]
     samples = [_standard_normal(entropy, x.shape[1:]) for entropy in seeds]
     noise = torch.from_numpy(np.stack(samples)).to(x.device).expand_as(x)
-    kept = scheduler.alphas_cumprod[timestep].item()
-    return kept**0.5 * x + (1 - kept) ** 0.5 * noise
+    alpha_bar = scheduler.alphas_cumprod[timestep].item()
+    return alpha_bar**0.5 * x + (1 - alpha_bar) ** 0.5 * noise
 
 
 def _number_of(image_id: str) -> int:

@@ -1,4 +1,4 @@
-"""From what a block gives to a vector for each image."""
+"""Pooling the output of a block to one vector per image."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 from plankton_study.models.networks.outputs import first_tensor, to_map
 
-#: vectors of a map's channels that each kind of pooling gives
+#: values per channel for each kind of pooling
 VECTORS = {"mean": 1, "mean_std": 2, "grid": 4}
 
 
@@ -14,10 +14,10 @@ def pool(output: Any, how: str) -> torch.Tensor:
     """Reduce the output of a block to float32 vectors.
 
     Args:
-        output: a map (B, C, H, W), tokens (B, T, C) that lie on a square, or vectors (B, C),
-            which stay as they are.
+        output: a map (B, C, H, W), tokens (B, T, C) that form a square, or vectors (B, C), which
+            are returned unchanged.
         how: "mean" (B, C); "mean_std", mean and standard deviation (B, 2 C); or "grid", the means
-            of 2 × 2 quarters (B, 4 C). A class token (B, C) comes behind them.
+            of 2 × 2 quarters (B, 4 C). A class token (B, C) is appended.
     """
     tensor = first_tensor(output)
     if tensor.ndim == 2:
@@ -34,7 +34,7 @@ def pool(output: Any, how: str) -> torch.Tensor:
 
 
 def _moments(feature_map: torch.Tensor, with_deviation: bool) -> list[torch.Tensor]:
-    """Return the mean (B, C), and the standard deviation (B, C) if it is wanted, of a map."""
+    """Return the mean (B, C) of a map and, if requested, its standard deviation (B, C)."""
     pixels = feature_map.permute(0, 2, 3, 1).flatten(1, 2).float()  # (B, H W, C)
     mean = pixels.mean(dim=1)
     if not with_deviation:

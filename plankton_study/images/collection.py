@@ -1,4 +1,4 @@
-"""From image files to a Collection: one memory-mapped array beside one table of records."""
+"""From image files to a Collection: a memory-mapped array of images and a table of records."""
 
 import hashlib
 import io
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,22 +28,22 @@ from plankton_study.run.study import Study
 
 #: modules whose code turns image files into the arrays of a collection
 SHAPED_BY = ("images.collection", "images.decoding", "images.readers")
-#: images that are decoded before the next ones are queued; a pool's queue would hold every image
+#: images queued per worker at a time, so that decoded images do not fill the memory
 QUEUED_PER_WORKER = 256
 DEFAULT_SYNTHETIC_IMAGES = 3600
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Images of one set, and what is known about each.
+    """The images of one set, and a table of records about them.
 
     Attributes:
-        name: of the set in the profile.
-        images: (N, R, R) uint8, memory-mapped, dark organism on light ground.
+        name: name of the set in the profile.
+        images: (N, R, R) uint8, memory-mapped, dark organism on light background.
         records: N rows: id, taxon, time (UTC or NaT), sample, site, instrument, width and height
             (px, of the original), digest (of the file).
-        digest: of images and records; the key of everything that is built on them.
-        entry: of the catalogue, with the profile's changes.
+        digest: hash of images and records; part of the cache key of everything made from them.
+        entry: the catalogue entry, with the profile's changes.
         refused: ids of the files that could not be read.
     """
 
@@ -70,19 +71,24 @@ def load_collection(study: Study, name: str) -> Collection:
 
 
 def open_original(study: Study, name: str, image_id: str) -> Image.Image:
-    """Return an image of a set as it was before it was prepared.
+    """Return an original image of a set, before any preparation.
 
     Args:
-        study, name: of the set.
-        image_id: of the collection's records.
+        study, name: the set.
+        image_id: an id from the collection's records.
+
+    Raises:
+        StudyError: the set has no such image.
     """
     source = _find_source(study, name)
-    (row,) = source.records.index[source.records["id"] == image_id]
-    return Image.open(io.BytesIO(source.files.read(row)))
+    rows = source.records.index[source.records["id"] == image_id]
+    if len(rows) == 0:
+        raise StudyError(f"{name} has no image {image_id!r}: use an id of its records")
+    return Image.open(io.BytesIO(source.files.read(rows[0])))
 
 
 class _Source(NamedTuple):
-    """Where the images of a set lie, and what is known before they are decoded."""
+    """The location of a set's images, and their records before they are decoded."""
 
     place: Path | str
     entry: CatalogueEntry
@@ -103,7 +109,7 @@ def _find_source(study: Study, name: str) -> _Source:
     if records.empty:
         raise StudyError(
             f"{place} holds no images for the set {name!r}: "
-            f"see what its reader {entry.reader!r} expects"
+            f"check that its files are what the reader {entry.reader!r} expects"
         )
     return _Source(place, entry, records, files)
 
@@ -112,17 +118,15 @@ def _set_config(study: Study, name: str) -> DataSet:
     sets = study.profile.sets | study.profile.transfers
     if name not in sets:
         raise StudyError(
-            f"the profile {study.profile.name} has no set {name!r}, only {', '.join(sets)}"
+            f"the profile {study.profile.name} has no set {name!r}, only {', '.join(sets)}: "
+            "use one of these"
         )
     return sets[name]
 
 
 def _draw_synthetic_images(study: Study, images: int) -> Path:
     inputs = {"images": images, "seed": 0, "nature": digest(synthetic.NATURE)}
-
-    def draw(folder: Path) -> None:
-        synthetic.write_images(folder, images, seed=0)
-
+    draw = partial(synthetic.write_images, images=images, seed=0)
     return keep(study, "synthetic", inputs, synthetic.SHAPED_BY, draw)
 
 
@@ -147,13 +151,13 @@ def _prepare_images(study: Study, source: _Source) -> Path:
 def _open_collection(name: str, folder: Path, entry: CatalogueEntry) -> Collection:
     about = read_json(folder / "about.json")
     records = pd.read_parquet(folder / "records.parquet")
-    # behind the readable images as many rows are unused as files are broken
+    # each broken file leaves an unused row at the end of the array
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(records)]
     return Collection(name, images, records, about["digest"], entry, tuple(about["refused"]))
 
 
 class _Decoder:
-    """Decodes all images of a set into a folder, and says which files are broken."""
+    """Decodes all images of a set into a folder, and reports broken files."""
 
     def __init__(
         self,
@@ -198,7 +202,7 @@ class _Decoder:
         write_json(folder / "about.json", about)
 
     def _decode_all(self) -> Iterator[tuple[int, tuple[PreparedImage, str] | str]]:
-        """Yield row numbers in order, each with its image or the reason why it is broken."""
+        """Yield row numbers in order, each with its image or the reason why it is unreadable."""
         workers = os.cpu_count() or 1
         queued = QUEUED_PER_WORKER * workers
         count = len(self.records)
@@ -218,16 +222,16 @@ class _Decoder:
         return image, hashlib.sha256(content).hexdigest()
 
     def _report_broken(self, broken: dict[str, str]) -> None:
-        named = [f"{name} ({reason})" for name, reason in broken.items()]
+        descriptions = [f"{name} ({reason})" for name, reason in broken.items()]
         share = self.settings.broken_share
-        if len(named) > share * len(self.records):
+        if len(broken) > share * len(self.records):
             raise StudyError(
-                f"{len(named)} of {len(self.records)} {self.label} cannot be read, "
-                f"the first is {named[0]}: repair or remove them, "
+                f"{len(broken)} of {len(self.records)} {self.label} cannot be read, "
+                f"the first is {descriptions[0]}: repair or remove them, "
                 f"or raise images.broken_share (now {share:g})"
             )
-        for name in named:
-            print(f"left out, cannot be read: {name}")
+        for description in descriptions:
+            print(f"left out, cannot be read: {description}")
 
 
 class _TextHash:

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to a square of grey values."""
+"""Decoding the bytes of an image file to a square of grey values."""
 
 import io
 from typing import NamedTuple
@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-#: how Pillow fails on files that are no images, or broken ones
+#: errors that Pillow raises for broken files, and for files that are not images
 DECODING_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class PreparedImage(NamedTuple):
-    """An image as every network sees it, and the size it had."""
+    """An image as the networks see it, and its original size."""
 
-    pixels: np.ndarray  # (R, R) uint8, dark organism on light ground
+    pixels: np.ndarray  # (R, R) uint8, dark organism on light background
     width: int  # of the original, px
     height: int
 
@@ -21,18 +21,18 @@ class PreparedImage(NamedTuple):
 def prepare_image(content: bytes, size: int, invert: bool) -> PreparedImage:
     """Decode the bytes of an image file to a square of grey values.
 
-    The longer side fills the square, and the border's median pads the shorter one, so that
-    nothing is cropped or stretched. Pillow's antialiased bilinear filter resizes. Grey of 16 or
-    32 bits is scaled to 8 bits by each image's own maximum.
+    The longer side fills the square, and the shorter one is padded with the median of the border,
+    so that nothing is cropped or stretched. Images are resized with Pillow's antialiased bilinear
+    filter. Grey values of 16 or 32 bits are scaled to 8 bits by the maximum of each image.
 
     Args:
-        content: of the file.
+        content: bytes of the file.
         size: side R of the square, px.
-        invert: whether the organism is light on dark ground. Transparent ground becomes black
-            before it is inverted; otherwise white.
+        invert: whether the organism is light on a dark background. Transparent pixels then become
+            black before the inversion; otherwise they become white.
 
     Raises:
-        OSError, ValueError: the file is not a whole image, or of a kind that is not read.
+        OSError, ValueError: the file is not a complete image, or its format is not supported.
     """
     with Image.open(io.BytesIO(content)) as opened:
         grey = _to_grey(opened, ground="black" if invert else "white")
@@ -44,14 +44,14 @@ def prepare_image(content: bytes, size: int, invert: bool) -> PreparedImage:
 
 
 def _to_grey(image: Image.Image, ground: str) -> Image.Image:
-    """Return an image of mode "L"; `ground` is seen through transparent pixels."""
+    """Return an image of mode "L"; transparent pixels show the colour `ground`."""
     is_deep = image.mode.startswith(("I", "F"))
     if is_deep:
         image = _scale_to_8_bits(image)
     is_deep_colour = image.mode.startswith("RGB") and ";16" in str(image.tile)
     if is_deep_colour:  # Pillow would drop half of each colour's bits
         raise ValueError(
-            "colours of 16 bits are not read: save it as grey, or with colours of 8 bits"
+            "colours of 16 bits are not supported: save it as grey, or with 8 bits per colour"
         )
     if image.has_transparency_data:
         background = Image.new("RGBA", image.size, ground)

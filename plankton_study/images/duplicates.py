@@ -1,11 +1,11 @@
-"""Near duplicates: the same picture up to noise and small shifts of grey."""
+"""Near duplicates: images that are equal up to noise and small differences in brightness."""
 
 from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
 
-#: images are compared at this side, px
+#: side at which images are compared, px
 COMPARED_SIDE = 32
 #: dimensions of the space in which candidates are searched
 SEARCH_AXES = 12
@@ -16,17 +16,17 @@ BLOCK = 256
 def near_duplicates(
     images: np.ndarray, rows: np.ndarray, others: np.ndarray, correlation: float
 ) -> np.ndarray:
-    """Return those of `rows` whose image nearly equals an image of `others`.
+    """Return the rows whose image is nearly equal to an image of `others`.
 
-    Unit vectors with a large correlation lie near each other, and so do their projections on any
-    axes. Only pairs that are near in a few dimensions are compared in full: a few among images of
-    many kinds, all of them at worst.
+    Highly correlated unit vectors are close to each other, and so are their projections onto any
+    axes. So only pairs that are close in a few dimensions are compared in full. For diverse images
+    these are few pairs; in the worst case all of them.
 
     Args:
         images: (N, R, R) uint8.
-        rows: the images to judge.
+        rows: the images to check.
         others: the images that they are compared with.
-        correlation: from this Pearson correlation on two images are near duplicates.
+        correlation: two images with a larger Pearson correlation are near duplicates.
     """
     from torch import pca_lowrank, zeros
 
@@ -34,7 +34,7 @@ def near_duplicates(
         return rows[:0]
     sample = _unit_vectors(images, others[:ROWS_FOR_AXES])
     axes = pca_lowrank(sample, min(SEARCH_AXES, *sample.shape))[2]
-    # small tensors that are kept one by one would scatter the memory
+    # allocated at once, since many small tensors would fragment the memory
     positions = zeros(len(rows), axes.shape[1])
     other_positions = zeros(len(others), axes.shape[1])
     _project(images, rows, axes, positions)

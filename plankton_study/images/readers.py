@@ -1,7 +1,7 @@
-"""Readers: a folder, a table or a Hugging Face data set becomes records and image files.
+"""Readers turn a folder, a table or a Hugging Face dataset into records and image files.
 
-To add a reader, write a function (place, entry) → (records, files), put it into `READERS` and its
-name into `CatalogueEntry.reader`.
+To add a reader, write a function (place, entry) → (records, files), and add it to `READERS` and
+its name to `CatalogueEntry.reader`.
 """
 
 import csv
@@ -20,10 +20,10 @@ from plankton_study.run.cache import digest
 from plankton_study.run.errors import StudyError, first_sentence
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"}
-#: what is known of an image before it is decoded
+#: columns of the records before images are decoded
 RECORD_COLUMNS = ("id", "taxon", "time", "sample", "site", "instrument")
 
-#: a hidden file, or a thumbnail that a file server has made
+#: hidden files, and thumbnails made by file servers
 HIDDEN = re.compile(r"(^|/)[.@]")
 
 ECOTAXA_COLUMNS = {"image": "img_file_name", "taxon": "object_annotation_category"}
@@ -41,7 +41,7 @@ class ImageFiles:
 
     Attributes:
         read: row number → bytes of the image file.
-        fingerprint: changes when the files do.
+        fingerprint: changes when the files change.
     """
 
     read: Callable[[int], bytes]
@@ -52,7 +52,7 @@ Reader = Callable[[Path, CatalogueEntry], tuple[pd.DataFrame, ImageFiles]]
 
 
 def read_folder(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, ImageFiles]:
-    """Read `<place>/<taxon>/<file>`, folder by folder; deeper folders belong to the taxon.
+    """Read `<place>/<taxon>/<file>`, folder by folder; subfolders belong to the taxon.
 
     Raises:
         StudyError: `place` is a file.
@@ -75,7 +75,7 @@ def read_folder(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, Image
 def _image_names(place: Path) -> list[str]:
     """Return the paths of all images below the class folders, relative to `place`.
 
-    They are strings because a Path takes ten times their memory.
+    They are strings, since Path objects take ten times as much memory.
     """
     names = []
     for path in place.glob("*/**/*"):
@@ -96,8 +96,8 @@ def read_table(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, ImageF
     Args:
         place: the table, or a folder that holds exactly one. Image paths are relative to it.
         entry: `entry.columns` says which column is `image` and `taxon`, and optionally `date`,
-            `time`, `sample`, `site` and `instrument`. In an EcoTaxa export the first two are
-            known, and an image that no expert has validated counts as unlabelled.
+            `time`, `sample`, `site` and `instrument`. The defaults of the first two are those of
+            an EcoTaxa export, in which images without expert validation count as unlabelled.
 
     Raises:
         StudyError: no table or several, a missing column, a row without an image, or an image
@@ -128,8 +128,7 @@ def _only_table(place: Path) -> Path:
     tables = sorted([*place.glob("*.tsv"), *place.glob("*.csv")])
     if len(tables) != 1:
         raise StudyError(
-            f"{place} must hold exactly one .tsv or .csv table, not {len(tables)}: "
-            "move the others away"
+            f"{place} contains {len(tables)} .tsv or .csv tables: leave exactly one in the folder"
         )
     return tables[0]
 
@@ -148,7 +147,7 @@ def _check_columns(place: Path | str, wanted: Iterable[str], present: Iterable[s
     for column in wanted:
         if column not in present:
             raise StudyError(
-                f"{place} has no column {column!r}: set entry.columns; it has {', '.join(present)}"
+                f"{place} has no column {column!r}, only {', '.join(present)}: set entry.columns"
             )
 
 
@@ -160,7 +159,7 @@ def _check_image_names(file: Path, names: pd.Series) -> None:
     repeated = names[names.duplicated()]
     if len(repeated):
         raise StudyError(
-            f"{file} names {repeated.iloc[0]!r} more than once: one image, one row, one taxon"
+            f"{file} names {repeated.iloc[0]!r} more than once: keep one row for each image"
         )
 
 
@@ -176,15 +175,15 @@ def _join_date_and_time(records: pd.DataFrame) -> pd.Series:
 
 
 def read_hub(place: Path | str, entry: CatalogueEntry) -> tuple[pd.DataFrame, ImageFiles]:
-    """Read a Hugging Face data set: parquet files, class folders, or a Hub id.
+    """Read a Hugging Face dataset: parquet files, class folders, or a Hub id.
 
     Args:
-        place: a folder, or a Hub id where the profile has `hub = true`.
-        entry: `entry.columns` may rename the columns "image" and "label". A label that is null
-            or -1 is no label.
+        place: a folder, or a Hub id if the profile has `hub = true`.
+        entry: `entry.columns` may rename the columns "image" and "label". Images with the label
+            null or -1 are unlabelled.
 
     Raises:
-        StudyError: the data set cannot be loaded, or lacks a column.
+        StudyError: the dataset cannot be loaded, or lacks a column.
     """
     import datasets
 
@@ -208,7 +207,7 @@ def read_hub(place: Path | str, entry: CatalogueEntry) -> tuple[pd.DataFrame, Im
 
 
 def _load_hub_table(place: Path | str) -> Any:
-    """Return all splits of a Hugging Face data set as one table."""
+    """Return all splits of a Hugging Face dataset as one table."""
     import datasets
 
     files = sorted(str(path) for path in Path(place).rglob("*.parquet"))
@@ -218,7 +217,7 @@ def _load_hub_table(place: Path | str) -> Any:
         else:
             splits = datasets.load_dataset(str(place))
         return datasets.concatenate_datasets(list(splits.values()))
-    except Exception as error:  # a dozen kinds: network, schema, access, disk
+    except Exception as error:  # network, schema, access and disk raise many kinds of errors
         raise StudyError(
             f"{place} could not be loaded ({first_sentence(error)}): check its name and the network"
         ) from None
@@ -254,7 +253,7 @@ READERS: dict[str, Reader] = {
 
 
 def _files_on_disk(place: Path, names: pd.Series) -> ImageFiles:
-    """Return the files of these names in a folder; their fingerprint is of sizes and times."""
+    """Return the named files of a folder, with a fingerprint of their sizes and times."""
 
     def read(row: int) -> bytes:
         return (place / names[row]).read_bytes()
@@ -274,7 +273,7 @@ def _file_state(path: Path) -> tuple[int, int]:
 
 
 def _complete_records(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
-    """Return records with all columns: what the rows, the file names and the entry say."""
+    """Return records with all columns, filled from the rows, the file names and the entry."""
     records = pd.DataFrame(rows, dtype=object)
     records = records.reindex(columns=RECORD_COLUMNS).astype(object)
     has_groups = entry.name_pattern is not None and entry.name_pattern.groupindex
@@ -291,7 +290,7 @@ def _complete_records(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
 
 
 def _parse_names(ids: pd.Series, pattern: re.Pattern[str]) -> pd.DataFrame:
-    """Return what a pattern finds in file names, a column for each of its named groups."""
+    """Match a pattern against file names; return one column for each of its named groups."""
     file_names = ids.astype(str).str.rpartition("/")[2]
     parts = file_names.str.extract(f"^(?:{pattern.pattern})")
     if "time_unix" in parts:
@@ -301,14 +300,14 @@ def _parse_names(ids: pd.Series, pattern: re.Pattern[str]) -> pd.DataFrame:
 
 
 def _parse_times(texts: pd.Series, entry: CatalogueEntry) -> pd.Series:
-    """Return times in UTC; what cannot be read, or lies outside the deployment, is unknown.
+    """Return times in UTC; unreadable times, and those outside the deployment, become NaT.
 
-    Only ISO 8601 and the entry's own format are read: a guess could swap day and month.
+    Only ISO 8601 and the entry's own format are accepted, since guessing could swap day and month.
     """
     times = pd.to_datetime(texts, utc=True, errors="coerce", format="ISO8601")
     if entry.time_format:
-        own = pd.to_datetime(texts, utc=True, errors="coerce", format=entry.time_format)
-        times = own.fillna(times)
+        in_own_format = pd.to_datetime(texts, utc=True, errors="coerce", format=entry.time_format)
+        times = in_own_format.fillna(times)
     times = times.dt.tz_localize(None).astype("datetime64[s]")
     is_lost = texts.notna() & times.isna()
     if is_lost.any():
@@ -316,7 +315,7 @@ def _parse_times(texts: pd.Series, entry: CatalogueEntry) -> pd.Series:
         print(
             f"{is_lost.sum()} of {texts.notna().sum()} times cannot be read, the first is {first!r}"
         )
-    if entry.deployed:  # a clock that was never set says 1970, or 2057
+    if entry.deployed:  # a clock that was never set may say 1970 or 2057
         first_day, last_day = map(pd.Timestamp, entry.deployed)
         times = times.where(times.between(first_day, last_day + pd.Timedelta(days=1)))
     return times

@@ -1,4 +1,4 @@
-"""Assign each image its role: decided once, by groups, before any model is trained."""
+"""Splits: each image is assigned to a part once, by whole groups, before any training."""
 
 import warnings
 from collections import Counter
@@ -20,24 +20,24 @@ from plankton_study.run.study import Study
 
 #: modules whose code divides a collection
 SHAPED_BY = ("images.splits", "images.duplicates")
-#: home is divided into folds, which are then given to test, validation and training
+#: home is divided into at most this many folds, which form the test, validation and training parts
 MOST_FOLDS = 20
 OPTIONAL_PARTS = ("novel", "balanced")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of one collection, by the role of their images.
+    """The rows of one collection, by part.
 
     Attributes:
-        collection: the images and records that the rows point into.
+        collection: the images and records that the rows refer to.
         parts: name → sorted int64 rows. "pool" is the unlabelled training pool; "train",
-            "balanced", "validation" and "test" are labelled home images; each shift of the
-            profile has its name; "novel" holds novel taxa.
+            "balanced", "validation" and "test" are labelled home images; each shifted part has
+            its name from the profile; "novel" holds novel taxa.
         classes: taxa of the natural setting, the commonest at home first.
         balanced_classes: taxa of the balanced setting, in the same order.
         removed: reason → number of images that were left out.
-        base: of relabelled splits: those whose encoders and features they use.
+        base: of relabelled splits, the original ones, whose encoders and features they share.
     """
 
     collection: Collection
@@ -66,7 +66,7 @@ class Splits:
         return self.collection.records["taxon"].to_numpy(dtype=object)[rows]
 
     def groups(self, rows: np.ndarray) -> np.ndarray:
-        """Return integer codes of what resampling keeps together: day or sample, else the row."""
+        """Return the integer code of each row's group: its day or sample, else the row itself."""
         return self._groups[rows]
 
     @cached_property
@@ -75,7 +75,7 @@ class Splits:
 
     @property
     def clustered(self) -> bool:
-        """Whether samples or days are known; without them intervals are optimistic."""
+        """Whether samples or days are known; otherwise intervals are optimistic."""
         return len(np.unique(self._groups)) < len(self.collection)
 
     @cached_property
@@ -91,10 +91,10 @@ class Splits:
 
 
 def make_splits(study: Study, name: str) -> Splits:
-    """Return the splits of one set of the profile; the first call makes and stores them.
+    """Return the splits of one set of the profile; the first call computes and stores them.
 
     Raises:
-        StudyError: a part that the profile asks for is empty.
+        StudyError: a part that the profile defines is empty.
     """
     collection = load_collection(study, name)
     config = study.profile.sets[name].split
@@ -117,9 +117,9 @@ def make_splits(study: Study, name: str) -> Splits:
 def divide(collection: Collection, config: Split) -> Splits:
     """Divide a collection into the parts of `Splits`.
 
-    The order is the protocol. Novel taxa leave first, then duplicates, then shifted images. Only
-    then is home divided, whole groups at a time, and near duplicates across the border are
-    removed from the training side.
+    The order matters. Novel taxa are removed first, then duplicates, then shifted images. Only
+    then is home divided, by whole groups, and near duplicates of held-out images are removed from
+    the training side.
 
     Raises:
         StudyError: a novel taxon does not exist, or too few taxa or images are left.
@@ -167,7 +167,7 @@ def divide(collection: Collection, config: Split) -> Splits:
 
 
 def _novel(collection: Collection, config: Split) -> np.ndarray:
-    """Return which images are of a novel taxon, (N,) bool."""
+    """Return which images belong to a novel taxon, (N,) bool."""
     taxa = collection.records["taxon"]
     missing = sorted(set(config.novel) - set(taxa))
     if missing:
@@ -179,7 +179,7 @@ def _novel(collection: Collection, config: Split) -> np.ndarray:
 
 
 def _without_duplicates(records: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
-    """Return which images may be used, (N,) bool, and how many were removed for which reason."""
+    """Return which images may be used, (N,) bool, and the number removed for each reason."""
     has_two_taxa = (records.groupby("digest")["taxon"].transform("nunique") > 1).to_numpy()
     is_copy = records.duplicated("digest").to_numpy() & ~has_two_taxa
     removed = {
@@ -197,9 +197,9 @@ def _any_of(masks: Iterable[np.ndarray], length: int) -> np.ndarray:
 
 
 def _matches(records: pd.DataFrame, where: Where) -> np.ndarray:
-    """Return which images lie in a place and a time, (N,) bool.
+    """Return which images meet the conditions of a part, (N,) bool.
 
-    A comparison with an unknown time is false: such images belong nowhere.
+    Comparisons with an unknown time are false, so such images do not match.
     """
     day = records["time"].dt.normalize()
     comparisons = {
@@ -217,8 +217,8 @@ def _matches(records: pd.DataFrame, where: Where) -> np.ndarray:
 def group_codes(collection: Collection) -> np.ndarray:
     """Return (N,) integers that are equal where images belong together.
 
-    They belong together by the entry's `group_by`: day, sample or image. An image without a time
-    or sample is a group of its own.
+    The entry's `group_by` defines what belongs together: day, sample or image. An image without a
+    time or sample is a group of its own.
     """
     records, group_by = collection.records, collection.entry.group_by
     if group_by == "image":
@@ -246,9 +246,9 @@ def _hold_out(
     validation_folds = round(config.validation * folds)
     if min(test_folds, validation_folds) < 1 or test_folds + validation_folds >= folds:
         raise StudyError(
-            f"sets.{collection.name}.split: test and validation leave a part empty, change them "
+            f"sets.{collection.name}.split: test and validation leave a part empty "
             f"({folds} folds: as many as home has groups, or images of its commonest taxon, "
-            f"and at most {MOST_FOLDS})"
+            f"and at most {MOST_FOLDS}): change these shares"
         )
     is_grouped = number_of_groups < len(rows)
     if is_grouped:
@@ -258,7 +258,7 @@ def _hold_out(
     is_test = np.zeros(len(is_home), bool)
     is_validation = np.zeros(len(is_home), bool)
     with warnings.catch_warnings():
-        # rare taxa are the natural tail
+        # a long tail has taxa with fewer images than folds
         warnings.filterwarnings("ignore", message=".*least populated class.*")
         divided = splitter.split(rows, taxa, groups if is_grouped else None)
         for number, (_, fold) in enumerate(divided):
@@ -272,7 +272,7 @@ def _hold_out(
 def _remove_near_duplicates(
     collection: Collection, part: np.ndarray, others: np.ndarray, config: Split
 ) -> int:
-    """Take near duplicates of `others` out of a part, (N,) bool, in place; return their number."""
+    """Remove near duplicates of `others` from a part, (N,) bool, in place; return their number."""
     near = near_duplicates(
         collection.images,
         np.flatnonzero(part),
@@ -297,8 +297,8 @@ def _choose_classes(
     ]
     if len(classes) < 2:
         raise StudyError(
-            f"only {len(classes)} taxa of the set {collection.name!r} have enough images at home: "
-            "two are needed"
+            f"{len(classes)} taxa of the set {collection.name!r} have enough images at home, "
+            f"but two are needed: lower sets.{collection.name}.split.min_images"
         )
     balanced = [taxon for taxon in classes if counts[taxon] >= config.balanced.min_images]
     return classes, balanced
@@ -312,7 +312,8 @@ def _sample(is_chosen: np.ndarray, taxa: np.ndarray, most: int | None, seed: int
     present = sorted(set(taxa[rows]))
     if most <= len(present):
         raise StudyError(
-            f"{most} images cannot hold {len(present)} taxa: raise the caps *_images of the split"
+            f"{most} images cannot hold {len(present)} taxa: raise train_images, "
+            "validation_images or test_images of the split"
         )
     rng = np.random.default_rng(seed)
     first = np.array([rng.choice(rows[taxa[rows] == taxon]) for taxon in present])
@@ -324,14 +325,14 @@ def _sample(is_chosen: np.ndarray, taxa: np.ndarray, most: int | None, seed: int
 def _equal_numbers(
     rows: np.ndarray, taxa: np.ndarray, classes: Iterable[str], count: int, seed: int
 ) -> np.ndarray:
-    """Draw `count` rows of every class, sorted; a class with fewer gives all it has.
+    """Draw `count` rows of every class, sorted; a class with fewer rows contributes all of them.
 
     Args:
-        rows: to draw from.
-        taxa: of all images.
-        classes: to draw.
-        count: of each class.
-        seed: of the draw.
+        rows: the rows to draw from.
+        taxa: the taxa of all images.
+        classes: the taxa to draw.
+        count: number of rows per class.
+        seed: seed of the random draw.
     """
     rng = np.random.default_rng(seed)
     drawn = [rows[:0]]
@@ -352,7 +353,7 @@ def _refuse_empty_parts(parts: dict[str, np.ndarray], name: str) -> None:
 def draw_labels(splits: Splits, count: int, seed: int) -> np.ndarray:
     """Return at most `count` labelled training rows of every natural class, sorted.
 
-    With the same seed a larger draw contains the smaller ones.
+    Draws with the same seed are nested: a larger one contains the smaller ones.
     """
     taxa = splits.collection.records["taxon"].to_numpy(dtype=object)
     return _equal_numbers(splits["train"], taxa, splits.classes, count, seed)

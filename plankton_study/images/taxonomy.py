@@ -1,4 +1,4 @@
-"""Taxa under other names: coarse classes that several sets share."""
+"""Relabelling taxa: coarse classes that several sets share."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ def shared_classes(study: Study) -> dict[str, pd.DataFrame]:
 
     Returns:
         Set → table with the taxon as index and the columns coarse and resolved ("no" for a taxon
-        that may hold others).
+        that may include other coarse classes).
 
     Raises:
         StudyError: the profile's table `coarse` cannot be read, or lacks a column.
@@ -29,19 +29,19 @@ def shared_classes(study: Study) -> dict[str, pd.DataFrame]:
     except (OSError, ValueError, KeyError) as error:
         raise StudyError(
             f"coarse = {path} needs the columns set, taxon, coarse, resolved "
-            f"({first_sentence(error)})"
+            f"({first_sentence(error)}): correct the table or its path"
         ) from None
     return {name: taxa for name, taxa in table.groupby("set") if name in study.profile.sets}
 
 
 def relabelled(splits: Splits, names: dict[str, str]) -> Splits:
-    """Return the same splits under other names.
+    """Return the same splits with new names for taxa.
 
-    Images of taxa without a new name leave the labelled parts. Encoders are trained, and features
-    are extracted, for the splits it is made from: its `base`.
+    Images of taxa without a new name are removed from the labelled parts. Encoders and features
+    are those of the original splits, which become the `base`.
 
     Args:
-        splits: to rename.
+        splits: the original splits.
         names: taxon → new name.
     """
     records = splits.collection.records
@@ -64,6 +64,6 @@ def relabelled(splits: Splits, names: dict[str, str]) -> Splits:
 
 
 def _rename(taxa: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
-    """Return the new names in order, each once."""
+    """Return the new names in order, without repetition."""
     renamed = [names[taxon] for taxon in taxa if taxon in names]
     return tuple(dict.fromkeys(renamed))

@@ -1,1 +1,1 @@
-"""The denoiser and its rivals: networks, what they are trained to do, and the training loop."""
+"""The denoiser and its rivals: networks, training objectives, and the training loop."""

@@ -1,4 +1,4 @@
-"""What a network is shown in a training step: which images, how turned, with which noise."""
+"""Training batches: the images of a step, their orientation, and random draws such as noise."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,7 +11,7 @@ import torch
 def to_input(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
     """Return uint8 images (N, R, R) as the float32 tensor (N, 1, R, R) in [-1, 1].
 
-    This is what every network that is trained here reads.
+    This is the input of every network that is trained here.
     """
     x = torch.tensor(np.ascontiguousarray(images), device=device)
     return (x.float() / 127.5 - 1).unsqueeze(1)
@@ -20,8 +20,8 @@ def to_input(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Te
 def batch_rows(rows: np.ndarray, step: int, batch_size: int, seed: int) -> np.ndarray:
     """Return the rows of a training step.
 
-    The rows are shuffled anew for each epoch, so every image is seen once before any image is
-    seen twice.
+    The rows are reshuffled for each epoch, so every image is seen once before any image is seen
+    twice.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, within = np.divmod(positions, len(rows))
@@ -38,9 +38,9 @@ def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def flip_and_turn(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Give each image of (N, C, R, R) one of the 8 flips and quarter turns, in place.
+    """Apply one of the 8 flips and quarter turns to each image of (N, C, R, R), in place.
 
-    Plankton has no upright position.
+    Plankton has no preferred orientation.
     """
     kinds = torch.randint(8, (len(x),), generator=generator)
     for kind in range(1, 8):
@@ -53,8 +53,8 @@ def flip_and_turn(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 class StepRandomness(NamedTuple):
     """The random draws of one step.
 
-    Every process draws for the whole batch and takes the part of its own images, so that the
-    number of processes changes nothing.
+    Every process draws for the whole batch and takes the part of its own images, so the result
+    does not depend on the number of processes.
     """
 
     generator: torch.Generator
@@ -62,6 +62,6 @@ class StepRandomness(NamedTuple):
     own_share: slice
 
     def draw(self, sample: Callable[..., torch.Tensor], *shape: int) -> torch.Tensor:
-        """Return what e.g. `torch.randn` draws, (images of this process, *shape)."""
+        """Draw with e.g. `torch.randn`; return (images of this process, *shape)."""
         whole = sample((self.batch_size, *shape), generator=self.generator)
         return whole[self.own_share]

@@ -27,11 +27,11 @@ BATCH_SIZE = 32
 
 
 def trained_denoiser(study: Study, splits: Splits) -> Path:
-    """Return the diffusers folder of the denoiser of one set; the first call trains it.
+    """Return the diffusers folder of a set's denoiser; the first call trains it.
 
-    With `unet.pretrained` it is the model that was made elsewhere. Beside a model that was
-    trained here lie curve.csv and cost.json (see `Trainer`) and levels.csv: held-out loss,
-    standard error and signal to noise for each timestep.
+    With `unet.pretrained` it is the folder of that pretrained model. The folder of a denoiser
+    trained here also contains curve.csv and cost.json (see `Trainer`), and levels.csv: held-out
+    loss, standard error and signal-to-noise ratio for each timestep.
     """
     profile = study.profile
     if profile.unet.pretrained:
@@ -42,8 +42,9 @@ def trained_denoiser(study: Study, splits: Splits) -> Path:
     inputs["unet"] = profile.unet.model_dump()
     inputs["noise"] = profile.noise.model_dump()
 
+    data = TrainingImages(splits.collection.images, splits["pool"], held_out)
+
     def make(folder: Path) -> None:
-        data = TrainingImages(splits.collection.images, splits["pool"], held_out)
         _train(study, splits.collection.name, data, images_seen, folder)
 
     return keep(study, "denoiser", inputs, SHAPED_BY, make, resume=True)
@@ -66,19 +67,19 @@ def _train(study: Study, name: str, data: TrainingImages, images_seen: int, fold
 def _held_out_levels(
     study: Study, unet: UNet2DModel, scheduler: DDPMScheduler, data: TrainingImages
 ) -> pd.DataFrame:
-    """Return the held-out loss by timestep; each process measures its own share of the images."""
+    """Return the held-out loss by timestep; each process computes its own share of the images."""
     x = to_input(data.images[data.held_out], study.device)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    own = processes().own_share
+    share = processes().own_share
     precision = study.profile.training.precision
-    losses = losses_by_level(unet, scheduler, x[own], noise[own], precision, STORED_LEVELS)
+    losses = losses_by_level(unet, scheduler, x[share], noise[share], precision, STORED_LEVELS)
     losses = pd.concat(gather_object([losses]))
-    kept = scheduler.alphas_cumprod[list(losses)]
+    alpha_bar = scheduler.alphas_cumprod[list(losses)]
     levels = pd.DataFrame(
         {
             "loss": losses.mean(),
             "standard_error": losses.sem(),
-            "signal_to_noise": kept / (1 - kept),
+            "signal_to_noise": alpha_bar / (1 - alpha_bar),
         }
     )
     return levels.rename_axis("timestep")
@@ -111,7 +112,7 @@ def denoising_loss(
 
     Args:
         unet: the denoiser.
-        scheduler: the noise schedule; its `prediction_type` says what is predicted.
+        scheduler: the noise schedule; its `prediction_type` defines the target.
         x: clean images (B, C, R, R) in [-1, 1].
         noise: standard normal, of the shape of `x`.
         timesteps: (B,) int64.
@@ -147,7 +148,7 @@ def losses_by_level(
         x: clean images (B, C, R, R).
         noise: standard normal of that shape, or (1, C, R, R): the same for all images.
         precision: a precision key of the profile.
-        levels: number of timesteps, the middles of as many equal parts of the schedule.
+        levels: number of timesteps; they are the midpoints of equal parts of the schedule.
 
     Returns:
         (B, levels) float32; the columns are the timesteps.
@@ -169,11 +170,11 @@ def losses_by_level(
 
 
 def initial_unet(study: Study) -> UNet2DModel:
-    """Return the study's U-Net with initial weights; of a given model, its architecture."""
+    """Return the study's U-Net, or the architecture of its pretrained one, with initial weights."""
     profile = study.profile
     if not profile.unet.pretrained:
         return build_unet(profile.unet, profile.images.size, study.seed)
     folder = find_model_folder(study, profile.unet.pretrained)
-    given, _ = open_denoiser(folder, profile.images.size)
+    pretrained, _ = open_denoiser(folder, profile.images.size)
     torch.manual_seed(study.seed)
-    return UNet2DModel.from_config(given.config)
+    return UNet2DModel.from_config(pretrained.config)

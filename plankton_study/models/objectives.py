@@ -1,4 +1,4 @@
-"""What the rivals of the denoiser are trained to do: name labels, match views, fill in patches."""
+"""Training objectives of the rivals: classification, contrastive views, masked patches."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ BLURRED_SHARE = 0.3
 def augmentation(config: EncoderConfig, size: int) -> torch.nn.Module:
     """Return a module that gives each image a random crop and jitter.
 
-    It reads images (B, 1, R, R) in [-1, 1], after they were turned. Its randomness is torch's
+    It expects images (B, 1, R, R) in [-1, 1] that were already turned. It draws from torch's
     global generator, which the training loop seeds for each step.
     """
     from kornia import augmentation as kornia
@@ -36,7 +36,7 @@ def classification_loss(config: EncoderConfig, size: int, codes: np.ndarray) -> 
     """Return the cross-entropy with the labels.
 
     Args:
-        config: of the encoder; says how images are augmented.
+        config: the encoder's keys, which include the augmentation.
         size: side of the images, px.
         codes: (N,) int64, the class of each row of the collection.
     """

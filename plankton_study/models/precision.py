@@ -1,4 +1,4 @@
-"""In which precision and memory layout a network computes."""
+"""The precision and the memory layout in which a network computes."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 def uses_bfloat16(precision: str, device: str) -> bool:
     """Return whether a precision key of the profile means bfloat16 on a device.
 
-    "auto" means bfloat16 where the hardware has it: emulated it is far slower than float32.
+    "auto" means bfloat16 where the hardware supports it; emulated, it is far slower than float32.
     """
     if precision != "auto":
         return precision == "bfloat16"
@@ -30,8 +30,8 @@ def autocast(precision: str, device: str) -> Any:
 def to_device(model: torch.nn.Module, precision: str, device: str) -> torch.nn.Module:
     """Move a network to a device, in the memory layout that is fastest there.
 
-    That is channels last, with one exception: on a processor in bfloat16 group normalisation
-    would take three times as long in it, and its gradient eight times.
+    This is channels-last, with one exception: on a CPU in bfloat16, group normalisation would take
+    three times as long in channels-last, and its gradient eight times.
     """
     has_group_norm = any(isinstance(module, torch.nn.GroupNorm) for module in model.modules())
     if has_group_norm and device == "cpu" and uses_bfloat16(precision, device):

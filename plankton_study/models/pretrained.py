@@ -1,4 +1,4 @@
-"""Models that were made elsewhere: finding their folders and opening them."""
+"""Pretrained models from other sources: finding and opening their folders."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from plankton_study.run.errors import StudyError, first_sentence
 from plankton_study.run.study import Study
 
 DIFFUSERS_FILES = ("model_index.json", "scheduler_config.json")
-DEFAULT_SIDE = 224  # px, of vision models that do not say
+DEFAULT_SIDE = 224  # px, for vision models that do not state their input size
 
 
 def find_model_folder(study: Study, name: str) -> Path:
@@ -29,17 +29,17 @@ def find_model_folder(study: Study, name: str) -> Path:
             return place
     if not study.profile.hub:
         raise StudyError(
-            f"{name!r} is not a folder, here or in the data folder, "
-            "and the profile does not say hub = true"
+            f"{name!r} is not a folder, neither here nor in the data folder: "
+            "use the path of one, or say hub = true in the profile"
         )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # a dozen kinds of network and access errors
+    except Exception as error:  # many kinds of network and access errors
         raise StudyError(
             f"{name} could not be downloaded from the Hub ({first_sentence(error)}): "
-            "check id and network"
+            "check the id and the network"
         ) from None
 
 
@@ -49,18 +49,19 @@ def is_diffusers_folder(folder: Path) -> bool:
 
 
 def open_denoiser(
-    folder: Path, size: int, device: str = "cpu"
+    folder: Path, size: int, device: str = "cpu", key: str = "unet.pretrained"
 ) -> tuple[UNet2DModel, DDPMScheduler]:
-    """Open a diffusers folder of an unconditional pixel-space model, frozen.
+    """Open the diffusers folder of an unconditional pixel-space model, and freeze the model.
 
     Args:
-        folder: of a pipeline, or of the model itself.
-        size: side of the images that it will read, px.
-        device: of torch.
+        folder: folder of a pipeline, or of the model alone.
+        size: side of the input images, px.
+        device: the torch device.
+        key: profile key that names the folder, for the error message.
 
     Raises:
-        StudyError: no such folder, a truncated file, another architecture, or a size that the
-            model cannot read.
+        StudyError: no such folder, a truncated file, another architecture, or an image size that
+            the model cannot process.
     """
     try:
         unet = UNet2DModel.from_pretrained(
@@ -71,10 +72,10 @@ def open_denoiser(
             low_cpu_mem_usage=False,
         )
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder=_subfolder(folder, "scheduler"))
-    except Exception as error:  # diffusers, safetensors and json each fail in their own way
+    except Exception as error:  # diffusers, safetensors and json raise different errors
         raise StudyError(
             f"{folder} is not a readable folder of an unconditional diffusers model "
-            f"({first_sentence(error)}): correct unet.pretrained, or empty the cache"
+            f"({first_sentence(error)}): correct {key}, or empty the cache"
         ) from None
     halvings = len(unet.config.block_out_channels) - 1
     if size % 2**halvings:
@@ -86,12 +87,12 @@ def open_denoiser(
 
 
 def _subfolder(folder: Path, part: str) -> str | None:
-    """Return the part's folder inside a pipeline; a model by itself lies in the root."""
+    """Return the name of a part's folder in a pipeline; None if the folder is the part itself."""
     return part if (folder / part).is_dir() else None
 
 
 class VisionModel(NamedTuple):
-    """A vision model of transformers, and how it wants its images."""
+    """A transformers vision model, and the normalisation and size of its input."""
 
     model: torch.nn.Module
     mean: torch.Tensor  # (1, channels, 1, 1), of pixels in [0, 1]
@@ -100,11 +101,12 @@ class VisionModel(NamedTuple):
 
 
 def open_vision_model(folder: Path, key: str) -> VisionModel:
-    """Open a folder of a transformers vision model.
+    """Open the folder of a transformers vision model.
 
     Args:
-        folder: of the model; its preprocessor_config.json says how images are normalised.
-        key: of the profile that names the folder, for the error message.
+        folder: folder of the model; its preprocessor_config.json defines how images are
+            normalised.
+        key: profile key that names the folder, for the error message.
 
     Raises:
         StudyError: the folder cannot be read.
@@ -117,11 +119,11 @@ def open_vision_model(folder: Path, key: str) -> VisionModel:
         settings = json.loads(text)
         mean = torch.tensor(settings["image_mean"]).view(1, -1, 1, 1)
         std = torch.tensor(settings["image_std"]).view(1, -1, 1, 1)
-    except Exception as error:  # transformers, safetensors and json each fail in their own way
+    except Exception as error:  # transformers, safetensors and json raise different errors
         raise StudyError(
             f"{folder} is not a readable folder of a transformers vision model "
             f"({first_sentence(error)}): correct {key} in the profile"
         ) from None
-    model = getattr(model, "vision_model", model)  # of a pair of vision and text
+    model = getattr(model, "vision_model", model)  # the image side of a model such as CLIP
     side = getattr(model.config, "image_size", DEFAULT_SIDE)
     return VisionModel(model, mean, std, side)

@@ -1,4 +1,4 @@
-"""The networks that the denoiser is compared with, trained on its images in its loop."""
+"""The networks that the denoiser is compared with, trained on the same images in the same loop."""
 
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ SHAPED_BY = (
 class Rival:
     """One network of the profile's `encoders`: how it is built, trained and read.
 
-    Those that learn from labels are trained on the labelled images of a setting and keep their
-    classifier as a head. The others are trained on the unlabelled pool.
+    Supervised networks are trained on the labelled images of a setting and keep their classifier
+    as a head. The others are trained on the unlabelled pool.
 
     Args:
-        study, splits: where it is trained.
+        study, splits: the images it is trained on.
         name: a key of `encoders`.
         setting: "natural" or "balanced".
     """
@@ -58,15 +58,15 @@ class Rival:
         self.start = self._denoiser_to_start_from()
 
     def initial(self) -> torch.nn.Module:
-        """Return the network with its initial weights, as features are read from it."""
+        """Return the network with its initial weights, in the form that features are read from."""
         return self._reading(self._build())
 
     def trained(self, budget: str) -> tuple[torch.nn.Module, Path]:
-        """Return the trained network, as features are read from it, and its folder.
+        """Return the trained network, in the form that features are read from, and its folder.
 
         Args:
-            budget: "images" (as many as the denoiser sees) or "flops" (as many as the FLOPs of
-                the denoiser's training allow).
+            budget: "images" (as many as the denoiser sees) or "flops" (as many images as the FLOPs
+                of the denoiser's training allow).
         """
         images_seen = self._images_to_see(budget)
         held_out = self._held_out()
@@ -88,7 +88,7 @@ class Rival:
     def _class_codes(self) -> np.ndarray:
         """Return the class of every image of the collection, (N,) int64; -1 for other taxa.
 
-        Classes are numbered in alphabetical order. Without labels there are none.
+        Classes are numbered in alphabetical order. Without labels the array is empty.
         """
         if not self.is_supervised:
             return np.zeros(0, np.int64)
@@ -135,10 +135,10 @@ class Rival:
 
     def _train(self, folder: Path, held_out: np.ndarray, images_seen: int) -> None:
         if processes().count > 1:
-            # batch statistics and contrasts would be those of a part of the batch
+            # batch statistics and contrastive pairs would cover only a part of the batch
             raise StudyError(
-                f"{self.name} trains in one process, not under `accelerate launch`: "
-                "only the denoiser does"
+                f"{self.name} trains in one process only: "
+                "run its notebook without `accelerate launch`"
             )
         model = self._build()
         images = self.splits.collection.images
@@ -161,7 +161,7 @@ class Rival:
         return objectives.contrastive_loss(self.config, size)
 
     def _build(self) -> torch.nn.Module:
-        """Return the untrained network with what only its training needs: head or decoder."""
+        """Return the untrained network with the head or decoder that only training needs."""
         profile = self.study.profile
         torch.manual_seed(self.study.seed)
         if self.config.kind == "mae":
@@ -173,7 +173,7 @@ class Rival:
         return WithHead(network, width, outputs=projection, hidden=projection)
 
     def _build_network(self) -> tuple[torch.nn.Module, int]:
-        """Return a network without head, and the channels of its last map."""
+        """Return a network without a head, and the number of channels of its last map."""
         profile = self.study.profile
         if self.config.network == "resnet":
             return build_resnet(profile.resnet), profile.resnet.widths[-1]
@@ -186,7 +186,7 @@ class Rival:
         return DownPath(unet).requires_grad_(True), unet.config.block_out_channels[-1]
 
     def _reading(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return what features are read from: no projector, no decoder, nothing masked."""
+        """Return the part that features are read from: without projector, decoder or masking."""
         if not isinstance(model, WithHead):
             vit = build_vit(self.study.profile.vit, self.study.profile.images.size)
             vit.load_state_dict(model.vit.state_dict())

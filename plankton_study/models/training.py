@@ -1,8 +1,8 @@
 """One training loop for the denoiser and every other trained network, under Accelerate.
 
 Everything random in a step (order, augmentation, noise) is drawn from a generator that is seeded
-by (seed, step). So weights, moving average, optimiser and step number are all that a checkpoint
-needs to continue exactly where it was written.
+by (seed, step). So a checkpoint of weights, moving average, optimiser, learning-rate schedule and
+step number is enough to continue exactly.
 """
 
 import copy
@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import update_bn
@@ -33,7 +34,6 @@ from plankton_study.run.errors import StudyError, first_sentence
 from plankton_study.run.files import read_json, write_file, write_json
 from plankton_study.run.machine import processes
 from plankton_study.run.progress import progress
-from plankton_study.run.schema import Training
 from plankton_study.run.study import Study
 
 #: modules whose code turns images and a loss into trained weights
@@ -44,17 +44,17 @@ StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, StepRandomness],
 
 CURVE_POINTS = 10
 MOST_HELD_OUT_IMAGES = 256
-#: images from which batch normalisation takes the statistics of the averaged weights
+#: images used to recompute the batch-normalisation statistics for the averaged weights
 IMAGES_FOR_STATISTICS = 1024
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The images of a training.
+    """The images of one training run.
 
     Attributes:
         images: (N, R, R) uint8, of the whole collection.
-        rows: to train on.
+        rows: rows to train on.
         held_out: rows on which the learning curve is measured.
     """
 
@@ -64,7 +64,7 @@ class TrainingImages:
 
 
 def images_to_see(study: Study, splits: Splits) -> int:
-    """Return how many images every training on a set sees: the primary equality of budgets."""
+    """Return the number of images that every network sees when trained on a set."""
     config = study.profile.sets[splits.collection.name]
     return config.images_seen or study.profile.training.images_seen
 
@@ -78,7 +78,7 @@ def choose_held_out(validation: np.ndarray) -> np.ndarray:
 def training_inputs(
     study: Study, splits: Splits, rows: np.ndarray, held_out: np.ndarray, images_seen: int
 ) -> dict[str, Any]:
-    """Return what determines a training besides its network and loss, for the cache's key."""
+    """Return what determines a training run besides network and loss, for the cache key."""
     settings = study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"})
     return {
         "images": splits.collection.digest,
@@ -92,25 +92,25 @@ def training_inputs(
 
 
 def training_cost(folder: Path) -> dict[str, float]:
-    """Return the cost that `Trainer` has left in a folder; nothing for a model made elsewhere."""
+    """Return the cost that `Trainer` wrote to a folder; empty for models not trained here."""
     path = folder / "cost.json"
     return read_json(path) if path.is_file() else {}
 
 
 class Trainer:
-    """Trains a model in place, and leaves the moving average of its weights in it.
+    """Trains a model in place; it ends with the moving average of its weights.
 
     Args:
-        study: gives `profile.training`, the seed and the device.
-        folder: gets `curve.csv` (images_seen; loss: mean since the last row; held_out: loss on
-            images that are not trained on) and `cost.json` (parameters; images_seen; batch_size;
-            flops: of an image seen, forward and backward; seconds). It keeps a checkpoint until
-            `cache.keep` ends; a call that finds one continues from it.
-        model: ends in evaluation mode.
+        study: provides `profile.training`, the seed and the device.
+        folder: the output folder, for `curve.csv` (images_seen; loss: mean since the last row;
+            held_out: loss on images that are not trained on) and `cost.json` (parameters;
+            images_seen; batch_size; flops: per image seen, forward and backward; seconds). It
+            holds a checkpoint until `cache.keep` ends; training continues from an existing one.
+        model: the network; it ends in evaluation mode.
         step_loss: the loss of a batch.
         data: the images.
         images_seen: the budget; the number of steps is images_seen / batch size.
-        label: shown with the progress.
+        label: text of the progress display.
         changes: keys of `profile.training` that differ for this model.
     """
 
@@ -129,8 +129,8 @@ class Trainer:
         self.team = processes()
         if self.config.batch_size % self.team.count:
             raise StudyError(
-                f"{label}: {self.team.count} processes cannot share batches "
-                f"of {self.config.batch_size} images"
+                f"{label}: {self.team.count} processes cannot share batches of "
+                f"{self.config.batch_size} images equally: use a number that divides the batch size"
             )
         self.seed = study.seed
         self.folder = folder
@@ -141,7 +141,7 @@ class Trainer:
         self.accelerator = self._make_accelerator(study.device)
 
         self.model = to_device(model, self.config.precision, study.device).train()
-        self.wrapped = self.model  # as Accelerate prepares it
+        self.wrapped = self.model  # `run` replaces it by Accelerate's wrapper
         self.average = EMAModel(model.parameters(), decay=self.config.ema, foreach=True)
         self.optimiser = torch.optim.AdamW(
             model.parameters(),
@@ -149,20 +149,23 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
+        self.schedule = get_cosine_schedule_with_warmup(
+            self.optimiser, round(self.config.warmup * self.steps), self.steps
+        )
         self.step = 0
         self.curve: list[dict[str, float]] = []
         self.losses: list[torch.Tensor] = []  # since the last point of the curve
         self.started = self.saved = time.monotonic()
-        self.seconds_before = 0.0  # of the runs that were interrupted
+        self.seconds_before = 0.0  # of earlier, interrupted runs
 
     def _make_accelerator(self, device: str) -> Accelerator:
-        # an earlier training in this process may have had another precision
+        # an earlier training run in this process may have used another precision
         AcceleratorState._reset_state(reset_partial_state=self.team.count == 1)
         precision = "bf16" if uses_bfloat16(self.config.precision, device) else "no"
         return Accelerator(cpu=device == "cpu", mixed_precision=precision)
 
     def run(self) -> None:
-        """Train to the end of the budget.
+        """Train until the budget is used up.
 
         Raises:
             StudyError: the loss is no longer finite, or the checkpoint does not fit the model.
@@ -186,13 +189,12 @@ class Trainer:
             self._write_results(flops)
 
     def _train_step(self) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, self.config)
         rows = batch_rows(self.data.rows, self.step, self.config.batch_size, self.seed)
         loss = self._batch_loss(self.wrapped, rows, [self.seed, self.step], self.team.own_share)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)
         self.optimiser.step()
+        self.schedule.step()
         self.optimiser.zero_grad()
         self.average.step(self.model.parameters())
         self.losses.append(loss.detach())
@@ -201,16 +203,16 @@ class Trainer:
     def _batch_loss(
         self, network: torch.nn.Module, rows: np.ndarray, seeds: list[int], own_share: slice
     ) -> torch.Tensor:
-        """Return the loss of one process's part of a batch; all its randomness is `seeds`."""
+        """Return the loss of one process's part of a batch; `seeds` determine all random draws."""
         seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
         generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # of crops, jitter and dropout
+        torch.manual_seed(seed)  # for crops, jitter and dropout
         x = to_input(self.data.images[rows])
         if self.model.training:
             x = flip_and_turn(x, generator)
         randomness = StepRandomness(generator, len(rows), own_share)
-        own = x[own_share].to(self.accelerator.device)
-        return self.step_loss(network, own, rows[own_share], randomness)
+        own_images = x[own_share].to(self.accelerator.device)
+        return self.step_loss(network, own_images, rows[own_share], randomness)
 
     # --- the learning curve
 
@@ -238,9 +240,9 @@ class Trainer:
         self.losses.clear()
 
     def _use_average(self) -> None:
-        """Put the averaged weights into the model, which then is in evaluation mode.
+        """Copy the averaged weights to the model and set it to evaluation mode.
 
-        Averaged weights need batch statistics of their own.
+        Batch-normalisation statistics are recomputed for the averaged weights.
         """
         self.average.copy_to(self.model.parameters())
         with torch.no_grad(), self.accelerator.autocast():
@@ -267,10 +269,10 @@ class Trainer:
     # --- cost
 
     def _count_flops(self) -> float:
-        """Return the FLOPs of an image seen, forward and backward.
+        """Return the FLOPs per image seen, forward and backward.
 
-        They are counted on a copy, since counting must not touch the model, and with plain
-        attention, since other kinds are not counted on every device.
+        They are counted on a copy, so as not to change the model, and with plain attention, since
+        other implementations are not counted on every device.
         """
         copied = copy.deepcopy(self.model).train()
         rows = batch_rows(self.data.rows, 0, self.config.batch_size, self.seed)
@@ -306,6 +308,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "step": self.step,
             "curve": self.curve,
             "losses": self.losses,
@@ -317,7 +320,7 @@ class Trainer:
     def _resume(self) -> None:
         """Continue from the folder's checkpoint, if there is one."""
         if self.team.is_first:
-            for unfinished in self.folder.glob(f".{CHECKPOINT}.*"):  # of a killed run
+            for unfinished in self.folder.glob(f".{CHECKPOINT}.*"):  # left by a killed run
                 unfinished.unlink()
         path = self.folder / CHECKPOINT
         if not path.exists():
@@ -328,11 +331,12 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
             self.step = state["step"]
             self.curve = state["curve"]
             self.losses = state["losses"]
             self.seconds_before = state["seconds"]
-        except Exception as error:  # of the archive, its content, or the shapes in it
+        except Exception as error:  # a broken archive, missing entries, or other shapes
             raise StudyError(
                 f"the checkpoint {path} is damaged or of another model "
                 f"({first_sentence(error)}): delete it"
@@ -340,16 +344,7 @@ class Trainer:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint that appears whole or not at all."""
-    content = io.BytesIO()  # torch itself would not say that the disk is full
+    """Write a checkpoint atomically."""
+    content = io.BytesIO()  # torch does not report a full disk, `write_file` does
     torch.save(state, content)
     write_file(path, content.getvalue())
-
-
-def learning_rate(step: int, steps: int, config: Training) -> float:
-    """Return the rate of a step: linear warm-up, then half a cosine down to zero."""
-    warm = max(round(config.warmup * steps), 1)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    progressed = (step - warm) / max(steps - warm, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progressed))

@@ -1,1 +1,1 @@
-"""Judging an encoder: linear probes, selection on validation images, metrics with intervals."""
+"""Evaluating an encoder: linear probes, selection on validation images, metrics with intervals."""

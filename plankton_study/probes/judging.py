@@ -1,4 +1,4 @@
-"""Judging a result: metrics of its parts with intervals, and the rank of an encoder."""
+"""Evaluating a result: metrics of its parts with intervals, and a quick score of an encoder."""
 
 import numpy as np
 
@@ -26,29 +26,29 @@ def evaluate(
     """Return accuracy, macro_f1 and balanced_accuracy of a part with 95 % intervals.
 
     Args:
-        study: gives the number of bootstrap draws.
-        splits: of the images of the part; their groups are resampled.
-        result: of a probe.
+        study: provides the number of bootstrap draws.
+        splits: splits of the part's images; their groups are resampled.
+        result: the result of a probe.
         part: a key of `result.rows`.
         head, adjusted: see `ProbeResult.named`.
         minus: another encoder's result; the estimates are then paired differences to it.
-        taxa: judge only these taxa, see `metrics.scores`.
+        taxa: evaluate only these taxa, see `metrics.scores`.
 
     Raises:
-        ValueError: the two results are of different images.
+        ValueError: the two results are for different images.
     """
     rows = result.rows[part]
-    others = None
+    other_predictions = None
     if minus is not None:
         if not np.array_equal(rows, minus.rows[part]):
             raise ValueError("paired differences need the same images")
-        others = minus.named(part, head, adjusted)
+        other_predictions = minus.named(part, head, adjusted)
     return metrics.estimates(
         truth=splits.taxa(rows).astype(str),
         predicted=result.named(part, head, adjusted),
         groups=splits.groups(rows),
         draws=study.profile.probes.draws,
-        minus=others,
+        minus=other_predictions,
         taxa=taxa,
     )
 
@@ -58,7 +58,7 @@ def best_ridge_accuracy(
 ) -> tuple[float, float]:
     """Return the best validation accuracy of ridge on an encoder's cells, and its standard error.
 
-    It needs no probe result, so it serves for encoders that are only compared by their rank.
+    It needs no probe result, so it is a fast score for encoders that are only ranked.
     """
     parts = probed_parts(splits, setting)
     rows = {part: parts[part] for part in ("train", "validation")}
@@ -67,5 +67,5 @@ def best_ridge_accuracy(
     cells = candidate_cells(encoder, "all", 0)
     grid = ridge_grid(bank, cells, rows, taxa, study.profile.probes)
     groups = splits.groups(rows["validation"])
-    sureness = near_best(grid.is_right, groups, study.profile.probes.draws)
-    return float(grid.table["accuracy"].max()), sureness.standard_error
+    certainty = near_best(grid.is_right, groups, study.profile.probes.draws)
+    return float(grid.table["accuracy"].max()), certainty.standard_error

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-#: largest entry of the gradient at which a fit ends. With thousands of images a weak penalty
-#: moves the gradient by less, so such fits are held by stopping early rather than by their C.
+#: a fit ends when no entry of the gradient is larger. With thousands of images a weak penalty
+#: changes the gradient by less, so such fits are regularised by early stopping rather than by C.
 TOLERANCE = 3e-4
 MOST_ITERATIONS = 500
 
 
 class LogisticModel(NamedTuple):
-    """A fitted model: the log odds of standardised features x are x @ weights + bias."""
+    """A fitted model: the logits of standardised features x are x @ weights + bias."""
 
     strength: float  # scikit-learn's C
     weights: np.ndarray  # (C, K) float32
@@ -22,7 +22,7 @@ class LogisticModel(NamedTuple):
     iterations: int
 
     def probabilities(self, features: Iterable[np.ndarray]) -> np.ndarray:
-        """Return class probabilities (n, K) float32 of blocks of features, (n, C) together."""
+        """Return class probabilities (n, K) float32 for blocks of features, (n, C) in total."""
         return np.concatenate(
             [softmax(block @ self.weights + self.bias, axis=1) for block in features]
         )
@@ -36,20 +36,20 @@ def logistic_path(
     tolerance: float = TOLERANCE,
     most_iterations: int = MOST_ITERATIONS,
 ) -> Iterator[LogisticModel]:
-    """Fit multinomial logistic regression for each strength, each started from the one before.
+    """Fit multinomial logistic regression for each strength, starting from the previous solution.
 
     It minimises scikit-learn's objective, mean of w_i CE_i + |W|^2 / (2 C sum w). The Hessian of
     the softmax is at most half the covariance of the features (Boehning 1992), so one
     eigendecomposition preconditions every strength.
 
     Args:
-        features: blocks of standardised training features, (n, C) float32 together; iterated
+        features: blocks of standardised training features, (n, C) float32 in total; iterated
             over once in each iteration.
         codes: (n,) int64 classes, each of 0 … K-1 present.
-        strengths: values of C, best from strong to weak regularisation.
+        strengths: values of C, preferably from strong to weak regularisation.
         sample_weight: (n,) float; None: equal weights.
-        tolerance: of the largest entry of the gradient.
-        most_iterations: bound for each strength.
+        tolerance: a fit ends when no entry of the gradient is larger.
+        most_iterations: limit for each strength.
     """
     problem = _Problem(features, codes, sample_weight)
     solution = problem.start()
@@ -59,10 +59,25 @@ def logistic_path(
         yield LogisticModel(strength, weights.numpy(), bias.numpy(), iterations)
 
 
-class _Problem:
-    """The training data of a path, seen along the eigenvectors of the features' covariance.
+def path_as_arrays(
+    features: Iterable[np.ndarray], codes: np.ndarray, strengths: list[float]
+) -> dict[str, np.ndarray]:
+    """Return a path in a form that can be stored: field of `LogisticModel` → values of all fits."""
+    path = list(logistic_path(features, codes, strengths))
+    fields = LogisticModel._fields
+    return {field: np.array([getattr(model, field) for model in path]) for field in fields}
 
-    A solution is (C + 1, K): the weights along the eigenvectors, and in the last row the bias of
+
+def path_from_arrays(arrays: dict[str, np.ndarray]) -> list[LogisticModel]:
+    """Return the path that `path_as_arrays` converted to arrays."""
+    fits = zip(*(arrays[field] for field in LogisticModel._fields), strict=True)
+    return [LogisticModel(*fit) for fit in fits]
+
+
+class _Problem:
+    """The training data of a path, in the basis of eigenvectors of the features' covariance.
+
+    A solution is (C + 1, K): the weights along the eigenvectors, and in the last row the bias for
     centred features, which is independent of the weights.
     """
 
@@ -89,7 +104,7 @@ class _Problem:
         self.curvature = torch.from_numpy(bounds)[:, None] / 2
 
     def _blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Yield features (b, C), classes (b,) and shares of the weight (b, 1)."""
+        """Yield features (b, C), classes (b,) and shares of the total weight (b, 1)."""
         start = 0
         for block in self.features:
             x = torch.from_numpy(block)
@@ -102,13 +117,13 @@ class _Problem:
         return (centred.T @ (centred * share)).double()
 
     def start(self) -> torch.Tensor:
-        """Return the solution without features: the logarithms of the class shares."""
+        """Return the solution without features: the logarithms of the class frequencies."""
         solution = torch.zeros(len(self.vectors) + 1, int(self.codes.max()) + 1)
         solution[-1] = torch.bincount(self.codes, self.shares).log()
         return solution
 
     def to_features(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the weights (C, K) and bias (K,) for the features themselves."""
+        """Return the weights (C, K) and bias (K,) in the original feature space."""
         weights = self.vectors @ solution[:-1]
         return weights, solution[-1] - (self.centre.T @ weights)[0]
 
@@ -135,7 +150,7 @@ class _Problem:
         penalty = torch.full(
             (len(solution), 1), 1 / (strength * self.total_weight), dtype=torch.float32
         )
-        penalty[-1] = 0  # the bias is free
+        penalty[-1] = 0  # the bias is not penalised
         step_size = self.curvature + penalty + 1e-6
         ahead, momentum, iteration = solution.clone(), 1.0, 0
         for iteration in range(1, most_iterations + 1):  # noqa: B007 - returned
@@ -143,7 +158,7 @@ class _Problem:
             if uphill.abs().max() < tolerance:
                 break
             moved = ahead - uphill / step_size - solution
-            if (uphill * moved).sum() > 0:  # the momentum points uphill: forget it
+            if (uphill * moved).sum() > 0:  # the momentum points uphill: reset it
                 momentum = 1.0
             next_momentum = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             solution = solution + moved

@@ -14,8 +14,8 @@ class Estimate(NamedTuple):
 
     Attributes:
         value, low, high: as shares of 1, for the metrics of this module.
-        n: number of images behind it.
-        p: of a difference, its two-sided p-value; None for other values.
+        n: number of images that it is based on.
+        p: the two-sided p-value of a difference; None for other values.
     """
 
     value: float
@@ -31,6 +31,8 @@ class Estimate(NamedTuple):
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
         """Return "52.1 [50.3, 53.9]", in percent by default; a difference as "+2.1 [0.3, 3.9]"."""
+        if np.isnan(self.value):
+            return "not defined"
         value = number_text(scale * self.value, digits)
         low = number_text(scale * self.low, digits)
         high = number_text(scale * self.high, digits)
@@ -57,7 +59,7 @@ class MeanWithError(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """How far trainings lie apart: mean, least and most over training seeds, as shares of 1."""
+    """Variation between training seeds: mean, minimum and maximum, as shares of 1."""
 
     value: float
     low: float
@@ -83,8 +85,8 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def number_text(value: float, digits: int) -> str:
-    """Return a number with a true minus sign."""
-    return f"{value:.{digits}f}".replace("-", MINUS)
+    """Return a number with a true minus sign, and never as minus zero."""
+    return f"{value:z.{digits}f}".replace("-", MINUS)
 
 
 def scores(
@@ -93,18 +95,19 @@ def scores(
     weights: np.ndarray | None = None,
     taxa: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the metrics of D weightings of the same n predictions.
+    """Return the metrics for D weightings of the same n predictions.
 
     Macro-F1 and balanced accuracy average over the taxa that are present in `truth`, so a taxon
-    that is absent from a test set neither helps nor harms. Predictions of such a taxon still
-    count as errors.
+    that is absent from a test set has no influence. Predictions of such a taxon still count as
+    errors.
 
     Args:
         truth: (n,) taxon names.
         predicted: (n,) taxon names.
         weights: (D, n) how often each image counts; None: once (D = 1).
-        taxa: those to judge; None: all. Accuracy is then the share of their images that is named
-            right. Images of other taxa that are taken for them still count against their F1.
+        taxa: the taxa to evaluate; None: all. Accuracy is then the share of their images that are
+            predicted correctly. Images of other taxa that are predicted as one of them still lower
+            its F1.
 
     Returns:
         "accuracy", "macro_f1" and "balanced_accuracy": (D,) float64 in [0, 1].
@@ -117,14 +120,14 @@ def scores(
     taxa_count = len(present)
     hits = _weighted_counts(weights, true_codes, is_hit, taxa_count)
     images = _weighted_counts(weights, true_codes, np.ones(len(truth), bool), taxa_count)
-    named = _weighted_counts(weights, predicted_codes, np.ones(len(truth), bool), taxa_count)
+    predictions = _weighted_counts(weights, predicted_codes, np.ones(len(truth), bool), taxa_count)
 
     # a taxon may be missing from a bootstrap draw
     is_judged = images > 0
     if taxa is not None:
         is_judged = is_judged & np.isin(present, taxa)
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = np.where(is_judged, 2 * hits / (images + named), 0)
+        f1 = np.where(is_judged, 2 * hits / (images + predictions), 0)
         recall = np.where(is_judged, hits / images, 0)
         judged_taxa = is_judged.sum(axis=1)
         judged_images = (images * is_judged).sum(axis=1)
@@ -146,7 +149,7 @@ def _weighted_counts(
 ) -> np.ndarray:
     """Return how many counted images have each code, (D, taxa), by a sparse product.
 
-    The last code, of names that are not present, is left out.
+    The last code, which stands for names that are not present, is left out.
     """
     row_starts = np.arange(len(codes) + 1)
     entries = (counted.astype(float), codes, row_starts)
@@ -155,12 +158,12 @@ def _weighted_counts(
 
 
 def resample(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
-    """Return bootstrap weights that take whole groups with replacement.
+    """Return bootstrap weights from resampling whole groups with replacement.
 
     Args:
         groups: (n,) codes of days, samples or single images.
         draws: number of bootstrap draws.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         (draws, n) float64, how often each image counts.
@@ -184,11 +187,11 @@ def estimates(
 
     Args:
         truth, predicted: (n,) taxon names.
-        groups: (n,) what resampling keeps together.
+        groups: (n,) codes of the groups that are resampled as a whole.
         draws: number of bootstrap draws.
-        minus: other predictions of the same images. The result is then the paired difference to
-            them: both see the same draws.
-        taxa: those to judge, see `scores`.
+        minus: other predictions for the same images. The results are then paired differences to
+            them, over the same draws.
+        taxa: the taxa to evaluate, see `scores`.
     """
     weights = np.vstack([np.ones(len(truth)), resample(groups, draws)])
     values = scores(truth, predicted, weights, taxa)
@@ -205,12 +208,14 @@ def percentiles(values: np.ndarray, n: int, is_difference: bool = False) -> Esti
 
     Args:
         values: (1 + draws,) the value, then its draws.
-        n: number of images behind it.
+        n: number of images that it is based on.
         is_difference: adds p, twice the share of draws on the other side of zero, which is at
             least 2 / (draws + 1).
     """
     value, draws = values[0], values[1:]
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    low, high = np.nan, np.nan
+    if not np.isnan(draws).all():
+        low, high = np.nanpercentile(draws, [2.5, 97.5])
     p = None
     if is_difference:
         on_other_side = min(np.sum(draws <= 0), np.sum(draws >= 0))
@@ -219,10 +224,10 @@ def percentiles(values: np.ndarray, n: int, is_difference: bool = False) -> Esti
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values corrected for several comparisons (Holm 1979), in the given order."""
+    """Return p-values corrected for multiple comparisons (Holm 1979), in the given order."""
     from statsmodels.stats.multitest import multipletests
 
-    if len(p_values) < 2:  # nothing to correct; the library takes a third of a second
+    if len(p_values) < 2:  # nothing to correct, and `multipletests` is slow (it calls gc.collect)
         return np.array(p_values, dtype=float)
     _, corrected, _, _ = multipletests(p_values, method="holm")
     return corrected

@@ -1,6 +1,7 @@
 """Probing an encoder: extract, fit, select on validation data, predict test data once."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,12 @@ from plankton_study.features.encoder import HEAD, Cell, Encoder
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
-from plankton_study.probes.logistic import LogisticModel, logistic_path
+from plankton_study.probes.logistic import (
+    LogisticModel,
+    logistic_path,
+    path_as_arrays,
+    path_from_arrays,
+)
 from plankton_study.probes.result import LinearProbe, ProbeResult
 from plankton_study.probes.ridge import RidgeGrid, ridge_grid
 from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
@@ -41,10 +47,11 @@ SHAPED_BY = (
     "probes.scaling",
     "probes.selection",
     "features.bank",
+    "features.encoder",
     "images.splits",
 )
-#: and into the regressions of one cell
-PATH_SHAPED_BY = ("probes.logistic", "probes.scaling", "features.bank")
+#: modules whose code turns features and labels into the regressions of one cell
+PATH_SHAPED_BY = ("probes.logistic", "probes.scaling", "features.bank", "features.encoder")
 
 
 def probe_encoder(
@@ -55,20 +62,20 @@ def probe_encoder(
     search: str = "all",
     budget: str = "images",
 ) -> ProbeResult:
-    """Extract an encoder's features, fit its probes and return what was selected and predicted.
+    """Extract an encoder's features, fit its probes, and return the selection and the predictions.
 
     The first call computes the result. Test and shifted images are predicted once, by the probe
-    that validation images have selected.
+    selected on validation images.
 
     Args:
-        study, splits: of the set.
-        name: of the encoder, see `make_encoder`.
+        study, splits: the set.
+        name: name of the encoder, see `make_encoder`.
         setting: "natural" (all classes, natural numbers of labels) or "balanced" (equal numbers).
         search: see `candidate_cells`.
         budget: see `make_encoder`.
 
     Raises:
-        StudyError: an argument is not one of these, or fewer than two taxa have enough images.
+        StudyError: an argument has an unknown value, or fewer than two taxa have enough images.
     """
     _check_choice("setting", setting, SETTINGS)
     _check_choice("search", search, SEARCHES)
@@ -149,7 +156,7 @@ class _Probing:
         self.classes, self.codes = np.unique(self.taxa["train"], return_inverse=True)
 
     def run(self, cells: list[Cell], with_all_heads: bool) -> dict[str, Any]:
-        """Return everything that is stored of a result; see `_open_result`."""
+        """Return the values of a result to be stored; see `_open_result`."""
         grid = self._ridge_grid(cells)
         finalists = self._fit_finalists(self._best_cells(grid, cells))
         best = max(finalists, key=lambda finalist: finalist.validation[self.config.metric])
@@ -169,9 +176,9 @@ class _Probing:
             "prior": np.bincount(self.codes) / len(self.codes),
             **{f"rows/{part}": rows for part, rows in tested.items()},
             **{
-                f"{head}/{part}": chances
+                f"{head}/{part}": probabilities
                 for head, parts in heads.items()
-                for part, chances in parts.items()
+                for part, probabilities in parts.items()
             },
         }
 
@@ -184,7 +191,7 @@ class _Probing:
         return [cells[place] for place in ranked.index[: self.config.finalists]]
 
     def _about_selection(self, grid: RidgeGrid, cells: list[Cell]) -> dict[str, Any]:
-        """Return the grid with its layers, and which cells are near the best."""
+        """Return the grid joined with the layers, and the cells that are near the best."""
         groups = self.splits.groups(self.rows["validation"])
         wide = near_best(grid.is_right, groups, self.config.draws)
         narrow = near_best(grid.is_right_at_equal_width, groups, self.config.draws)
@@ -211,13 +218,13 @@ class _Probing:
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
         return ScaledFeatures(self.bank, cell, self.rows[part], scaler)
 
-    def _validation_scores(self, chances: np.ndarray) -> dict[str, float]:
-        named = self.classes[chances.argmax(axis=1)]
-        scores = metrics.scores(self.taxa["validation"], named)
+    def _validation_scores(self, probabilities: np.ndarray) -> dict[str, float]:
+        predicted = self.classes[probabilities.argmax(axis=1)]
+        scores = metrics.scores(self.taxa["validation"], predicted)
         return {"accuracy": scores["accuracy"][0], "macro_f1": scores["macro_f1"][0]}
 
     def _path_of_cell(self, cell: Cell, train: ScaledFeatures) -> list[LogisticModel]:
-        """Return a cell's logistic regressions; stored, since several searches meet a cell."""
+        """Return a cell's logistic regressions; stored, since several searches share cells."""
         strengths = sorted(self.config.logistic)
         inputs = {
             "bank": self.bank.folder.name,
@@ -226,14 +233,8 @@ class _Probing:
             "strengths": strengths,
         }
 
-        def compute() -> dict[str, np.ndarray]:
-            path = list(logistic_path(train, self.codes, strengths))
-            fields = LogisticModel._fields
-            return {field: np.array([getattr(m, field) for m in path]) for field in fields}
-
-        stored = computed(self.study, "logistic", inputs, PATH_SHAPED_BY, compute)
-        fits = zip(*(stored[field] for field in LogisticModel._fields), strict=True)
-        return [LogisticModel(*fit) for fit in fits]
+        compute = partial(path_as_arrays, train, self.codes, strengths)
+        return path_from_arrays(computed(self.study, "logistic", inputs, PATH_SHAPED_BY, compute))
 
     # --- heads
 
@@ -252,14 +253,14 @@ class _Probing:
                 p: np.float32(neighbours.predict_proba(f.whole())) for p, f in features.items()
             }
         has_own_head = HEAD in self.bank.cells and self.splits.base is None
-        if has_own_head:  # relabelled splits have other classes than the head
+        if has_own_head:  # relabelled splits have no head for their classes
             heads["end to end"] = {
                 part: softmax(self.bank.take(HEAD, rows), axis=1) for part, rows in tested.items()
             }
         return heads
 
     def _fit_weighted(self, train: ScaledFeatures, validation: ScaledFeatures) -> LogisticModel:
-        """Fit with equal class weights. They are for rare taxa, so macro-F1 chooses the C."""
+        """Fit with balanced class weights, which serve rare taxa; so macro-F1 selects C."""
         sample_weight = compute_sample_weight("balanced", self.codes)
         path = logistic_path(train, self.codes, sorted(self.config.logistic), sample_weight)
 
@@ -271,13 +272,17 @@ class _Probing:
     def _fit_neighbours(
         self, train: ScaledFeatures, validation: ScaledFeatures
     ) -> KNeighborsClassifier:
-        """Fit k-NN by cosine distance, with the k of the best validation accuracy."""
-        known, asked = train.whole(), validation.whole()
-        numbers = [k for k in self.config.neighbours if k <= len(self.codes)]
-        models = [KNeighborsClassifier(k, metric="cosine").fit(known, self.codes) for k in numbers]
+        """Fit k-NN with cosine distance, and select k by validation accuracy."""
+        train_features, validation_features = train.whole(), validation.whole()
+        models = [
+            KNeighborsClassifier(k, metric="cosine").fit(train_features, self.codes)
+            for k in self.config.neighbours
+            if k <= len(self.codes)
+        ]
 
         def accuracy(model: KNeighborsClassifier) -> float:
-            return self._validation_scores(model.predict_proba(asked))["accuracy"]
+            probabilities = model.predict_proba(validation_features)
+            return self._validation_scores(probabilities)["accuracy"]
 
         return max(models, key=accuracy)
 
@@ -298,7 +303,7 @@ def _finalists_table(finalists: list[_Finalist]) -> pd.DataFrame:
 def _open_result(
     stored: dict[str, Any], name: str, encoder: Encoder, setting: str, budget: str
 ) -> ProbeResult:
-    """Build a result from what `_Probing.run` has returned."""
+    """Build a result from the values that `_Probing.run` returned."""
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for key, value in stored.items():
         head, slash, part = key.partition("/")

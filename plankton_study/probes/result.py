@@ -1,4 +1,4 @@
-"""What a probe gives: the fitted model, what was selected, and what it says of each part."""
+"""The result of a probe: the fitted model, the selected cell, and the predictions for each part."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,17 @@ from plankton_study.run.files import read_json, write_json
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted linear probe: everything it needs to name images by their features.
+    """A fitted linear probe, with everything it needs to classify images by their features.
 
     Attributes:
-        cell: whose features it reads.
-        classes: (K,) taxa that it knows.
-        scaler: of the training features.
-        weights: (C, K) float32, of standardised features.
-        bias: (K,) float32.
-        strength: of its regularisation, scikit-learn's C.
+        cell: the cell whose features it uses.
+        classes: (K,) names of the classes that it predicts.
+        scaler: the scaling of the training features.
+        weights: (C, F) float32, for standardised features and F fitted classes.
+        bias: (F,) float32.
+        strength: the regularisation strength, scikit-learn's C.
+        merging: (F, K) float32 of zeros and ones: which fitted class has which name, see
+            `merge_classes`. None: each fitted class has its own name, F = K.
     """
 
     cell: Cell
@@ -34,14 +36,24 @@ class LinearProbe:
     weights: np.ndarray
     bias: np.ndarray
     strength: float
+    merging: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        fitted = self.weights.shape[1]
+        names = fitted if self.merging is None else self.merging.shape[1]
+        if self.bias.shape != (fitted,) or self.classes.shape != (names,):
+            raise ValueError("weights, bias and class names differ in their number of classes")
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, K) float32 of features (n, C) of the cell."""
+        """Return class probabilities (n, K) float32 for features (n, C) of the cell."""
         return self.probabilities_of_scaled(self.scaler.transform(features))
 
     def probabilities_of_scaled(self, scaled: np.ndarray) -> np.ndarray:
-        """Return class probabilities (n, K) float32 of standardised features (n, C)."""
-        return softmax(scaled @ self.weights + self.bias, axis=1)
+        """Return class probabilities (n, K) float32 for standardised features (n, C)."""
+        probabilities = softmax(scaled @ self.weights + self.bias, axis=1)
+        if self.merging is None:
+            return probabilities
+        return merge_classes(probabilities, self.merging)
 
     def save(self, folder: Path) -> None:
         """Write probe.safetensors and probe.json into a folder; nothing is pickled."""
@@ -52,6 +64,8 @@ class LinearProbe:
             "weights": self.weights,
             "bias": self.bias,
         }
+        if self.merging is not None:
+            arrays["merging"] = self.merging
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         save_file(contiguous, folder / "probe.safetensors")
         about = {
@@ -64,10 +78,10 @@ class LinearProbe:
 
     @classmethod
     def load(cls, folder: Path) -> "LinearProbe":
-        """Read what `save` has written.
+        """Read a probe that `save` wrote.
 
         Raises:
-            StudyError: the folder holds no whole probe.
+            StudyError: the folder does not hold a complete probe.
         """
         try:
             arrays = load_file(folder / "probe.safetensors")
@@ -79,35 +93,49 @@ class LinearProbe:
                 weights=arrays["weights"],
                 bias=arrays["bias"],
                 strength=about["strength"],
+                merging=arrays.get("merging"),
             )
-        except Exception as error:  # safetensors, json and the disk each fail in their own way
+        except Exception as error:  # safetensors, json and the disk raise different errors
             raise StudyError(f"{folder} holds no readable probe ({error}): save it again") from None
+
+
+def merge_classes(probabilities: np.ndarray, merging: np.ndarray) -> np.ndarray:
+    """Return the probabilities of merged classes: those of classes with the same name are summed.
+
+    Classes without a name are left out, as if the probe knew that they cannot occur.
+
+    Args:
+        probabilities: (n, F) class probabilities.
+        merging: (F, K) of zeros and ones: which class has which name.
+    """
+    merged = (probabilities @ merging).clip(1e-12)
+    return merged / merged.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What the probes of one encoder give in one setting of one set.
+    """The result of one encoder's probes, in one setting of one set.
 
     Attributes:
-        name: of the encoder.
-        encoder: what reads the images.
+        name: name of the encoder.
+        encoder: the encoder.
         setting: "natural" or "balanced".
-        budget: of the encoder's training, see `make_encoder`.
-        linear: the fitted probe that validation data selected.
+        budget: training budget of the encoder, see `make_encoder`.
+        linear: the fitted probe that was selected on validation images.
         grid: a row for each candidate cell, in the encoder's order: layer, timestep; accuracy and
             macro_f1 of the best ridge probe on validation images, and its penalty; equal_width
-            (accuracy after PCA to a common width); near_best_equal_width (one standard error or
-            less below the best of these); stage, resolution, channels, order of the layer.
+            (accuracy after PCA to a common width); near_best_equal_width (within one standard
+            error of the best of these); stage, resolution, channels, order of the layer.
         finalists: a row for each fitted logistic regression: layer, timestep, C, and validation
             accuracy and macro_f1.
         validation: accuracy and macro_f1 of the selected probe.
-        standard_error: of the best cell's validation accuracy by ridge.
+        standard_error: standard error of the best ridge probe's validation accuracy.
         near_best: cell → share of bootstrap draws won, for the cells within one standard error.
         rows: part → (n,) rows of the collection.
         heads: head → part → (n, K) float32 class probabilities, columns as in `classes`. Heads
             are "linear"; "end to end" for encoders that learnt from labels; and after a search
             over all cells "weighted" (classes weighted equally) and "k-NN".
-        prior: (K,) shares of the classes among the training images.
+        prior: (K,) frequencies of the classes among the training images.
     """
 
     name: str
@@ -126,40 +154,40 @@ class ProbeResult:
 
     @property
     def selected(self) -> Cell:
-        """The cell that validation data selected."""
+        """The cell that was selected on validation images."""
         return self.linear.cell
 
     @property
     def classes(self) -> np.ndarray:
-        """The taxa that the probe knows, (K,)."""
+        """The taxa that the probe can predict, (K,)."""
         return self.linear.classes
 
     def named(self, part: str, head: str = "linear", adjusted: bool = False) -> np.ndarray:
-        """Return the taxa (n,) that a head names on the images of a part.
+        """Return the taxa (n,) that a head predicts for the images of a part.
 
         Args:
             part: a key of `rows`.
             head: a key of `heads`.
             adjusted: divide by the training prior first (Menon et al. 2021).
         """
-        chances = self.heads[head][part]
+        probabilities = self.heads[head][part]
         if adjusted:
-            chances = chances / self.prior
-        return self.classes[chances.argmax(axis=1)]
+            probabilities = probabilities / self.prior
+        return self.classes[probabilities.argmax(axis=1)]
 
     def predict(self, images: np.ndarray, ids: list[str] | None = None) -> np.ndarray:
-        """Return the taxa (n,) of any images.
+        """Return the predicted taxa (n,) of any images.
 
         Args:
-            images: (n, R, R) uint8, prepared as those of the study.
-            ids: of the images; needed where noise is seeded by them (noise = "by_image").
+            images: (n, R, R) uint8, prepared like those of the study.
+            ids: ids of the images; needed if they seed the noise (noise = "by_image").
         """
         return self.classes[self.predict_probabilities(images, ids).argmax(axis=1)]
 
     def predict_probabilities(
         self, images: np.ndarray, ids: list[str] | None = None, batch_size: int = 32
     ) -> np.ndarray:
-        """Return class probabilities (n, K) float32 of any images; see `predict`."""
+        """Return class probabilities (n, K) float32 for any images; see `predict`."""
         if ids is None:
             self._refuse_missing_ids()
             ids = [""] * len(images)
@@ -190,11 +218,11 @@ class ProbeResult:
     def on_parts(
         self, banks: dict[str, FeatureBank], parts: dict[str, np.ndarray]
     ) -> "ProbeResult":
-        """Return the result with other parts, about which only the linear probe is asked.
+        """Return the result for other parts, predicted by the linear probe only.
 
         Args:
             banks: part → features of the same encoder, perhaps of another collection.
             parts: part → rows of its bank.
         """
-        chances = {part: self.probabilities(banks[part], rows) for part, rows in parts.items()}
-        return replace(self, rows=parts, heads={"linear": chances})
+        linear = {part: self.probabilities(banks[part], rows) for part, rows in parts.items()}
+        return replace(self, rows=parts, heads={"linear": linear})

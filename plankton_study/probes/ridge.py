@@ -1,4 +1,4 @@
-"""Ridge probes: they rank every cell by one eigendecomposition each."""
+"""Ridge probes, which rank all cells with one eigendecomposition per cell."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ NOT_SCORED_AWAY = ("train", "validation")
 
 
 class RidgePath:
-    """One-against-rest ridge regression for every penalty, from one eigendecomposition.
+    """One-vs-rest ridge regression for every penalty, from one eigendecomposition.
 
-    With the covariance S of standardised features, whose mean eigenvalue is 1, a penalty is
-    comparable between cells: W = (S + penalty I)^-1 X'Y / n. Leaving out all but the first
-    eigenvectors gives the same probe on that many principal components.
+    The covariance S of standardised features has a mean eigenvalue of 1, so penalties are
+    comparable between cells: W = (S + penalty I)^-1 X'Y / n. Keeping only the first eigenvectors
+    gives the same probe on that many principal components.
 
     Args:
-        features: blocks of standardised training features, (n, C) float32 together.
+        features: blocks of standardised training features, (n, C) float32 in total.
         codes: (n,) int64 classes, each of 0 … K-1 present.
     """
 
@@ -44,11 +44,11 @@ class RidgePath:
     def predict(
         self, features: Iterable[np.ndarray], penalty: float, width: int | None = None
     ) -> np.ndarray:
-        """Return the class codes (n,) of blocks of features.
+        """Return the predicted class codes (n,) for blocks of features.
 
         Args:
             features: standardised like the training features.
-            penalty: over the mean eigenvalue.
+            penalty: relative to the mean eigenvalue.
             width: number of principal components; None: all.
         """
         scale = (1 / (self.values + penalty)).astype(np.float32)[:width]
@@ -59,12 +59,12 @@ class RidgePath:
 
 
 class RidgeGrid(NamedTuple):
-    """What ridge probes give for every cell.
+    """The results of the ridge probes of every cell.
 
     Attributes:
         table: a row for each cell: layer, timestep, accuracy and macro_f1 on validation images,
-            penalty, equal_width (accuracy at the common width), and the accuracy on each other
-            part that was asked for.
+            penalty, equal_width (accuracy at the common width), and the accuracy on each further
+            part.
         is_right: (cells, n validation) bool, with all features.
         is_right_at_equal_width: the same at the common width.
     """
@@ -81,14 +81,14 @@ def ridge_grid(
     taxa: dict[str, np.ndarray],
     config: Probes,
 ) -> RidgeGrid:
-    """Fit ridge probes of every cell and penalty, and choose each cell's penalty by accuracy.
+    """Fit ridge probes for every cell and penalty, and select each cell's penalty by accuracy.
 
     Args:
-        bank: of features.
+        bank: the features.
         cells: the candidates.
-        rows: "train", "validation" and others → rows.
+        rows: "train", "validation" and further parts → rows.
         taxa: the same keys → taxon names of these rows.
-        config: gives the penalties, and `width`, the common number of features.
+        config: provides the penalties, and `width`, the common number of features.
     """
     lines, is_right, is_right_narrow = [], [], []
     for cell in progress(f"ridge probes of {len(cells)} cells", cells):
@@ -107,7 +107,7 @@ def _probe_cell(
     taxa: dict[str, np.ndarray],
     config: Probes,
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return one cell's line of the table, and on which validation images its probes are right."""
+    """Return one cell's line of the table, and which validation images its probes get right."""
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     others = [part for part in rows if part != "train"]
     train, *scaled = scaled_features(bank, cell, rows["train"], *(rows[p] for p in others))

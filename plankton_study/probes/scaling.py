@@ -1,4 +1,4 @@
-"""Features standardised with training statistics, in blocks that fit into memory."""
+"""Features standardised with the training statistics, in blocks that fit into memory."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.encoder import Cell
 
-#: rows of features that are in memory at a time
+#: largest number of rows whose features are in memory at the same time
 BLOCK_ROWS = 65_536
 
 
 def in_blocks(rows: np.ndarray) -> list[np.ndarray]:
-    """Return rows in parts of nearly equal size, at most `BLOCK_ROWS` each."""
+    """Split rows into parts of nearly equal size, at most `BLOCK_ROWS` each."""
     parts = -(-len(rows) // BLOCK_ROWS) or 1
     return np.array_split(rows, parts)
 
@@ -40,9 +40,9 @@ def fit_scaler(bank: FeatureBank, cell: Cell, rows: np.ndarray) -> Scaler:
 
 
 class ScaledFeatures:
-    """The standardised features of some rows, to be iterated over in blocks.
+    """The standardised features of some rows, iterated over in blocks.
 
-    A single block is read once and kept; several blocks are read anew in each iteration.
+    A single block is read once and kept; several blocks are read again in each iteration.
     """
 
     def __init__(self, bank: FeatureBank, cell: Cell, rows: np.ndarray, scaler: Scaler) -> None:
@@ -71,7 +71,7 @@ def scaled_features(
     """Return a cell's features of several parts, scaled by the statistics of the training rows.
 
     Args:
-        bank, cell: what to read.
+        bank, cell: the features to read.
         train: the training rows; their features come first.
         others: the rows of other parts.
     """

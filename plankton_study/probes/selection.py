@@ -1,4 +1,4 @@
-"""What may be chosen, and how sure the choice is: candidates, parts, and near-best cells."""
+"""Selecting a cell: the candidates, the parts, and how certain the selection is."""
 
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ def candidate_cells(encoder: Encoder, search: str, number: int) -> list[Cell]:
     """Return the cells that a search may choose from.
 
     Args:
-        encoder: whose cells they are.
+        encoder: the encoder that has the cells.
         search: "all" cells; "equal": `number` of them, evenly spaced over the layers at the
-            predeclared timestep, the last layer among them; or only the "predeclared" one.
-        number: of the search "equal".
+            predeclared timestep, including the last layer; or only the "predeclared" one.
+        number: number of cells in the search "equal".
     """
     cells = [cell for cell in encoder.cells if cell != HEAD]
     if search == "predeclared":
@@ -50,9 +50,9 @@ def probed_parts(splits: Splits, setting: str, shifted_images: int = 1) -> dict[
     """Return the rows that a setting trains, selects and tests on.
 
     Args:
-        splits: of a set.
+        splits: the splits of a set.
         setting: "natural" or "balanced".
-        shifted_images: a shifted part keeps the taxa with at least so many images in it.
+        shifted_images: images that a taxon needs in a shifted part; other taxa are left out of it.
     """
     classes = setting_classes(splits, setting)
     train_part = "train" if setting == "natural" else "balanced"
@@ -70,12 +70,12 @@ def probed_parts(splits: Splits, setting: str, shifted_images: int = 1) -> dict[
 
 
 class NearBest(NamedTuple):
-    """How sure the choice of a cell is.
+    """How certain the selection of a cell is.
 
     Attributes:
-        standard_error: of the best cell's accuracy.
+        standard_error: standard error of the best cell's accuracy.
         is_near: (cells,) bool, within one standard error of the best.
-        share: (cells,) share of bootstrap draws that the cell wins.
+        share: (cells,) share of bootstrap draws in which the cell is the best.
     """
 
     standard_error: float
@@ -84,11 +84,11 @@ class NearBest(NamedTuple):
 
 
 def near_best(is_right: np.ndarray, groups: np.ndarray, draws: int) -> NearBest:
-    """Return which cells the validation data cannot tell from the best.
+    """Return which cells the validation data cannot distinguish from the best one.
 
     Args:
-        is_right: (cells, n) bool, on each validation image.
-        groups: (n,) what the bootstrap keeps together.
+        is_right: (cells, n) bool, whether each validation image is predicted correctly.
+        groups: (n,) codes of the groups that are resampled as a whole.
         draws: number of bootstrap draws.
     """
     weights = metrics.resample(groups, draws, seed=1)

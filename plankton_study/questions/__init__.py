@@ -1,1 +1,1 @@
-"""The questions of the study: comparison, tail, clusters, few labels, shift, monitoring, claims."""
+"""The study's questions: comparison, long tail, clusters, few labels, shift, monitoring, claims."""

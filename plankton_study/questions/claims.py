@@ -1,17 +1,17 @@
-"""The claims: what each rests on, how training seeds are joined, and by which rule it is judged.
+"""The claims: the evidence for each, how training seeds are combined, and the rules for judging.
 
-The rules, for differences of diffusion to another encoder:
+The rules, for the differences between diffusion and other encoders (diffusion minus the other):
 
-- *Competitive with supervised* is met if the lower bound of the macro-F1 difference lies above
-  -3 points, and refuted if the upper bound lies below.
+- *Competitive with supervised* is met if the lower bound of the macro-F1 difference is above
+  -3 points, and refuted if the upper bound is below.
 - *Better than self-supervised* is met if the difference to each such encoder is above 0 after
   Holm's correction, and refuted if one of them is better.
-- *k-means recovers classes* is the same with normalised mutual information, against every encoder
-  that saw no label.
-- *16 × 16 maps are best* is met if all cells that cannot be told from the best, at equal width,
-  are of 16 × 16, and refuted if none is.
+- *k-means recovers classes* has the same rule for normalised mutual information, against every
+  encoder that saw no labels.
+- *16 × 16 maps are best* is met if all cells that cannot be distinguished from the best, at equal
+  width, have 16 × 16 maps, and refuted if none has.
 
-What is neither met nor refuted is undecided.
+A claim that is neither met nor refuted is undecided.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -44,29 +44,29 @@ GEOGRAPHY = "geographical shift, one instrument"
 BEST_SIDE = 16  # px, of the maps that the paper found best
 MARGIN = 0.03  # macro-F1 that a competitive encoder may lose
 LEVEL = 0.05  # of significance
-POWER = 0.8  # with which the smallest difference is found
-SEEDS_ASKED_FOR = 3
-SIDE_ASKED_FOR = 64  # px, for the claim about maps
+POWER = 0.8  # of the test for the smallest difference
+SEEDS_NEEDED = 3
+SIDE_NEEDED = 64  # px, for the claim about maps
 
 MET, REFUTED, UNDECIDED = "met", "refuted", "undecided"
 VERDICTS = {MET: "supported", REFUTED: "not supported", UNDECIDED: "undecided"}
 ALL_OTHER_MAPS = "all other maps"
 
-#: columns that name a difference, and those that hold it
+#: columns that identify a difference, and those that hold its value
 NAMES = ["claim", "place", "rival"]
 NUMBERS = ["value", "low", "high", "n", "p"]
 
 
-# --- what the claims rest on in one run
+# --- the evidence for the claims in one run
 
 
 class Place(NamedTuple):
     """Where encoders are compared: a setting, a shifted part, or another set.
 
     Attributes:
-        name: as the ledger shows it.
-        splits: of the images that are predicted.
-        results: encoder → its probes.
+        name: as shown in the ledger.
+        splits: splits of the predicted images.
+        results: encoder → result of its probe.
         part: key of the results' rows.
     """
 
@@ -79,41 +79,41 @@ class Place(NamedTuple):
 def places(study: Study, sets: dict[str, Splits]) -> list[Place]:
     """Return all places where the claims about encoders are judged.
 
-    They are the two settings of the first set, every shifted part, and every crossing from one
-    set to another.
+    They are the two settings of the first set, every shifted part, and every pair of sets in which
+    the probes of one predict the other.
     """
     first = next(iter(sets.values()))
-    found = []
+    all_places = []
     for setting in ("balanced", "natural"):
         results = compare_encoders(study, first, setting).results
-        found.append(Place(setting, first, results, "test"))
+        all_places.append(Place(setting, first, results, "test"))
     for name, splits in sets.items():
         if splits.shifts:
             results = compare_encoders(study, splits, "natural").results
             for part in splits.shifts:
                 if part in results["diffusion"].rows:
-                    found.append(Place(f"{name}: {part}", splits, results, part))
+                    all_places.append(Place(f"{name}: {part}", splits, results, part))
     for crossing in crossings(study, sets):
-        both = coarse_results(study, crossing)
-        away = {name: result for name, (_, result) in both.items()}
-        found.append(Place(crossing.title, crossing.away_splits, away, crossing.away))
-    return found
+        results = coarse_results(study, crossing)
+        away = {name: result for name, (_, result) in results.items()}
+        all_places.append(Place(crossing.title, crossing.away_splits, away, crossing.away))
+    return all_places
 
 
 def claim_differences(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
-    """Return what each claim rests on in this run.
+    """Return the differences that each claim rests on in this run.
 
     Returns:
         Columns claim, place, rival, and value, low, high (as shares of 1), p (not corrected).
     """
     first = next(iter(sets.values()))
-    at_places = places(study, sets)
-    macro_f1 = {place.name: _macro_f1_differences(study, place) for place in at_places}
+    all_places = places(study, sets)
+    macro_f1 = {place.name: _macro_f1_differences(study, place) for place in all_places}
     lines = [_share_of_best_maps(study, first)]
-    for place in at_places:
+    for place in all_places:
         rival = best_on_validation(study, place.results, "labels")
         lines.append(_line(COMPETITIVE, place.name, rival, macro_f1[place.name][rival]))
-    for place in at_places:
+    for place in all_places:
         for rival, estimate in macro_f1[place.name].items():
             if encoder_family(study, rival) == "self-supervised":
                 lines.append(_line(BETTER, place.name, rival, estimate))
@@ -155,20 +155,20 @@ def _cluster_differences(study: Study, splits: Splits) -> list[dict[str, Any]]:
 
 
 def join_seeds(runs: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
-    """Join what the claims rest on over training seeds.
+    """Combine the differences that the claims rest on over training seeds.
 
-    The value is the mean over seeds. Its error holds both kinds of variation: between test
-    images, which all seeds share, and between trainings, which is estimated from few seeds; hence
-    Student's t, with degrees of freedom by Welch and Satterthwaite. Differences that not all
-    seeds have are left out. The supervised rival may be another encoder in another seed, since it
-    is whichever is best on validation images.
+    The value is the mean over seeds. Its error includes both kinds of variation: between test
+    images, which all seeds share, and between training runs. The latter is estimated from few
+    seeds; so Student's t is used, with degrees of freedom by Welch and Satterthwaite. Differences
+    that are missing in some seeds are left out. The supervised rival may differ between seeds,
+    since it is the best one on validation images.
 
     Args:
         runs: seed → table of `claim_differences`.
 
     Returns:
         Columns claim, place, rival; value, low, high; p, after Holm's correction within a claim
-        and place; and error and freedom: the standard error, and its degrees of freedom.
+        and place; error, the standard error; and freedom, its degrees of freedom.
     """
     table = pd.concat(runs, names=["seed", "row"]).reset_index()
     is_supervised = table["claim"] == COMPETITIVE
@@ -177,10 +177,8 @@ def join_seeds(runs: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     complete = table[by_role["seed"].transform("nunique") == len(runs)]
     joined = pd.DataFrame(
         [
-            _join_difference(claim, place, of_seeds)
-            for (claim, place, _), of_seeds in complete.groupby(
-                ["claim", "place", "role"], sort=False
-            )
+            _join_difference(claim, place, rows)
+            for (claim, place, _), rows in complete.groupby(["claim", "place", "role"], sort=False)
         ]
     )
     by_place = joined.groupby(["claim", "place"], sort=False)["p"]
@@ -189,30 +187,31 @@ def join_seeds(runs: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
 
 
 def incomplete_rivals(runs: Mapping[int, pd.DataFrame]) -> list[str]:
-    """Return the rivals that `join_seeds` leaves out, since not all seeds have them."""
+    """Return the rivals that `join_seeds` leaves out, since some seeds lack them."""
     table = pd.concat(runs, names=["seed", "row"]).reset_index()
     others = table[table["claim"] != COMPETITIVE]
     seeds = others.groupby(["claim", "place", "rival"])["seed"].transform("nunique")
     return sorted(set(others["rival"][seeds < len(runs)]))
 
 
-def _join_difference(claim: str, place: str, of_seeds: pd.DataFrame) -> dict[str, Any]:
-    """Join one difference over seeds."""
-    rivals = " or ".join(dict.fromkeys(of_seeds["rival"]))
-    value = of_seeds["value"].mean()
-    half_width = (of_seeds["high"].mean() - of_seeds["low"].mean()) / 2
+def _join_difference(claim: str, place: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """Combine one difference over seeds, given one row for each seed."""
+    rivals = " or ".join(dict.fromkeys(rows["rival"]))
+    value = rows["value"].mean()
+    half_width = (rows["high"].mean() - rows["low"].mean()) / 2
     error = half_width / norm.ppf(1 - LEVEL / 2)
     line: dict[str, Any] = {"claim": claim, "place": place, "rival": rivals, "value": value}
-    seeds = len(of_seeds)
+    seeds = len(rows)
     if seeds == 1:
-        (only,) = of_seeds.to_dict("records")
-        numbers = {key: only[key] for key in ("low", "high", "p")}
+        (only_row,) = rows.to_dict("records")
+        numbers = {key: only_row[key] for key in ("low", "high", "p")}
         return line | numbers | {"error": error, "freedom": np.inf}
-    between_trainings = of_seeds["value"].std() / seeds**0.5
+    between_trainings = rows["value"].std() / seeds**0.5
     error = np.hypot(error, between_trainings)
     freedom = np.inf
     if between_trainings > 0:
-        freedom = (seeds - 1) * (error / between_trainings) ** 4
+        with np.errstate(over="ignore"):  # if seeds hardly differ, it is infinite
+            freedom = (seeds - 1) * (error / between_trainings) ** 4
     reach = t.ppf(1 - LEVEL / 2, freedom) * error
     p = 2 * t.sf(abs(value) / error, freedom) if error > 0 else float(value == 0)
     return line | {
@@ -225,10 +224,10 @@ def _join_difference(claim: str, place: str, of_seeds: pd.DataFrame) -> dict[str
 
 
 def smallest_difference(error: float, freedom: float) -> float:
-    """Return the smallest true difference that would be found with 80 % power.
+    """Return the smallest true difference that would be detected with 80 % power.
 
-    It is the difference whose estimate would be significant (two-sided, 5 %, one comparison) in
-    80 % of repetitions: (t at 97.5 % + t at 80 %) times the standard error.
+    Its estimate would be significant (two-sided, 5 %, one comparison) in 80 % of repetitions:
+    (t at 97.5 % + t at 80 %) times the standard error.
     """
     return float((t.ppf(1 - LEVEL / 2, freedom) + t.ppf(POWER, freedom)) * error)
 
@@ -237,7 +236,7 @@ def smallest_difference(error: float, freedom: float) -> float:
 
 
 def judge_maps(differences: pd.DataFrame) -> str:
-    """Judge whether 16 × 16 maps are best, from the share of such maps among the best cells."""
+    """Judge whether 16 × 16 maps are best, from their share among the best cells."""
     share = differences["value"]
     if (share == 1).all():
         return MET
@@ -247,7 +246,7 @@ def judge_maps(differences: pd.DataFrame) -> str:
 
 
 def judge_competitive(differences: pd.DataFrame) -> str:
-    """Judge whether diffusion loses at most the margin."""
+    """Judge whether diffusion is worse by at most the margin."""
     if (differences["low"] > -MARGIN).all():
         return MET
     if (differences["high"] < -MARGIN).all():
@@ -274,10 +273,10 @@ RULES: dict[str, Callable[[pd.DataFrame], str]] = {
 
 
 class Conditions(NamedTuple):
-    """What a run must have for a verdict to be passed.
+    """The properties of a run that decide whether a verdict is possible.
 
     Attributes:
-        synthetic: whether images are drawn.
+        synthetic: whether any images are synthetic.
         seeds: number of training seeds.
         size: side of the images, px.
     """
@@ -287,14 +286,14 @@ class Conditions(NamedTuple):
     size: int
 
     def against_verdict(self, claim: str) -> list[str]:
-        """Return the reasons why no verdict may be passed on a claim."""
+        """Return the reasons why a claim cannot be judged."""
         reasons = []
         if self.synthetic:
             reasons.append("synthetic images")
-        if self.seeds < SEEDS_ASKED_FOR:
-            reasons.append(f"{seeds_text(self.seeds)}, {SEEDS_ASKED_FOR} asked for")
-        if claim == MAPS and self.size < SIDE_ASKED_FOR:
-            reasons.append(f"images of {self.size} px, {SIDE_ASKED_FOR} asked for")
+        if self.seeds < SEEDS_NEEDED:
+            reasons.append(f"{seeds_text(self.seeds)}, {SEEDS_NEEDED} needed")
+        if claim == MAPS and self.size < SIDE_NEEDED:
+            reasons.append(f"images of {self.size} px, {SIDE_NEEDED} needed")
         return reasons
 
 
@@ -312,7 +311,7 @@ def judge(joined: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
 
     Returns:
         Columns claim, place, by the rule, and verdict ("not judged (…)" if a condition is not
-        met). The last row is the claim that no set can test.
+        met). The last row is the claim that none of the sets can test.
     """
     lines = []
     for (claim, place), rows in joined.groupby(["claim", "place"], sort=False):
@@ -325,25 +324,25 @@ def judge(joined: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
 
 
 def count_words(words: Iterable[str]) -> str:
-    """Return how often each word of the rules occurs, such as "1 met, 5 refuted, 6 undecided"."""
+    """Return how often each outcome of the rules occurs: "1 met, 5 refuted, 6 undecided"."""
     counts = pd.Series(list(words)).value_counts()
     return ", ".join(f"{counts.get(word, 0)} {word}" for word in (MET, REFUTED, UNDECIDED))
 
 
 def count_verdicts(verdicts: Iterable[str]) -> str:
     """Return how often each verdict was passed, or "none"."""
-    passed = [verdict for verdict in verdicts if not verdict.startswith("not judged")]
-    counts = pd.Series(passed, dtype=object).value_counts()
+    judged = [verdict for verdict in verdicts if not verdict.startswith("not judged")]
+    counts = pd.Series(judged, dtype=object).value_counts()
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none"
 
 
 def claim_title(claim: str, place: str) -> str:
-    """Return a claim with its place, as the ledger shows it."""
+    """Return a claim with its place, as shown in the ledger."""
     return f"{claim} ({place})" if place else claim
 
 
 def ledger_table(joined: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
-    """Return the ledger as people read it: a row for each claim and place.
+    """Return the ledger as readable text, with a row for each claim and place.
 
     Returns:
         Columns claim, statistic (95 %), smallest difference found (points), by the rule, verdict.
@@ -366,7 +365,7 @@ def ledger_table(joined: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
 def statistic_text(differences: pd.DataFrame) -> str:
     """Return the differences of one claim and place in words."""
     if differences.empty:
-        return "no two real sites of one instrument"
+        return "no instrument at two real sites"
     if differences["claim"].iloc[0] == MAPS:
         share = differences["value"].iloc[0]
         return f"{share:.0%} of the cells within one standard error are of {BEST_SIDE} px"

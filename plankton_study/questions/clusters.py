@@ -1,4 +1,4 @@
-"""Do classes form groups by themselves? k-means on each cell, told only the number of classes."""
+"""Do classes form clusters without labels? k-means on each cell, given the number of classes."""
 
 from typing import Any, NamedTuple
 
@@ -27,12 +27,13 @@ SHAPED_BY = (
     "probes.scaling",
     "probes.selection",
     "features.bank",
+    "features.encoder",
     "images.splits",
 )
 
 
 def purity(truth: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images that are of the commonest taxon of their cluster."""
+    """Return the share of images that belong to the commonest taxon of their cluster."""
     return float(contingency_matrix(truth, labels).max(axis=0).sum() / len(truth))
 
 
@@ -45,15 +46,15 @@ AGREEMENT = {
 
 
 class Clusters(NamedTuple):
-    """k-means of an encoder's cells, on validation and test images apart.
+    """k-means clusters of an encoder's cells, separately for validation and test images.
 
     Attributes:
         table: a row for each cell: layer, timestep, and NMI, ARI and purity on validation and on
-            test images, as means over restarts; `<part> <measure> sd` is the deviation.
+            test images, as means over restarts; `<part> <measure> sd` is the standard deviation.
         selected: the cell with the best NMI on validation images.
         rows: (n,) test rows.
         labels: (restarts, n) their clusters in the selected cell, least inertia first.
-        distance: (n,) to the centre of their cluster under the first of these.
+        distance: (n,) their distance to the cluster centre, in the first restart.
         agreement: measure → (1 + draws,), see `draw_agreement`.
     """
 
@@ -65,7 +66,7 @@ class Clusters(NamedTuple):
     agreement: dict[str, np.ndarray]
 
     def estimate(self, measure: str) -> Estimate:
-        """Return a measure of the agreement with the classes, with its 95 % interval."""
+        """Return an agreement measure with its 95 % interval."""
         return metrics.percentiles(self.agreement[measure], len(self.rows))
 
     def difference(self, other: "Clusters", measure: str = "NMI") -> Estimate:
@@ -77,8 +78,8 @@ class Clusters(NamedTuple):
 def cluster_encoder(study: Study, splits: Splits, name: str) -> Clusters:
     """Return the clusters of an encoder's cells in the natural setting.
 
-    Features are standardised with the statistics of the training images. Of labels only the
-    number of classes enters the clustering; those of validation images choose the cell.
+    Features are standardised with the statistics of the training images. The clustering uses no
+    labels except the number of classes; the labels of validation images select the cell.
     """
     _, bank = read_features(study, splits, name)
     config = study.profile.clusters
@@ -112,8 +113,8 @@ def _cluster_all_cells(
     lines: list[dict[str, Any]] = []
     labels, distance, best = None, None, -1.0
     for cell in progress(f"k-means of {len(cells)} cells of {name}", cells):
-        asked = [parts["train"], parts["validation"], parts["test"]]
-        _, validation, test = scaled_features(bank, cell, *asked)
+        rows = [parts["train"], parts["validation"], parts["test"]]
+        _, validation, test = scaled_features(bank, cell, *rows)
         validation_labels, _ = kmeans(validation.whole(), number, restarts)
         test_labels, test_distance = kmeans(test.whole(), number, restarts)
         line = {"layer": cell.layer, "timestep": cell.timestep}
@@ -129,7 +130,7 @@ def _cluster_all_cells(
 
 
 def _mean_agreement(part: str, truth: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the mean and the deviation of each measure over restarts."""
+    """Return the mean and the standard deviation of each measure over restarts."""
     agreement = {}
     for name, measure in AGREEMENT.items():
         values = [measure(truth, of_restart) for of_restart in labels]
@@ -143,12 +144,12 @@ def kmeans(x: np.ndarray, number: int, restarts: int) -> tuple[np.ndarray, np.nd
 
     Args:
         x: (n, C) features.
-        number: of clusters; at most n are made.
-        restarts: each has a seed of its own.
+        number: number of clusters, limited to n.
+        restarts: number of starts, each with its own seed.
 
     Returns:
-        Labels (restarts, n), those of least inertia first; and the distance (n,) to the centre
-        under these.
+        Labels (restarts, n), least inertia first; and the distances (n,) to the cluster centres in
+        the first restart.
     """
     models = [
         KMeans(min(number, len(x)), n_init=1, random_state=seed).fit(x) for seed in range(restarts)
@@ -163,14 +164,14 @@ def draw_agreement(
 ) -> dict[str, np.ndarray]:
     """Return bootstrap draws of the agreement between clusters and classes.
 
-    A draw takes one restart, in turn, and resampled groups. Repeated images raise these
-    measures, so the draws are moved until their mean is the value. Draws of two clusterings of
-    the same images are paired.
+    Each draw uses the next restart in turn, and resampled groups. Repeated images raise these
+    measures, so the draws are shifted to have the value as their mean. Draws of two clusterings
+    of the same images are paired.
 
     Args:
         truth: (n,) taxa.
         labels: (restarts, n) clusters.
-        groups: (n,) what resampling keeps together.
+        groups: (n,) codes of the groups that are resampled as a whole.
         draws: number of bootstrap draws.
 
     Returns:
@@ -218,7 +219,7 @@ def _share_of_commonest(taxa: pd.Series) -> float:
 
 
 def split_taxa(members: pd.DataFrame, least_images: int = 10) -> pd.DataFrame:
-    """Return the taxa by the number of clusters that hold half of their images.
+    """Return the taxa by the number of clusters that are needed for half of their images.
 
     Returns:
         Columns taxon, clusters for half of it, and images, the most divided taxa first.

@@ -1,4 +1,4 @@
-"""Encoders side by side: results, paired differences with Holm's correction, and their cost."""
+"""Comparing encoders: results, paired differences with Holm's correction, and cost."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -22,9 +22,9 @@ from plankton_study.probes.result import ProbeResult
 from plankton_study.run.errors import StudyError
 from plankton_study.run.study import Study
 
-#: key of a metric → how tables call it
+#: key of a metric → its name in tables
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-#: a change of the held-out loss by this share counts as falling or rising
+#: a relative change of the held-out loss by more than this counts as falling or rising
 FLAT = 0.02
 
 Results = dict[str, ProbeResult]
@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
     """Encoders in one setting of one set.
 
     Attributes:
-        results: encoder → its probes.
+        results: encoder → result of its probe.
         absent: encoder → why it was not run.
     """
 
@@ -63,7 +63,7 @@ def compare_encoders(
 
     Args:
         study, splits, setting, search, budget: as for `probe_encoder`.
-        names: of the encoders; None: those of the profile and your own.
+        names: names of the encoders; None: those of the profile and your own.
     """
     if names is None:
         names = [*study.profile.encoders, *ENCODERS]
@@ -88,7 +88,7 @@ def scores_table(
 
     Returns:
         Columns encoder, learnt from, head, cell, accuracy (%) and macro-F1 (%). Encoders that
-        were not run follow with "not run" as their head.
+        were not run come last, with "not run" as their head.
     """
     lines = []
     for name, result in comparison.results.items():
@@ -125,15 +125,17 @@ def searches_table(study: Study, splits: Splits, results: Results) -> pd.DataFra
     }
     searches["all"] = results
     table = pd.DataFrame({"encoder": list(results)})
-    for search, of_search in searches.items():
-        most = max(len(result.grid) for result in of_search.values())
-        scores = [evaluate(study, splits, r, "test")["macro_f1"] for r in of_search.values()]
-        table[f"{search} ({most} at most, %)"] = scores
+    for search, search_results in searches.items():
+        most = max(len(result.grid) for result in search_results.values())
+        table[f"{search} ({most} at most, %)"] = [
+            evaluate(study, splits, result, "test")["macro_f1"]
+            for result in search_results.values()
+        ]
     return table
 
 
 def differences(study: Study, splits: Splits, results: Results, part: str) -> pd.DataFrame:
-    """Return the paired differences of diffusion's linear probe to each other encoder.
+    """Return the paired differences between diffusion's linear probe and each other encoder's.
 
     Returns:
         One row for each metric and encoder; columns encoder, learnt from, metric, estimate and
@@ -165,7 +167,7 @@ def _p_value(estimate: Estimate) -> float | None:
 
 
 def differences_table(differences: pd.DataFrame) -> pd.DataFrame:
-    """Return `differences` with the column names of tables."""
+    """Return the result of `differences` with the column names used in tables."""
     return differences.rename(
         columns={
             "encoder": "diffusion minus",
@@ -179,17 +181,18 @@ def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
     """Return the encoder of a family whose selected probe has the best validation macro-F1.
 
     Args:
-        study: knows the families.
-        results: encoder → probes.
+        study: provides the families.
+        results: encoder → result of its probe.
         learnt_from: a family, see `EncoderConfig.family`.
 
     Raises:
-        StudyError: no encoder of the family is left.
+        StudyError: there is no encoder of the family.
     """
     names = [name for name in results if encoder_family(study, name) == learnt_from]
     if not names:
         raise StudyError(
-            f"no encoder that learnt from {learnt_from!r} is left to compare with: keep one"
+            f"no encoder that learnt from {learnt_from!r} is left to compare with: "
+            "keep one of them in the profile"
         )
     return max(names, key=lambda name: results[name].validation["macro_f1"])
 
@@ -198,7 +201,7 @@ def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
 
 
 def learning_curves(results: Results) -> dict[str, pd.DataFrame]:
-    """Return encoder → its learning curve, for those that were trained here."""
+    """Return encoder → its learning curve, for the encoders that were trained here."""
     curves = {}
     for name, result in results.items():
         if result.encoder.folder:
@@ -207,7 +210,7 @@ def learning_curves(results: Results) -> dict[str, pd.DataFrame]:
 
 
 def learning_table(study: Study, splits: Splits, results: Results, setting: str) -> pd.DataFrame:
-    """Return validation accuracy by ridge before and after training, and the loss's trend.
+    """Return ridge validation accuracy before and after training, and the trend of the loss.
 
     Returns:
         One row for each encoder that was trained here; columns encoder, before training (%),
@@ -239,7 +242,7 @@ def _accuracy_before(
 
 
 def loss_trend(losses: pd.Series) -> str:
-    """Return how a loss moves over its last three points."""
+    """Return the trend of a loss over its last three points."""
     before, last = losses.iloc[-3:].iloc[[0, -1]]
     if last < (1 - FLAT) * before:
         return "still falling"
@@ -249,11 +252,11 @@ def loss_trend(losses: pd.Series) -> str:
 
 
 def cost_table(study: Study, results: Results) -> pd.DataFrame:
-    """Return what each encoder cost.
+    """Return the cost of each encoder.
 
     Returns:
         One row for each encoder; columns encoder, learnt from, parameters, images seen, training
-        GFLOPs and seconds, as far as they are known.
+        GFLOPs and seconds, as far as known.
     """
     lines = []
     for name, result in results.items():
@@ -274,14 +277,14 @@ def _whole(value: float | None) -> int | None:
 
 
 def equal_flops_table(study: Study, splits: Splits, results: Results) -> pd.DataFrame:
-    """Return the marked encoders at the denoiser's training FLOPs, on test images.
+    """Return the test scores of encoders that were trained with the denoiser's training FLOPs.
 
-    They are those with `equal_flops = true`. There are none where the denoiser was made
-    elsewhere, since the FLOPs of its training are not known.
+    They are the encoders with `equal_flops = true`. The table is empty if the denoiser is a
+    pretrained model, since the FLOPs of its training are unknown.
 
     Returns:
-        One row for each; columns encoder, images seen, accuracy (%), macro-F1 (%), and the
-        difference of diffusion to it.
+        One row for each encoder; columns encoder, images seen, accuracy (%), macro-F1 (%), and
+        diffusion minus it (macro-F1, points).
     """
     columns = [
         "encoder",
@@ -295,9 +298,9 @@ def equal_flops_table(study: Study, splits: Splits, results: Results) -> pd.Data
     diffusion = results["diffusion"]
     configs = study.profile.encoders
     names = [name for name in results if name in configs and configs[name].equal_flops]
-    again = compare_encoders(study, splits, diffusion.setting, budget="flops", names=names)
+    retrained = compare_encoders(study, splits, diffusion.setting, budget="flops", names=names)
     lines = []
-    for name, result in again.results.items():
+    for name, result in retrained.results.items():
         scores = evaluate(study, splits, result, "test")
         gain = evaluate(study, splits, diffusion, "test", minus=result)
         seen = int(result.encoder.cost["images_seen"])
@@ -309,19 +312,22 @@ def fine_tuning_table(study: Study, splits: Splits, comparison: Comparison) -> p
     """Return the U-Net's down path trained with labels: from scratch, and from the denoiser.
 
     Returns:
-        As `scores_table`, with the paired differences of the two starts as last rows.
+        As `scores_table`; the last rows are the paired differences between the two.
     """
     heads = ("end to end", "linear")
-    own = {
+    supervised_unets = {
         name: result
         for name, result in comparison.results.items()
         if "end to end" in result.heads and study.profile.encoders[name].network == "unet"
     }
-    table = scores_table(study, splits, Comparison(own, {}), "test", heads)
-    by_start = {study.profile.encoders[name].start: name for name in reversed(own)}
+    table = scores_table(study, splits, Comparison(supervised_unets, {}), "test", heads)
+    by_start = {
+        study.profile.encoders[name].start: supervised_unets[name]
+        for name in reversed(supervised_unets)
+    }
     if len(by_start) < 2:
         return table
-    tuned, scratch = own[by_start["denoiser"]], own[by_start["random"]]
+    tuned, scratch = by_start["denoiser"], by_start["random"]
     for head in heads:
         gain = evaluate(study, splits, tuned, "test", head, minus=scratch)
         line = {"encoder": "difference", "learnt from": "", "head": head, "cell": ""}
@@ -336,7 +342,7 @@ def fine_tuning_table(study: Study, splits: Splits, comparison: Comparison) -> p
 def f1_by_taxon(
     splits: Splits, first: ProbeResult, other: ProbeResult, part: str = "test"
 ) -> pd.DataFrame:
-    """Return the F1 of each taxon by two encoders, the smallest gain first.
+    """Return the F1 of each taxon for two encoders, the smallest gain first.
 
     Returns:
         Columns taxon, images, a column for each encoder (in percent), and gain (points).
@@ -359,12 +365,12 @@ def commonest_confusions(
     """Return the pairs of taxa that a probe confuses most often.
 
     Returns:
-        Columns true, taken for, count and rows (of the images).
+        Columns true, taken for, count, and rows of the images.
     """
     rows = result.rows[part]
-    truth, named = splits.taxa(rows).astype(str), result.named(part)
-    images = pd.DataFrame({"true": truth, "taken for": named, "row": rows})
-    wrong = images[truth != named]
+    truth, predicted = splits.taxa(rows).astype(str), result.named(part)
+    images = pd.DataFrame({"true": truth, "taken for": predicted, "row": rows})
+    wrong = images[truth != predicted]
     pairs = wrong.groupby(["true", "taken for"])["row"].agg(count="size", rows=list)
     pairs = pairs.sort_values("count", ascending=False, kind="stable").head(most)
     return pairs.reset_index()

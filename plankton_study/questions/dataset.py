@@ -1,4 +1,4 @@
-"""What is in the image sets: their parts, their seasons, and leaks between parts."""
+"""The contents of the image sets: their parts, their seasons, and leaks between parts."""
 
 import numpy as np
 import pandas as pd
@@ -11,11 +11,11 @@ DAY = "%Y-%m-%d"
 
 
 def parts_table(sets: dict[str, Splits]) -> pd.DataFrame:
-    """Return what each part of each set holds.
+    """Return the contents of each part of each set.
 
     Returns:
-        Columns set, part, images, taxa, groups (days or samples, where they are known), first day
-        and last day.
+        Columns set, part, images, taxa, groups (days or samples, if known), first day and last
+        day.
     """
     lines = []
     for name, splits in sets.items():
@@ -43,7 +43,7 @@ def _first_and_last_day(splits: Splits, rows: np.ndarray) -> tuple[str, str]:
 
 
 def removed_table(sets: dict[str, Splits]) -> pd.DataFrame:
-    """Return how many images of each set were left out, a row for each reason."""
+    """Return how many images of each set were left out, with a row for each reason."""
     removed = pd.DataFrame({name: splits.removed for name, splits in sets.items()})
     return removed.rename_axis("reason").reset_index()
 
@@ -51,7 +51,7 @@ def removed_table(sets: dict[str, Splits]) -> pd.DataFrame:
 def monthly_shares(splits: Splits) -> pd.DataFrame:
     """Return the share of each taxon among the labelled images of each month.
 
-    They are the images of home and of the first shifted part. Rows are months, columns taxa.
+    The images are those of home and of the first shifted part. Rows are months, columns taxa.
     """
     parts = ("train", "validation", "test", *splits.shifts[:1])
     rows = np.unique(np.concatenate([splits[part] for part in parts]))
@@ -66,7 +66,7 @@ def has_times(splits: Splits) -> bool:
 
 
 def months_after_home(shares: pd.DataFrame, config: DataSet) -> list[pd.Period]:
-    """Return the months of `monthly_shares` that lie after the home part of a set."""
+    """Return the months of `monthly_shares` that come after the home part of a set."""
     until = config.split.home.until
     if until is None:
         return []
@@ -75,11 +75,11 @@ def months_after_home(shares: pd.DataFrame, config: DataSet) -> list[pd.Period]:
 
 
 def leaks(splits: Splits, duplicate_correlation: float) -> dict[str, int]:
-    """Return what stands on both sides of training and held-out images: nothing, it should be.
+    """Return what training and held-out images have in common, which should be nothing.
 
     Args:
-        splits: of a set.
-        duplicate_correlation: from this correlation on two images are near copies.
+        splits: the splits of a set.
+        duplicate_correlation: two images with a larger correlation are near copies.
 
     Returns:
         "groups" (days or samples) and "near copies" → number.

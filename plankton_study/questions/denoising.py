@@ -1,4 +1,4 @@
-"""Did the denoiser learn, does it only remember, and what in it matters?"""
+"""Did the denoiser learn, did it only memorise, and which of its properties matter?"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,24 +26,24 @@ ORIENTATIONS = 8
 
 
 def learning_curve(folder: Path) -> pd.DataFrame | None:
-    """Return the learning curve of a denoiser; None for a model made elsewhere."""
+    """Return the learning curve of a denoiser; None for a pretrained model."""
     file = folder / "curve.csv"
     return pd.read_csv(file) if file.exists() else None
 
 
 def loss_by_level(folder: Path) -> pd.DataFrame | None:
-    """Return the held-out loss by timestep; None for a model made elsewhere."""
+    """Return the held-out loss by timestep; None for a pretrained model."""
     file = folder / "levels.csv"
     return pd.read_csv(file) if file.exists() else None
 
 
 def draw_samples(study: Study, folder: Path, number: int = SAMPLES) -> np.ndarray:
-    """Return images that a denoiser imagines, (number, R, R) uint8, by DDIM (Song et al. 2021).
+    """Return samples of a denoiser, (number, R, R) uint8, drawn by DDIM (Song et al. 2021).
 
     Args:
-        study: gives size, device and the seed of the samples.
-        folder: of the denoiser.
-        number: of samples.
+        study: provides size, device and seed.
+        folder: folder of the denoiser.
+        number: number of samples.
     """
     unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
     pipeline = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
@@ -56,15 +56,14 @@ def draw_samples(study: Study, folder: Path, number: int = SAMPLES) -> np.ndarra
 
 
 def nearest_images(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find for each image the nearest of the others, in any of the 8 orientations trained on.
+    """Find the nearest other image of each image, in any of the 8 orientations used in training.
 
     Args:
         images: (N, R, R) uint8.
         others: (M, R, R) uint8.
 
     Returns:
-        Row in `others` (N,) int64, and the root mean square difference of grey values (N,)
-        float32.
+        Row in `others`, (N,) int64, and root mean square difference of grey values, (N,) float32.
     """
     orientations = []
     for turn in range(4):
@@ -81,11 +80,11 @@ def nearest_images(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, 
 
 
 def memorisation(splits: Splits, sample_distances: np.ndarray) -> dict[str, float]:
-    """Compare how near samples and unseen images are to the training images.
+    """Compare how close samples and unseen images are to the training images.
 
     Args:
-        splits: of the set that the denoiser was trained on.
-        sample_distances: of samples, from `nearest_images`.
+        splits: splits of the set that the denoiser was trained on.
+        sample_distances: distances of the samples, from `nearest_images`.
 
     Returns:
         Median distance of "samples" and of "unseen images" (grey values, root mean square), and
@@ -102,10 +101,10 @@ def memorisation(splits: Splits, sample_distances: np.ndarray) -> dict[str, floa
 
 
 def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
-    """Return the size of each denoiser and what its training cost.
+    """Return the size of each denoiser and the cost of its training.
 
     Args:
-        study: gives size and device.
+        study: provides size and device.
         folders: set → folder of its denoiser.
 
     Returns:
@@ -119,7 +118,7 @@ def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
             {
                 "set": name,
                 "parameters": sum(parameter.numel() for parameter in unet.parameters()),
-                "images seen": int(cost["images_seen"]) if cost else "made elsewhere",
+                "images seen": int(cost["images_seen"]) if cost else "pretrained",
                 "seconds": round(cost["seconds"]) if cost else None,
                 "device": study.device,
             }
@@ -128,11 +127,11 @@ def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
 
 
 def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
-    """Train the denoisers of the profile's [ablation], and judge each by ridge on validation data.
+    """Train the denoisers of the profile's [ablation]; evaluate each by ridge on validation images.
 
     Returns:
-        One row for each denoiser, the study's own first; columns denoiser, different images,
-        images seen, parameters, held-out loss and accuracy (%). No rows if none is asked for.
+        One row for each denoiser, the main one first; columns denoiser, different images, images
+        seen, parameters, held-out loss and accuracy (%). No rows if the profile has no ablation.
     """
     columns = [
         "denoiser",
@@ -171,7 +170,7 @@ def _ablation_line(
 
 
 def _with_changed_unet(study: Study, splits: Splits, changes: dict[str, Any]) -> Study:
-    """Return the study with another U-Net, and with the images seen of the ablation."""
+    """Return the study with another U-Net, and with the ablation's number of images seen."""
     name = splits.collection.name
     images_seen = study.profile.ablation.images_seen or images_to_see(study, splits)
     config = study.profile.sets[name].model_copy(update={"images_seen": images_seen})
@@ -183,5 +182,5 @@ def _with_changed_unet(study: Study, splits: Splits, changes: dict[str, Any]) ->
 def _with_smaller_pool(splits: Splits, share: float) -> Splits:
     """Return the splits with a random share of the unlabelled training images."""
     shuffled = np.random.default_rng(0).permutation(splits["pool"])
-    kept = np.sort(shuffled[: round(share * len(shuffled))])
-    return replace(splits, parts={**splits.parts, "pool": kept})
+    smaller_pool = np.sort(shuffled[: round(share * len(shuffled))])
+    return replace(splits, parts={**splits.parts, "pool": smaller_pool})

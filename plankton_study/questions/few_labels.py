@@ -1,4 +1,4 @@
-"""How few labels are enough? Linear probes from few labelled images of each class."""
+"""How few labels are enough? Linear probes trained on few labelled images per class."""
 
 import numpy as np
 import pandas as pd
@@ -23,20 +23,21 @@ SHAPED_BY = (
     "probes.scaling",
     "probes.selection",
     "features.bank",
+    "features.encoder",
     "images.splits",
 )
 
 
 def probe_few_labels(study: Study, splits: Splits, name: str) -> dict[int, np.ndarray]:
-    """Return what probes name the test images when each class has few labels.
+    """Return the predictions of probes that were trained on few labels per class.
 
     Every encoder gets the same draws of labelled images. Nothing is selected, so no validation
-    label is used: the cell is the predeclared one, and the regularisation is `labels.strength`.
-    Unlabelled training images scale the features.
+    labels are used: the cell is the predeclared one, and the regularisation is `labels.strength`.
+    Features are scaled by the statistics of all training images, without their labels.
 
     Returns:
-        Labels of each class → (draws, n test) taxa. Numbers that even the commonest class does
-        not have are left out.
+        Labels per class → (draws, n test) predicted taxa. Numbers of labels that even the
+        commonest class does not have are left out.
     """
     config = study.profile.labels
     encoder, bank = read_features(study, splits, name)
@@ -57,7 +58,7 @@ def probe_few_labels(study: Study, splits: Splits, name: str) -> dict[int, np.nd
 
 
 def _possible_counts(splits: Splits, counts: tuple[int, ...]) -> list[int]:
-    """Return the numbers of labels that at least one class has; at least the smallest number."""
+    """Return the numbers of labels that at least one class has, or else the smallest number."""
     most = pd.Series(splits.taxa(splits["train"])).value_counts().max()
     return [count for count in counts if count <= most] or [min(counts)]
 
@@ -70,14 +71,14 @@ def _probe_draws(
     train, test = scaled_features(bank, cell, rows["train"], rows["test"])
     features = train.whole()
     draws = [(count, draw) for count in counts for draw in range(config.draws)]
-    named: dict[str, list[np.ndarray]] = {str(count): [] for count in counts}
+    predicted: dict[str, list[np.ndarray]] = {str(count): [] for count in counts}
     for count, draw in progress(label, draws):
         labelled = draw_labels(splits, count, draw)
         classes, codes = np.unique(splits.taxa(labelled).astype(str), return_inverse=True)
-        own_features = features[np.searchsorted(rows["train"], labelled)]
-        (model,) = logistic_path([own_features], codes, [config.strength])
-        named[str(count)].append(classes[model.probabilities(test).argmax(axis=1)])
-    return {count: np.array(of_draws) for count, of_draws in named.items()}
+        labelled_features = features[np.searchsorted(rows["train"], labelled)]
+        (model,) = logistic_path([labelled_features], codes, [config.strength])
+        predicted[str(count)].append(classes[model.probabilities(test).argmax(axis=1)])
+    return {count: np.array(label_draws) for count, label_draws in predicted.items()}
 
 
 def score_curve(
@@ -92,71 +93,72 @@ def score_curve(
     Args:
         truth: (n,) taxa.
         predicted: from `probe_few_labels`.
-        groups: (n,) what resampling keeps together.
-        draws: number of bootstrap draws. One takes one draw of labels, in turn, and resampled
+        groups: (n,) codes of the groups that are resampled as a whole.
+        draws: number of bootstrap draws. Each uses the next draw of labels in turn, and resampled
             groups of test images, the same for every encoder.
         metric: a key of `metrics.scores`.
 
     Returns:
-        A column for each number of labels; row 0 is the mean over draws of labels, the others
+        A column for each number of labels; row 0 is the mean over draws of labels, the other rows
         are its bootstrap draws.
     """
     weights = metrics.resample(groups, draws)
     curve = {}
-    for count, of_draws in predicted.items():
-        values = [metrics.scores(truth, named)[metric][0] for named in of_draws]
-        drawn = np.empty(draws)
-        for number, named in enumerate(of_draws):
-            own = slice(number, None, len(of_draws))
-            drawn[own] = metrics.scores(truth, named, weights[own])[metric]
-        curve[count] = np.append(np.mean(values), drawn)
+    for count, label_draws in predicted.items():
+        values = [metrics.scores(truth, taxa)[metric][0] for taxa in label_draws]
+        bootstrap = np.empty(draws)
+        for number, taxa in enumerate(label_draws):
+            in_turn = slice(number, None, len(label_draws))
+            bootstrap[in_turn] = metrics.scores(truth, taxa, weights[in_turn])[metric]
+        curve[count] = np.append(np.mean(values), bootstrap)
     return pd.DataFrame(curve)
 
 
 def curve_estimates(curve: pd.DataFrame, n: int) -> dict[int, Estimate]:
-    """Return number of labels → estimate, from `score_curve` over n test images."""
+    """Return number of labels → estimate, from the result of `score_curve` on n test images."""
     return {count: metrics.percentiles(curve[count].to_numpy(), n) for count in curve}
 
 
 def labels_needed(curve: pd.DataFrame, level: np.ndarray) -> np.ndarray:
-    """Return how many labels of each class reach a level, between the counts on a log scale.
+    """Return how many labels per class reach a level, interpolated on a logarithmic scale.
 
     Args:
         curve: from `score_curve`.
         level: (1 + draws,) the metric to reach.
 
     Returns:
-        (1 + draws,); infinity if it is never reached, the first count if it is reached at once.
+        (1 + draws,); infinity if the level is never reached, the first count if it reaches the
+        level already.
     """
     log_counts = np.log(curve.columns.to_numpy(dtype=float))
     rising = np.maximum.accumulate(curve.to_numpy(), axis=1)
-    # backwards, so that of equal values the first count is taken
+    # reversed, so that the first count is used where values are equal
     needed = [
-        np.interp(-wanted, -row[::-1], log_counts[::-1], left=np.inf)
-        for wanted, row in zip(level, rising, strict=True)
+        np.interp(-target, -row[::-1], log_counts[::-1], left=np.inf)
+        for target, row in zip(level, rising, strict=True)
     ]
     return np.exp(needed)
 
 
 def labels_saved_table(curves: dict[str, pd.DataFrame], count: int, n: int) -> pd.DataFrame:
-    """Return how many labels each encoder needs for what diffusion reaches with `count`.
+    """Return how many labels each encoder needs to reach the score of diffusion with `count`.
 
     Args:
-        curves: encoder → `score_curve`.
-        count: labels of each class.
+        curves: encoder → result of `score_curve`.
+        count: labels per class.
         n: number of test images.
 
     Returns:
-        One row for each encoder; columns encoder, labels needed, times diffusion's (with from and
-        to, its 95 % interval; infinity where the level is not reached), and the difference of
-        diffusion to it at equal labels.
+        One row for each encoder; columns encoder, labels needed, times diffusion's (with its 95 %
+        interval in from and to; infinity if the level is not reached), and diffusion minus it with
+        the same number of labels.
     """
     level = curves["diffusion"][count].to_numpy()
-    own = labels_needed(curves["diffusion"], level)
+    needed_by_diffusion = labels_needed(curves["diffusion"], level)
     lines = []
     for name, curve in curves.items():
         needed = labels_needed(curve, level)
-        ratio = needed / own
+        ratio = needed / needed_by_diffusion
         low, high = np.percentile(ratio[1:], [2.5, 97.5], method="nearest")
         gain = metrics.percentiles(level - curve[count].to_numpy(), n, is_difference=True)
         lines.append(

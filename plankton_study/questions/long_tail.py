@@ -1,10 +1,14 @@
-"""Head, middle and tail: who serves the rare taxa, and what helps them."""
+"""Head, middle and tail: which encoder is best for rare taxa, and what helps them."""
+
+from typing import Any
 
 import pandas as pd
 
 from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.probes.judging import evaluate
+from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.result import ProbeResult
 from plankton_study.questions.compare import Results
 from plankton_study.run.study import Study
 
@@ -26,11 +30,11 @@ def tail_regions(counts: pd.Series, bounds: tuple[int, int]) -> dict[str, tuple[
 
     Args:
         counts: taxon → images.
-        bounds: a taxon with fewer images than the first is of the tail, than the second of the
-            middle.
+        bounds: a taxon with fewer images than the first bound belongs to the tail, with fewer than
+            the second to the middle.
 
     Returns:
-        Region → its taxa; a region without taxa is left out.
+        Region → its taxa; regions without taxa are left out.
     """
     low, high = bounds
     regions = {
@@ -42,7 +46,7 @@ def tail_regions(counts: pd.Series, bounds: tuple[int, int]) -> dict[str, tuple[
 
 
 def describe_region(region: str, bounds: tuple[int, int]) -> str:
-    """Return how many images a taxon of a region has, in words."""
+    """Return the number of images per taxon in a region, in words."""
     low, high = bounds
     return {
         "tail": f"fewer than {low}",
@@ -56,18 +60,22 @@ def regions_table(
 ) -> pd.DataFrame:
     """Return macro-F1 over the taxa of each region, on test images.
 
-    Images of other regions that are taken for a taxon of the region count against it.
+    Images of other regions that are predicted as a taxon of the region lower its F1.
 
     Returns:
-        One row for each encoder and region; columns encoder, learnt from, region, taxa, images,
-        macro-F1 (%) and diffusion minus it (points).
+        One row for each encoder and each region with test images; columns encoder, learnt from,
+        region, taxa, images, macro-F1 (%) and diffusion minus it (points).
     """
     diffusion = results["diffusion"]
     lines = []
     for name, result in results.items():
         for region, taxa in regions.items():
-            score = evaluate(study, splits, result, "test", taxa=taxa)["macro_f1"]
-            gain = evaluate(study, splits, diffusion, "test", minus=result, taxa=taxa)["macro_f1"]
+            score = _macro_f1(study, splits, result, taxa)
+            if score is None:
+                continue
+            gain = None
+            if name != "diffusion":
+                gain = _macro_f1(study, splits, diffusion, taxa, minus=result)
             lines.append(
                 {
                     "encoder": name,
@@ -76,7 +84,7 @@ def regions_table(
                     "taxa": len(taxa),
                     "images": score.n,
                     "macro-F1 (%)": score,
-                    "diffusion minus it (points)": None if name == "diffusion" else gain,
+                    "diffusion minus it (points)": gain,
                 }
             )
     return pd.DataFrame(lines)
@@ -85,11 +93,11 @@ def regions_table(
 def remedies_table(
     study: Study, splits: Splits, results: Results, rare_taxa: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Return linear probes as they are, with equal class weights, and with logit adjustment.
+    """Return scores of linear probes: plain, with equal class weights, with logit adjustment.
 
     Args:
-        study, splits, results: of the natural setting.
-        rare_taxa: over which the last column is taken.
+        study, splits, results: the natural setting.
+        rare_taxa: the taxa of the last column.
 
     Returns:
         One row for each encoder and remedy; columns encoder, probe, accuracy (%), macro-F1 (%)
@@ -99,14 +107,30 @@ def remedies_table(
     for name, result in results.items():
         for remedy, (head, adjusted) in REMEDIES.items():
             scores = evaluate(study, splits, result, "test", head, adjusted)
-            rare = evaluate(study, splits, result, "test", head, adjusted, taxa=rare_taxa)
+            rare = _macro_f1(study, splits, result, rare_taxa, head=head, adjusted=adjusted)
             lines.append(
                 {
                     "encoder": name,
                     "probe": remedy,
                     "accuracy (%)": scores["accuracy"],
                     "macro-F1 (%)": scores["macro_f1"],
-                    "macro-F1, rare taxa (%)": rare["macro_f1"],
+                    "macro-F1, rare taxa (%)": rare,
                 }
             )
     return pd.DataFrame(lines)
+
+
+def _macro_f1(
+    study: Study, splits: Splits, result: ProbeResult, taxa: tuple[str, ...], **how: Any
+) -> Estimate | None:
+    """Return macro-F1 over some taxa on test images; None if no test image shows one of them.
+
+    Args:
+        study, splits, result: the natural setting.
+        taxa: the taxa to evaluate.
+        how: other arguments of `evaluate`.
+    """
+    tested = splits.taxa(result.rows["test"])
+    if not set(taxa) & set(tested):
+        return None
+    return evaluate(study, splits, result, "test", taxa=taxa, **how)["macro_f1"]

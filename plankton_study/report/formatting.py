@@ -1,4 +1,4 @@
-"""Text from numbers: how values are shown in tables, in prose and on pages."""
+"""Formatting: how values are shown in tables, in prose and on pages."""
 
 import math
 from typing import Any
@@ -8,10 +8,10 @@ import pandas as pd
 
 from plankton_study.probes.metrics import Estimate, MeanWithError, Spread, number_text
 
-#: of a number of labels or images that no budget reaches
+#: text for an infinite number of labels
 NOT_REACHED = "not reached"
 MILLION = 1_000_000
-#: a duration is shown in hours from so many minutes on
+#: longer durations are shown in hours
 LONG_MINUTES = 120
 
 #: keys of [features] in the words of the manuscript
@@ -29,18 +29,18 @@ NOISE_IN_WORDS = {
 
 
 def is_percent(name: str) -> bool:
-    """Return whether a column's name, or a unit, says percent or percentage points."""
+    """Return whether the name of a column or unit means percent or percentage points."""
     return "%" in name or "points" in name
 
 
 def cell_text(value: Any, column: str, digits: int | None = None) -> str:
-    """Return how a table shows a value.
+    """Return the text of a value in a table.
 
     Args:
-        value: an estimate, a number, a text or nothing.
-        column: its name; with "(%)" or "points" an estimate is shown in percent.
-        digits: behind the decimal point; None: one in percent, two for other estimates, and
-            three significant ones for plain numbers.
+        value: an estimate, a number, a text or a missing value.
+        column: name of its column; with "%" or "points" an estimate is shown in percent.
+        digits: number of decimals; None: one for percentages, two for other estimates, and three
+            significant digits for plain numbers.
     """
     if isinstance(value, Estimate | MeanWithError | Spread):
         if is_percent(column):
@@ -72,15 +72,15 @@ def _float_text(value: float, column: str, digits: int | None) -> str:
 
 
 def whole_text(value: int) -> str:
-    """Return a whole number with thousands set apart."""
+    """Return a whole number with thousands separators."""
     return f"{value:,}".replace("-", "−")
 
 
 def stored_text(entry: dict[str, Any]) -> str:
-    """Return how prose shows a stored number.
+    """Return the text of a stored number in prose.
 
     Args:
-        entry: of numbers/<name>.json: value, low, high, n, p, unit and kind.
+        entry: content of numbers/<name>.json: value, low, high, n, p, unit and kind.
     """
     value, unit = entry["value"], entry["unit"]
     if isinstance(value, str):
@@ -98,7 +98,7 @@ def stored_text(entry: dict[str, Any]) -> str:
 
 
 def minutes_text(minutes: float) -> str:
-    """Return a duration in words."""
+    """Return a duration as text."""
     if minutes > LONG_MINUTES:
         return f"{minutes / 60:.1f} hours"
     return f"{minutes:.0f} minutes"
@@ -113,11 +113,11 @@ def with_unit(entry: dict[str, Any]) -> str:
 
 
 def text_table(table: pd.DataFrame, digits: dict[str, int] | None = None) -> pd.DataFrame:
-    """Return a table as people read it, all cells texts.
+    """Return a table for readers, with all values as text.
 
     Args:
-        table: of estimates, numbers and texts.
-        digits: column → digits behind the decimal point.
+        table: a table of estimates, numbers and texts.
+        digits: column → number of decimals.
     """
     digits = digits or {}
     texts = {

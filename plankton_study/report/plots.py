@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from plankton_study.report.results import NOT_ASKED_FOR
 
 MARKS = "os^Dvph"
-#: of the space between two lines of a panel, the part that its points take
+#: share of the space between two lines of a panel that points may take
 SPREAD = 0.7
 
 
@@ -18,9 +18,9 @@ def plot_estimates(table: pd.DataFrame, xlabel: str) -> Figure:
     """Draw estimates with their intervals, in percent or points.
 
     Args:
-        table: columns panel; encoder, a line each; kind, a colour each; estimate; and filled
-            (bool), if some points are to be hollow.
-        xlabel: of every panel.
+        table: columns panel; encoder, one line each; kind, one colour each; estimate; and
+            optionally filled (bool), false for hollow points.
+        xlabel: x label of every panel.
     """
     panels = table["panel"].unique()
     names = list(table["encoder"].unique())
@@ -74,7 +74,7 @@ def _draw_panel(
 
 
 def plot_differences(differences: pd.DataFrame) -> Figure:
-    """Draw the paired differences of `compare.differences`, a panel for each metric.
+    """Draw the paired differences of `compare.differences`, with one panel per metric.
 
     Filled points have a corrected p below 0.05.
     """
@@ -90,14 +90,14 @@ def plot_cells(
     label: str,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """Draw a value of every cell as a map: layers in order of execution, over timesteps.
+    """Draw a value of every cell as a heatmap: layers in order of execution, over timesteps.
 
     Args:
-        ax: where to draw.
+        ax: the axes.
         table: columns layer, timestep, order and `column`, a share of 1.
-        column: what to draw, in percent.
-        label: of the colour bar.
-        limits: of the colours, in percent; None: the table's own.
+        column: the value to draw, in percent.
+        label: label of the colour bar.
+        limits: limits of the colours, in percent; None: those of the table.
     """
     table = table.sort_values("order", kind="stable")
     grid = table.pivot_table(column, "layer", "timestep").loc[table["layer"].unique()]
@@ -120,13 +120,13 @@ def plot_cells(
 def grid_axes(
     number: int, columns: int, width: float, height: float, empty: str = NOT_ASKED_FOR
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels in rows, and its panels.
+    """Return a figure with a grid of panels, and the panels.
 
     Args:
-        number: of panels. Without any the figure has one empty panel, which says why.
-        columns: panels of a row; the rest of the last row stays empty.
-        width, height: of a panel, inches.
-        empty: the title of the empty panel.
+        number: number of panels. If it is 0, the figure has one empty panel that says why.
+        columns: panels per row; the rest of the last row stays empty.
+        width, height: size of a panel, inches.
+        empty: title of the empty panel.
     """
     columns = max(columns, 1)
     rows = max(-(-number // columns), 1)

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, profile, data, versions, machine."""
+"""Provenance of a result: code, profile, data, versions, machine."""
 
 import os
 import platform
@@ -14,16 +14,16 @@ from plankton_study.run.files import ROOT
 from plankton_study.run.study import Study
 
 STARTED = time.monotonic()
-#: what the results of one run have in common
+#: keys that all results of one run share
 RUN_KEYS = ("config", "seed", "revision", "dirty")
 
 
 def provenance(study: Study, inputs: Iterable[str] = ()) -> dict[str, Any]:
-    """Return what a result belongs to.
+    """Return the provenance of a result.
 
     Args:
-        study: gives profile, seed and machine.
-        inputs: digests of the images that it was made from.
+        study: provides profile, seed and machine.
+        inputs: digests of the images that the result was computed from.
     """
     from torch.backends.cpu import get_cpu_capability
 
@@ -38,7 +38,7 @@ def provenance(study: Study, inputs: Iterable[str] = ()) -> dict[str, Any]:
         "device": study.device,
         "threads": study.threads,
         "processor": platform.processor() or platform.machine(),
-        # numbers are the same to the digit where these are
+        # processors with the same instruction set give exactly the same numbers
         "instructions": get_cpu_capability(),
         "python": platform.python_version(),
         "versions": {**VERSIONS, "matplotlib": version("matplotlib")},
@@ -48,10 +48,10 @@ def provenance(study: Study, inputs: Iterable[str] = ()) -> dict[str, Any]:
 
 @cache
 def code_revision() -> tuple[str | None, bool | None]:
-    """Return the git revision, and whether there are changes that no commit holds.
+    """Return the git revision, and whether there are uncommitted changes.
 
-    make takes both once for a run, since files may change meanwhile; outside of make they are
-    those of now. Without git they are unknown.
+    `make` determines both once at the start of a run, since files may change during it; without
+    `make` they are the current ones. Without git they are unknown.
     """
     revision = os.environ.get("PLANKTON_REVISION")
     if revision is not None:

@@ -1,4 +1,4 @@
-"""The only exit of results: figures, tables and numbers, each with its provenance."""
+"""Saving results: figures, tables and numbers, each with its provenance."""
 
 import base64
 import io
@@ -18,6 +18,7 @@ from plankton_study.probes.metrics import Estimate
 from plankton_study.report.formatting import stored_text, text_table
 from plankton_study.report.provenance import provenance
 from plankton_study.report.tidy import CHOICE, MEASURED, kind_of, tidy_table
+from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json, write_file, write_json
 from plankton_study.run.study import Study
 
@@ -29,18 +30,18 @@ CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text("ut
 
 
 class Results:
-    """The results of one run: where they are stored, and what they were made from.
+    """The results of one run: where they are stored, and what they were computed from.
 
-    A figure is stored as SVG and PNG under `figures/`. A table is stored as text under `tables/`
-    (CSV, and LaTeX with booktabs), for people, and as numbers under `values/` (see `tidy_table`),
-    for programs. A number is stored under `numbers/`. Each of them has a file under
+    A figure is stored as SVG and PNG under `figures/`. A table is stored as text for readers under
+    `tables/` (CSV, and LaTeX with booktabs), and as numbers for programs under `values/` (see
+    `tidy_table`). A number is stored under `numbers/`. Each of them has a file under
     `provenance/`.
 
     Args:
-        study: of the run.
-        splits: of the sets that the results are made from.
-        folder: where the results go; None: the run's own folder.
-        joined: of results that join several runs, training seed → revision of the code.
+        study: the study of the run.
+        splits: splits of the sets that the results are computed from.
+        folder: the output folder; None: the run's own folder.
+        joined: for results that combine several runs, training seed → revision of the code.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Results:
     ) -> None:
         splits = list(splits)
         self.study = study
-        self.inputs = [each.digest for each in splits]
+        self.inputs = [set_splits.digest for set_splits in splits]
         self.folder = folder or study.results
         self.joined = joined
         self._words = {"set": splits[0].collection.name, "optimistic": optimistic_note(splits)}
@@ -62,15 +63,16 @@ class Results:
     ) -> None:
         """Save a figure, show it with its caption, and close it.
 
-        Figures of drawn organisms get a banner.
+        Figures of synthetic images get a banner.
 
         Args:
             name: file stem.
-            figure: of matplotlib.
-            caption: printed below the figure, in the notebook and in the manuscript; None: that
-                of captions.toml.
-            words: fill the braces of the caption.
+            figure: the matplotlib figure.
+            caption: shown below the figure, in the notebook and in the manuscript; None: the one
+                in captions.toml.
+            words: values of the placeholders in the caption.
         """
+        _check_name(name)
         caption = self._caption(name, caption, words)
         if self.study.profile.synthetic:
             figure.text(1, 1, SYNTHETIC, ha="right", va="bottom", fontsize=6, color="0.4")
@@ -94,17 +96,18 @@ class Results:
     ) -> pd.DataFrame:
         """Save a table as text and as numbers; return the texts, for display.
 
-        A table without rows says that the profile does not ask for it.
+        The text of a table without rows says that it is not part of the profile.
 
         Args:
             name: file stem.
-            table: of estimates, numbers and texts.
-            keys: the columns that together name a row.
-            caption: printed above the table in the manuscript; None: that of captions.toml.
-            measured: columns that a run cannot give again, such as seconds.
-            digits: column → digits behind the decimal point.
-            words: fill the braces of the caption.
+            table: a table of estimates, numbers and texts.
+            keys: the columns that together identify a row.
+            caption: shown above the table in the manuscript; None: the one in captions.toml.
+            measured: columns that are not reproducible, such as seconds.
+            digits: column → number of decimals.
+            words: values of the placeholders in the caption.
         """
+        _check_name(name)
         caption = self._caption(name, caption, words)
         numbers = tidy_table(table, keys, measured)
         texts = text_table(table, digits)
@@ -127,16 +130,17 @@ class Results:
         choice: bool = False,
         measured: bool = False,
     ) -> None:
-        """Save a number, or a text, that prose cites.
+        """Save a number, or a text, that is cited in prose.
 
         Args:
             name: file stem.
-            value: an estimate is a share of 1.
+            value: the number or text; an estimate is a share of 1.
             unit: with "%" or "points" an estimate is shown in percent.
-            choice: whether it is what a run chose among near equals, so that another run need
-                not give it again.
-            measured: whether it is of the machine, such as a duration.
+            choice: whether a run selected it among nearly equal candidates, so that another run
+                may select differently.
+            measured: whether it depends on the machine, such as a duration.
         """
+        _check_name(name)
         if isinstance(value, np.generic):
             value = value.item()
         entry: dict[str, Any] = {"value": value, "low": None, "high": None, "n": None, "p": None}
@@ -148,28 +152,26 @@ class Results:
         self._save_provenance("number", name)
 
     def number_text(self, name: str) -> str:
-        """Return how prose shows a number that was saved."""
+        """Return the text of a saved number in prose."""
         return stored_text(read_json(self.folder / "numbers" / f"{name}.json"))
 
     def say(self, text: str) -> None:
-        """Show a paragraph in which each {name} is replaced by the number saved under it."""
+        """Show a paragraph in which each {name} is replaced by the number saved under that name."""
         names = set(re.findall(r"\{(\w+)\}", text))
         _show_markdown(text.format(**{name: self.number_text(name) for name in names}))
 
     def _caption(self, name: str, caption: str | None, words: dict[str, Any]) -> str:
-        """Return a caption with its words filled in.
+        """Return a caption with its placeholders filled in.
 
         Raises:
-            ValueError: a result of one's own has no caption.
+            StudyError: captions.toml has no caption for the result, and none was passed.
         """
         if caption is None and name not in CAPTIONS:
-            raise ValueError(f'the result {name!r} has no caption: pass caption="…"')
+            raise StudyError(f'the result {name!r} has no caption: pass caption="…"')
         template = CAPTIONS[name] if caption is None else caption
         return template.format(**(self._words | words))
 
     def _save_provenance(self, kind: str, name: str, **about: str) -> None:
-        if not NAME.fullmatch(name):
-            raise ValueError(f"a result's name has lower-case letters, digits and _, not {name!r}")
         origin = provenance(self.study, self.inputs)
         if self.joined is not None:
             origin["joined"] = {str(seed): revision for seed, revision in self.joined.items()}
@@ -177,15 +179,23 @@ class Results:
         write_json(self.folder / "provenance" / f"{kind}_{name}.json", entry)
 
 
+def _check_name(name: str) -> None:
+    """Check that a name can be a file stem, before anything is written."""
+    if not NAME.fullmatch(name):
+        raise StudyError(
+            f"{name!r} cannot be the name of a result: use lower-case letters, digits and _"
+        )
+
+
 def optimistic_note(splits: list[Splits]) -> str:
-    """Return which intervals are over single images, for a caption; "" if none is."""
-    names = [each.collection.name for each in splits if not each.clustered]
+    """Return a note for captions on intervals over single images; "" if there are none."""
+    names = [set_splits.collection.name for set_splits in splits if not set_splits.clustered]
     if not names:
         return ""
     if len(names) == len(splits):
-        return "; over images, so optimistic, as no sample or day is known"
-    of_some = f"those of {', '.join(names)} are over images and optimistic"
-    return f"; {of_some}, as no sample or day is known"
+        return " over single images (optimistic, since no samples or days are known)"
+    sets = ", ".join(names)
+    return f" (for {sets} over single images: optimistic, since no samples or days are known)"
 
 
 def _rendered(figure: Figure, file_format: str, metadata: dict[str, Any]) -> bytes:
@@ -199,11 +209,11 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def _show_figure(png: bytes, caption: str) -> None:
-    """Show a picture, with its caption below and as its alternative text."""
+    """Show a picture, with its caption below it and as its alternative text."""
     from IPython import get_ipython
     from IPython.display import display
 
-    if get_ipython() is None:  # outside of a notebook
+    if get_ipython() is None:  # not in a notebook
         return
     data = {"image/png": base64.b64encode(png).decode(), "text/plain": caption}
     display(data, raw=True, metadata={"image/png": {"alt": caption}})

@@ -1,4 +1,4 @@
-"""Stored results: opening a run's folder, finding the runs of other seeds, what is missing."""
+"""Stored results: reading a run's folder, finding runs of other seeds, checking completeness."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from plankton_study.run.files import ROOT, read_json
 from plankton_study.run.study import Study, run_name
 
 PAPER = ROOT / "paper"
-#: inside a run's folder, the results that join the runs of all seeds
+#: folder, inside a run's folder, of the results that combine the runs of all seeds
 JOINED = "joined"
 #: how the manuscript cites a result
 CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
@@ -25,7 +25,7 @@ CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The stored results of one run; those that join several runs lie in a folder inside."""
+    """The stored results of one run, with a subfolder for those that combine several runs."""
 
     folder: Path
 
@@ -40,7 +40,7 @@ class StoredRun:
         return self.entry("table", "claims")["provenance"]["revision"]
 
     def find(self, part: str, file: str) -> Path:
-        """Return the path of a stored file, of the run itself or of the joined results.
+        """Return the path of a stored file of the run itself or of the joined results.
 
         Raises:
             StudyError: there is no such file.
@@ -52,7 +52,7 @@ class StoredRun:
         raise StudyError(f"{self.folder} has no {part}/{file}: run `make paper` for it first")
 
     def texts(self, table: str) -> pd.DataFrame:
-        """Return a table as people read it: texts, and "" where nothing stands."""
+        """Return a table as text; empty cells are ""."""
         path = self.find("tables", f"{table}.csv")
         return pd.read_csv(path, dtype=str, keep_default_na=False)
 
@@ -65,7 +65,7 @@ class StoredRun:
         return read_json(self.find("numbers", f"{name}.json"))
 
     def number_text(self, name: str) -> str:
-        """Return how prose shows a stored number."""
+        """Return the text of a stored number in prose."""
         return stored_text(self.number(name))
 
     def entry(self, kind: str, name: str) -> dict[str, Any]:
@@ -93,15 +93,15 @@ def cited_results() -> list[tuple[str, str]]:
 def completeness(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
     """Return whether each cited result belongs to this run.
 
-    Results that join several runs are those of the last notebook, and are left out.
+    Results that combine several runs are made by the last notebook, and are left out.
 
     Args:
-        study: of the run.
+        study: the study of the run.
         inputs: digests of the images of the run.
 
     Returns:
         Columns kind, name and state: "ok", "missing", or which of profile ("config"), revision,
-        seed and images is another.
+        seed and images differ.
     """
     current = provenance(study, inputs)
     lines = []
@@ -113,7 +113,7 @@ def completeness(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["kind", "name", "state"])
 
 
-#: the results that the last notebook makes from the runs of all seeds
+#: the results that the last notebook computes from the runs of all seeds
 JOINED_RESULTS = {
     ("table", "ledger"),
     ("table", "seeds"),
@@ -127,20 +127,20 @@ JOINED_RESULTS = {
 def _state(path: Path, current: dict[str, Any]) -> str:
     if not path.is_file():
         return "missing"
-    made = read_json(path)["provenance"]
-    other = [key for key in ("config", "revision", "seed") if made[key] != current[key]]
-    if set(made["inputs"]) - set(current["inputs"]):
-        other.append("images")
-    return f"of another {', '.join(other)}" if other else "ok"
+    origin = read_json(path)["provenance"]
+    differing = [key for key in ("config", "revision", "seed") if origin[key] != current[key]]
+    if set(origin["inputs"]) - set(current["inputs"]):
+        differing.append("images")
+    return f"of another {', '.join(differing)}" if differing else "ok"
 
 
 def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> dict[int, StoredRun]:
     """Return training seed → the stored run of the same profile and images.
 
-    A live run goes before a published one.
+    A live run takes precedence over a published one.
 
     Args:
-        study: of this run.
+        study: the study of this run.
         inputs: digests of the images.
     """
     current = provenance(study, inputs)
@@ -149,15 +149,15 @@ def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> dict[int, StoredRu
     for root in (live.with_name("published"), live):
         for path in sorted(root.glob(f"{study.profile.name}*/values/claims.csv")):
             run = StoredRun(path.parents[1])
-            made = run.entry("table", "claims")["provenance"]
-            is_same_study = all(made[key] == current[key] for key in ("config", "inputs"))
-            if is_same_study and run.name == run_name(study.profile.name, made["seed"]):
-                runs[made["seed"]] = run
+            origin = run.entry("table", "claims")["provenance"]
+            is_same_study = all(origin[key] == current[key] for key in ("config", "inputs"))
+            if is_same_study and run.name == run_name(study.profile.name, origin["seed"]):
+                runs[origin["seed"]] = run
     return dict(sorted(runs.items()))
 
 
 def settings_table(study: Study) -> pd.DataFrame:
-    """Return every setting of the profile; of an encoder those that differ from the rest.
+    """Return every setting of the profile; for encoders, only those that are not defaults.
 
     Returns:
         Columns key and value.
@@ -172,15 +172,16 @@ def settings_table(study: Study) -> pd.DataFrame:
         if value is not None
     }
     for name, config in study.profile.encoders.items():
-        own = config.model_dump(exclude_defaults=True)
-        settings[f"encoders.{name}"] = ", ".join(f"{key} = {value}" for key, value in own.items())
+        changed = config.model_dump(exclude_defaults=True)
+        pairs = [f"{key} = {value}" for key, value in changed.items()]
+        settings[f"encoders.{name}"] = ", ".join(pairs)
     return pd.DataFrame(settings.items(), columns=["key", "value"])
 
 
 def origin_table(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
-    """Return what made the results of a run, as columns what and value."""
+    """Return the provenance of the results of a run, as columns what and value."""
     facts = provenance(study, inputs)
-    shown = ("revision", "dirty", "profile", "config", "seed", "device", "threads", "python")
-    lines = [(key, str(facts[key])) for key in shown]
+    keys = ("revision", "dirty", "profile", "config", "seed", "device", "threads", "python")
+    lines = [(key, str(facts[key])) for key in keys]
     lines += [(f"{name} version", value) for name, value in facts["versions"].items()]
     return pd.DataFrame(lines, columns=["what", "value"])

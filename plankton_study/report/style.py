@@ -1,9 +1,9 @@
-"""The look of figures, and pictures made of many images."""
+"""The style of figures, and montages of images."""
 
 import numpy as np
 from matplotlib.axes import Axes
 
-#: seaborn's colour-blind palette without its pink and its grey
+#: seaborn's colour-blind palette without pink and grey
 COLOURS = 8
 MARKERS = "os^DvPX*<>"
 
@@ -19,7 +19,7 @@ SETTINGS = {
 
 
 def set_style() -> None:
-    """Set the look of every figure."""
+    """Set the style of every figure."""
     import seaborn as sns
 
     sns.set_theme(
@@ -28,7 +28,7 @@ def set_style() -> None:
 
 
 def line_looks(number: int) -> list[dict[str, object]]:
-    """Return colour and marker for each of several lines."""
+    """Return a colour and a marker for each line of a plot."""
     import seaborn as sns
 
     palette = sns.color_palette("colorblind")
@@ -40,7 +40,7 @@ def line_looks(number: int) -> list[dict[str, object]]:
 
 
 def montage(images: np.ndarray, columns: int) -> np.ndarray:
-    """Tile images (N, R, R) uint8 row by row into one grey picture, with white gaps of 1 px."""
+    """Tile images (N, R, R) uint8 row by row into one grey image, with white gaps of 1 px."""
     missing = -len(images) % columns
     padding = ((0, missing), (0, 1), (0, 1))
     tiles = np.pad(images, padding, constant_values=255)
@@ -56,6 +56,6 @@ def show_images(ax: Axes, images: np.ndarray, columns: int, title: str = "") -> 
 
 
 def show_grey(ax: Axes, picture: np.ndarray) -> None:
-    """Draw a grey picture (H, W) uint8 without axes."""
+    """Draw a grey image (H, W) uint8 without axes."""
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
     ax.set_axis_off()

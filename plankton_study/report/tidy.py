@@ -1,4 +1,4 @@
-"""Tables as numbers: one line for each value, with its interval."""
+"""Tables as numbers, in tidy form: one line for each value, with its interval."""
 
 import math
 from pathlib import Path
@@ -9,33 +9,33 @@ import pandas as pd
 
 from plankton_study.probes.metrics import Estimate, MeanWithError, Spread
 
-#: columns behind those that name the row
+#: columns after those that identify the row
 VALUE_COLUMNS = ["quantity", "kind", "value", "low", "high", "error", "n", "p", "text"]
 NUMERIC_COLUMNS = ["value", "low", "high", "error", "n", "p"]
 
 # kinds of values
 ESTIMATE = "estimate"  # value with low and high
 MEAN = "mean"  # value with its standard error
-SPREAD = "spread"  # mean, least (low) and most (high) over training seeds
-COUNT = "count"  # a whole number that every run of a profile must give again
+SPREAD = "spread"  # mean, minimum (low) and maximum (high) over training seeds
+COUNT = "count"  # a whole number that must be the same in every run of a profile
 NUMBER = "number"  # a number without an interval
-CHOICE = "choice"  # a text, or what a run chose among near equals
-MEASURED = "measured"  # of the machine: seconds
+CHOICE = "choice"  # a text, or what a run selected among nearly equal candidates
+MEASURED = "measured"  # depends on the machine, such as seconds
 
 
 def tidy_table(
     table: pd.DataFrame, keys: list[str], measured: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """Return a table as one line for each value.
+    """Return a table in tidy form, with one line for each value.
 
     Args:
-        table: of estimates, numbers and texts.
-        keys: the columns that together name a row.
-        measured: columns of the machine, such as seconds.
+        table: a table of estimates, numbers and texts.
+        keys: the columns that together identify a row.
+        measured: columns that depend on the machine, such as seconds.
 
     Returns:
         The keys, then `VALUE_COLUMNS`. Empty cells are left out. A table without rows keeps its
-        columns, so that programs need not ask whether the profile has such results.
+        columns, so that programs need not handle it separately.
 
     Raises:
         ValueError: two rows have the same keys.
@@ -84,7 +84,7 @@ def _numbers(value: Any) -> dict[str, Any]:
 
 
 def read_tidy(path: Path) -> pd.DataFrame:
-    """Read a table that was stored as numbers; keys and texts stay as they are, also "NA"."""
+    """Read a table that was stored as numbers; keys and texts are kept unchanged, also "NA"."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     for column in NUMERIC_COLUMNS:
         table[column] = pd.to_numeric(table[column].replace("", np.nan))

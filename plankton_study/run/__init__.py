@@ -1,1 +1,1 @@
-"""What every step stands on: errors, files, the machine, the profile, the study and its cache."""
+"""Used by every step: errors, files, the machine, the profile, the study and its cache."""

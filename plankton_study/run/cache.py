@@ -1,7 +1,7 @@
-"""The cache: a costly result lies in a folder named by the hash of what made it.
+"""The cache: each expensive result is stored in a folder named by a hash.
 
-A folder appears whole or not at all. Its name hashes the inputs, the code that computes the
-result, and the libraries that compute.
+The hash covers the inputs, the code that computes the result, and the versions of the libraries.
+A folder appears complete or not at all.
 """
 
 import ast
@@ -43,13 +43,14 @@ LIBRARIES = (
 )
 VERSIONS = {library: version(library) for library in LIBRARIES}
 
-#: "models.training" → its source as it was when the package was imported, whatever an editor
-#: makes of the file meanwhile
+#: "models.training" → its source code at import time; later edits to the file have no effect
 SOURCES = {
     ".".join(file.relative_to(PACKAGE).with_suffix("").parts): file.read_text(encoding="utf-8")
     for file in sorted(PACKAGE.rglob("*.py"))
 }
 CHECKPOINT = "checkpoint.pt"
+#: increase it when the format of `store_values` changes, so that older results are not misread
+STORED_AS = 1
 
 
 def digest(*parts: Any) -> str:
@@ -71,7 +72,8 @@ def _to_bytes(part: Any) -> bytes:
 def code_digest(modules: Iterable[str]) -> str:
     """Return the hash of modules of this package and of the versions of the main libraries.
 
-    A new comment, docstring or error message leaves it unchanged; a new statement does not.
+    Changed comments, docstrings and error messages leave the hash unchanged; changed statements
+    do not.
 
     Args:
         modules: names inside the package, such as "models.training".
@@ -92,7 +94,7 @@ def computing_syntax(source: str) -> str:
 
 
 class _WithoutWords(ast.NodeTransformer):
-    """Removes what cannot change a number: constants that stand alone, and error messages."""
+    """Removes what cannot change a result: docstrings and error messages."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant):
@@ -116,14 +118,16 @@ def keep(
     """Return the finished folder `<cache>/<stage>/<key>`; make it first if it is not there.
 
     Args:
-        study: knows the cache folder.
+        study: provides the cache folder.
         stage: a folder name, such as "denoiser".
-        inputs: JSON values that determine the result. They form the key, together with `code`;
-            device, threads and number of processes are only recorded, in `origin.json`.
+        inputs: JSON values that determine the result. Together with `code` they form the key.
+            Device, threads and number of processes are recorded in `origin.json`, but are not
+            part of the key.
         code: the modules of this package that turn the inputs into the result.
         make: fills an empty folder. Under `accelerate launch` the first process calls it while
             the others wait.
-        resume: `make` may find what an interrupted call has left, and every process calls it.
+        resume: whether `make` can continue from the files of an interrupted call; every process
+            then calls it.
 
     Raises:
         StudyError: the disk is full or cannot be written.
@@ -148,7 +152,7 @@ def keep(
 
 
 def _lock(folder: Path, team: Processes) -> Any:
-    """Two notebooks may want the same result: one makes it, the other waits."""
+    """Lock a folder: if two notebooks need the same result, one computes it, the other waits."""
     if team.is_first:
         return FileLock(f"{folder}.lock")
     return nullcontext()
@@ -161,7 +165,7 @@ def _partial(folder: Path) -> Path:
 def _make_partial(
     folder: Path, make: Callable[[Path], None], resume: bool, team: Processes
 ) -> float:
-    """Fill the partial folder; return how many seconds that took."""
+    """Fill the partial folder; return the time it took, in seconds."""
     partial = _partial(folder)
     if team.is_first:
         if partial.exists() and not resume:
@@ -187,7 +191,7 @@ def _finish(
     seconds: float,
     team: Processes,
 ) -> None:
-    """Record where the result comes from and give the folder its name."""
+    """Record the origin of the result and give the folder its final name."""
     partial = _partial(folder)
     (partial / CHECKPOINT).unlink(missing_ok=True)
     origin = {
@@ -209,35 +213,58 @@ def computed(
     code: Iterable[str],
     compute: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return what `compute` returns; the second call reads it from the cache.
+    """Return the result of `compute`; later calls read it from the cache.
 
     Args:
         study, stage, inputs, code: as for `keep`.
         compute: returns a dictionary of NumPy arrays, tables and JSON values. Nothing is pickled,
-            so the columns of a table must each be of one type.
+            so an array or the column of a table must be of one type.
+
+    Raises:
+        ValueError: an array holds Python objects.
+        StudyError: the disk is full or cannot be written.
     """
+    inputs = inputs | {"stored_as": STORED_AS}
     folder = keep(study, stage, inputs, code, lambda folder: store_values(folder, compute()))
     return load_values(folder)
 
 
 def store_values(folder: Path, values: dict[str, Any]) -> None:
-    """Store arrays, tables and JSON values in a folder; see `load_values`."""
-    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    tables = {name: value for name, value in values.items() if isinstance(value, pd.DataFrame)}
-    rest = {
-        name: value for name, value in values.items() if name not in arrays and name not in tables
-    }
-    for name, table in tables.items():
-        table.to_parquet(folder / f"{name}.parquet")
+    """Store arrays, tables and JSON values in a folder; see `load_values`.
+
+    Raises:
+        ValueError: an array holds Python objects, which only pickle could store.
+    """
+    arrays, others = {}, {}
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            _require_plain_values(name, value)
+            arrays[f"{ARRAY_PREFIX}{name}"] = value
+        elif isinstance(value, pd.DataFrame):
+            value.to_parquet(folder / f"{name}.parquet")
+        else:
+            others[name] = value
     np.savez(folder / "arrays.npz", **arrays)
-    write_json(folder / "rest.json", rest)
+    write_json(folder / "rest.json", others)
+
+
+#: avoids clashes with the arguments of `numpy.savez`, such as "file"
+ARRAY_PREFIX = "array_"
+
+
+def _require_plain_values(name: str, array: np.ndarray) -> None:
+    if array.dtype.hasobject:
+        raise ValueError(
+            f"{name} is an array of Python objects, which cannot be stored: "
+            "convert it to numbers, Booleans or strings"
+        )
 
 
 def load_values(folder: Path) -> dict[str, Any]:
-    """Return the values that `store_values` has left in a folder."""
+    """Return the values that `store_values` wrote to a folder."""
     values = read_json(folder / "rest.json")
     with np.load(folder / "arrays.npz") as arrays:
-        values |= dict(arrays)
+        values |= {name.removeprefix(ARRAY_PREFIX): arrays[name] for name in arrays}
     for file in folder.glob("*.parquet"):
         values[file.stem] = pd.read_parquet(file)
     return values

@@ -10,7 +10,7 @@ class StudyError(Exception):
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an error's message, or its type if the message is empty."""
+    """Return the first sentence of an error message, or the error's type if it has no message."""
     lines = str(error).splitlines()
     if not lines:
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""Where the study lies on disk, and files that are written whole or not at all."""
+"""The folders of the study, and files that are written atomically."""
 
 import errno
 import json
@@ -12,14 +12,14 @@ import numpy as np
 from plankton_study.run.errors import StudyError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-#: The root of the repository. An installed copy of the package has none: then the working folder.
+#: the root of the repository; the working directory if the package was installed without one
 ROOT = PACKAGE.parent if (PACKAGE.parent / "paper").is_dir() else Path.cwd()
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file that appears whole or not at all; text is encoded as UTF-8.
+    """Write a file atomically; text is encoded as UTF-8.
 
     Raises:
         StudyError: the disk is full or cannot be written.
@@ -53,7 +53,7 @@ def _to_json(value: Any) -> Any:
 
 
 def explain_disk_error(error: OSError, path: Path) -> Exception:
-    """Turn an error of a full or forbidden disk into a StudyError; return others unchanged."""
+    """Turn an error about a full or read-only disk into a StudyError; return others unchanged."""
     if error.errno not in DISK_ERRORS:
         return error
     return StudyError(
@@ -63,15 +63,15 @@ def explain_disk_error(error: OSError, path: Path) -> Exception:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Check that a folder has room for `size` bytes in all, including what it already holds.
+    """Check that a folder has room for `size` bytes in total, including the files it already holds.
 
-    A memory-mapped file on a full disk would crash the process without a message.
+    Writing to a memory-mapped file on a full disk would crash the process without a message.
 
     Raises:
         StudyError: the disk has less free space.
     """
-    held = sum(512 * file.stat().st_blocks for file in folder.iterdir())
-    free = shutil.disk_usage(folder).free + held
+    used = sum(512 * file.stat().st_blocks for file in folder.iterdir())
+    free = shutil.disk_usage(folder).free + used
     if free < size:
         reason = f"no space left: {size:,} bytes needed, {free:,} free"
         raise explain_disk_error(OSError(errno.ENOSPC, reason), folder)

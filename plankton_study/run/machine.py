@@ -25,11 +25,11 @@ def choose_device() -> str:
     """
     import torch
 
-    wanted = os.environ.get("PLANKTON_DEVICE")
-    if wanted and wanted not in DEVICES:
-        raise StudyError(f"PLANKTON_DEVICE={wanted} is not a device: use {', '.join(DEVICES)}")
-    if wanted:
-        return wanted
+    requested = os.environ.get("PLANKTON_DEVICE")
+    if requested and requested not in DEVICES:
+        raise StudyError(f"PLANKTON_DEVICE={requested} is not a device: use {', '.join(DEVICES)}")
+    if requested:
+        return requested
     if torch.cuda.is_available():
         return "cuda"
     if torch.backends.mps.is_available():
@@ -38,10 +38,10 @@ def choose_device() -> str:
 
 
 def set_up_torch(threads: int) -> None:
-    """Give torch its threads, and let the process keep memory that it frees.
+    """Set the number of torch threads, and let the process keep memory that it frees.
 
-    Asking the system anew for the memory of every activation costs a training step a seventh of
-    its time. Only glibc has this switch; elsewhere nothing is changed.
+    Requesting memory from the system for every new activation would take a seventh of the time of
+    a training step. Only glibc has this option; other systems are left unchanged.
     """
     import torch
 
@@ -72,7 +72,7 @@ class Processes:
 
 
 def _no_wait() -> None:
-    """Return at once: a single process waits for nobody."""
+    """Return immediately: a single process has no others to wait for."""
 
 
 SINGLE_PROCESS = Processes(count=1, index=0, wait=_no_wait)
@@ -88,7 +88,7 @@ def processes() -> Processes:
 
 @contextmanager
 def working_alone() -> Iterator[None]:
-    """Let this process work by itself while the others wait for it."""
+    """Let this process work alone while the others wait for it."""
     token = _works_alone.set(True)
     try:
         yield
@@ -100,6 +100,6 @@ def working_alone() -> Iterator[None]:
 def _launched_processes() -> Processes:
     from accelerate import PartialState
 
-    # the others wait while one of them reads images, which may take hours
+    # the other processes may have to wait for hours while one of them reads images
     state = PartialState(cpu=choose_device() == "cpu", timeout=timedelta(days=7))
     return Processes(state.num_processes, state.process_index, state.wait_for_everyone)

@@ -1,8 +1,8 @@
-"""Profiles: everything a run depends on but seed, data and machine, in one checked TOML file."""
+"""Profiles: TOML files with everything a run depends on except seed, data and machine."""
 
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -10,8 +10,11 @@ from plankton_study.run.errors import StudyError
 from plankton_study.run.files import PACKAGE
 from plankton_study.run.schema import Profile
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PROFILES = PACKAGE / "profiles"
-#: keys that may hold a path, which is relative to the profile's own folder
+#: keys whose value may be a path, relative to the folder of the profile
 PATH_KEYS = ("pretrained", "source", "folder", "coarse")
 
 
@@ -23,18 +26,21 @@ def read_profile(profile: str) -> Profile:
             as `extends = "demo"`.
 
     Raises:
-        StudyError: names the file, the key and what it may be.
+        StudyError: the profile is missing or invalid; the message names the file, the key and
+            what is allowed.
     """
     path = profile_file(profile)
     values = _read_with_parents(path, children=())
     is_own = path.resolve().parent != PROFILES
     if is_own and (PROFILES / path.name).exists():
         raise StudyError(
-            f"profile {path}: rename it, or its results mix with those of the package's profile"
+            f"profile {path} has the name of a profile of the package: rename it, "
+            "so that their results do not mix"
         )
     if "name" in values:
         raise StudyError(
-            f"profile {path}: name is not a known key, since a profile is called like its file"
+            f"profile {path}: name is not a known key, since the file name is the profile's name: "
+            "remove it"
         )
     try:
         return Profile(**{"name": path.stem, **values})
@@ -43,7 +49,7 @@ def read_profile(profile: str) -> Profile:
 
 
 def profile_file(profile: str) -> Path:
-    """Return the file of a profile that is given by name or path.
+    """Return the file of a profile, given its name or path.
 
     Raises:
         StudyError: there is no such file.
@@ -61,8 +67,9 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel] | N
     """Describe the first problem of a pydantic error: the key, what is wrong, what is allowed.
 
     Args:
-        error: what pydantic raised.
-        model: the model that was checked; with it an unknown key is answered by the known ones.
+        error: raised by pydantic.
+        model: the model that was checked. If given, the message about an unknown key lists the
+            known ones.
     """
     first = error.errors()[0]
     path = first["loc"]
@@ -79,7 +86,7 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel] | N
 
 
 def _table_of(path: tuple[Any, ...], model: type[BaseModel] | None) -> type[BaseModel] | None:
-    """Return the model of the table at a path of keys; names of sets and encoders are free."""
+    """Return the model of the table at a path of keys, which may include names of sets."""
     for part in path:
         if model is None:
             return None
@@ -91,7 +98,7 @@ def _table_of(path: tuple[Any, ...], model: type[BaseModel] | None) -> type[Base
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the pydantic model that an annotation holds, itself or as a dictionary's value."""
+    """Return the pydantic model in an annotation: the model itself or a dictionary's values."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -99,7 +106,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a TOML file, merged into the profile that it extends."""
+    """Read a TOML file and merge it into the profile that it extends."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -119,7 +126,7 @@ def _read_with_parents(path: Path, children: tuple[Path, ...]) -> dict[str, Any]
 
 
 def _make_paths_absolute(values: dict[str, Any], folder: Path) -> None:
-    """Resolve the paths of a profile against its own folder, wherever the run starts."""
+    """Resolve the paths in a profile relative to its own folder."""
     tables = [values, values.get("unet")]
     for key in ("sets", "transfers", "encoders"):
         named_tables = values.get(key)
@@ -140,15 +147,42 @@ def _make_table_absolute(table: dict[str, Any], folder: Path) -> None:
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return `base` with the changes of a profile that extends it, table by table.
 
-    A profile with sets of its own does not keep the other sets of its parent.
+    A profile that defines sets does not inherit any other sets of its parent.
     """
     own_sets = changes.get("sets")
     if isinstance(own_sets, dict):
         inherited_sets = base.get("sets", {})
-        kept = {name: table for name, table in inherited_sets.items() if name in own_sets}
-        base = {**base, "sets": kept}
+        extended = {name: table for name, table in inherited_sets.items() if name in own_sets}
+        base = {**base, "sets": extended}
     merged = base | changes
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             merged[key] = _merge(base[key], value)
     return merged
+
+
+def list_keys() -> "pd.DataFrame":
+    """Return all keys of a profile; `schema.py` defines their allowed values.
+
+    Returns:
+        Columns table (such as "features"), key and default.
+    """
+    import pandas as pd  # here, so that reading a profile stays fast
+
+    keys = pd.DataFrame(_keys_of(Profile, ""), columns=["table", "key", "default"])
+    return keys.replace({"table": {"": "at the top"}})
+
+
+def _keys_of(model: type[BaseModel], table: str) -> list[tuple[str, str, Any]]:
+    """Return table, key and default of every key of a model and of the models inside it."""
+    keys = []
+    for key, field in model.model_fields.items():
+        inner = _model_in(field.annotation)
+        if inner is None:
+            default = "" if field.is_required() else field.default
+            keys.append((table, key, default))
+        else:
+            is_named = get_origin(field.annotation) is dict  # such as [sets.NAME]
+            path = f"{table}.{key}".lstrip(".")
+            keys += _keys_of(inner, f"{path}.NAME" if is_named else path)
+    return keys

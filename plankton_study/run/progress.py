@@ -1,4 +1,4 @@
-"""Progress that suits its reader: a bar in a terminal, a line every half minute elsewhere."""
+"""Progress display: a bar in a terminal, otherwise a line every 30 seconds."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-#: The lines that are printed where there is no terminal. Executed notebooks leave them out.
+#: format of the lines printed without a terminal; they are removed from executed notebooks
 LINE = "{desc}: {n_fmt} of {total_fmt}, about {remaining} left\n"
 SECONDS_BETWEEN_LINES = 30
 
@@ -18,7 +18,7 @@ def progress(label: str, work: Sequence[Any] | int, done: int = 0) -> tqdm:
     Args:
         label: says what is being done.
         work: items to iterate over, or a number of steps that the caller counts with `update`.
-        done: steps that an interrupted run has finished already.
+        done: steps that an earlier, interrupted run has finished.
     """
     options: dict[str, Any] = {"desc": label, "initial": done}
     if isinstance(work, int):

@@ -1,4 +1,4 @@
-"""The keys of a profile: what each may be, and its default. `profile.py` reads the files."""
+"""The keys of a profile, their allowed values and defaults. `profile.py` reads the files."""
 
 import datetime as dt
 from typing import Annotated, Any, Literal, Self
@@ -25,12 +25,12 @@ Precision = Literal["float32", "bfloat16", "auto"]  # "auto": bfloat16 where the
 
 
 class Strict(BaseModel):
-    """A table of keys. Unknown keys are refused, and so are values that contradict each other."""
+    """A table of keys that rejects unknown keys and contradictory values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def problems(self) -> list[str]:
-        """Return what is wrong with these keys together, a sentence each."""
+        """Return the contradictions between the keys, one sentence each."""
         return []
 
     @model_validator(mode="after")
@@ -51,22 +51,22 @@ class ImageSettings(Strict):
 
 
 class Where(Strict):
-    """Which images belong to a part of a set; a key that is left out is not asked for."""
+    """Conditions that select the images of a part; a key that is left out sets no condition."""
 
     since: dt.date | None = None
-    until: dt.date | None = None  # the last day that belongs to the part
+    until: dt.date | None = None  # inclusive
     site: str | None = None
     instrument: str | None = None
 
 
 class Balanced(Strict):
-    """The balanced setting: equally many labels of each taxon."""
+    """The balanced setting: the same number of labels for each taxon."""
 
-    min_images: Count = 100  # a taxon takes part if the home set has at least so many
-    train: Count = 60  # training images of each taxon
+    min_images: Count = 100  # images at home that a taxon needs to be included
+    train: Count = 60  # training images per taxon
 
 
-#: the parts of every split; shifted parts have other names
+#: the parts of every split; shifted parts must have other names
 PARTS = ("pool", "train", "balanced", "validation", "test", "novel")
 
 
@@ -74,17 +74,17 @@ class Split(Strict):
     """How a set is divided into its parts."""
 
     home: Where = Where()
-    shifts: dict[str, Where] = {}  # name → images that no model sees in training, tested apart
-    novel: tuple[str, ...] = ()  # taxa that leave everything before any training
+    shifts: dict[str, Where] = {}  # name → images never used in training, tested separately
+    novel: tuple[str, ...] = ()  # taxa that are removed before any training
     validation: Share = 0.15
     test: Share = 0.2
-    min_images: Count = 10  # a taxon of the natural setting has at least so many at home
+    min_images: Count = 10  # images at home that a taxon needs in the natural setting
     balanced: Balanced = Balanced()
-    train_images: Count | None = None  # the most labelled images, in natural proportions
+    train_images: Count | None = None  # at most this many labelled, in natural proportions
     validation_images: Count | None = None
     test_images: Count | None = None
     duplicate_correlation: Annotated[float, Field(gt=0.5, le=1)] = 0.99
-    seed: int = 0  # of the split; it does not change with the training seed
+    seed: int = 0  # of the split; independent of the training seed
 
     def problems(self) -> list[str]:
         taken = sorted(set(PARTS) & set(self.shifts))
@@ -96,9 +96,9 @@ class Split(Strict):
 class DataSet(Strict):
     """One set of images."""
 
-    source: str = ""  # a name of the catalogue or a path; empty: the set's own name
-    entry: dict[str, Any] = {}  # keys that replace those of the catalogue's entry
-    images: Count | None = None  # how many to draw, for a synthetic set
+    source: str = ""  # a name in the catalogue or a path; empty: the set's own name
+    entry: dict[str, Any] = {}  # keys that replace those of the catalogue entry
+    images: Count | None = None  # how many to draw; only for a synthetic set
     images_seen: Count | None = None  # replaces training.images_seen for this set
     split: Split = Split()
 
@@ -109,12 +109,12 @@ class DataSet(Strict):
 class UNet(Strict):
     """The denoiser's network."""
 
-    pretrained: str = ""  # folder or Hub id of an unconditional diffusers model: nothing is trained
+    pretrained: str = ""  # folder or Hub id of an unconditional diffusers model to use instead
     channels: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 64)  # of each resolution level
-    layers_per_block: Count = 1  # residual blocks of a level
+    layers_per_block: Count = 1  # residual blocks per level
     residual_blocks: Literal["default", "scale_shift"] = "default"  # how the timestep enters them
     resampling: Literal["conv", "resnet"] = "conv"
-    groups: Count = 8  # of the group normalisation
+    groups: Count = 8  # of group normalisation
     attention: tuple[int, ...] = (8,)  # map sides (px) with self-attention
     head_channels: Count = 8
     time_conditioning: bool = True
@@ -137,36 +137,36 @@ class Noise(Strict):
 
 
 class Training(Strict):
-    """The training loop, for the denoiser and for every other encoder."""
+    """The training loop of the denoiser and of every other encoder."""
 
     images_seen: Count = 16_000
     batch_size: Count = 32
     learning_rate: Positive = 1e-3
     warmup: Share = 0.05  # share of the steps
     weight_decay: NotNegative = 0.01
-    clip: Positive = 1.0  # largest norm of the gradient
-    ema: Share = 0.999  # decay of the moving average of the weights
+    clip: Positive = 1.0  # maximum gradient norm
+    ema: Share = 0.999  # decay of the exponential moving average of the weights
     precision: Precision = "auto"
     checkpoint_seconds: Positive = 30
 
 
 class ResNet(Strict):
-    """Basic residual blocks behind a 3 × 3 stem of stride 1 without pooling.
+    """Basic residual blocks after a 3 × 3 stem with stride 1 and no pooling.
 
-    Small images keep their resolution in such a stem.
+    Such a stem keeps the resolution of small images.
     """
 
     widths: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 128)  # each stage halves the side
-    depths: Annotated[tuple[Count, ...], AtLeastOne] = (2, 2, 3)  # residual blocks of a stage
+    depths: Annotated[tuple[Count, ...], AtLeastOne] = (2, 2, 3)  # residual blocks per stage
 
     def problems(self) -> list[str]:
         if len(self.widths) != len(self.depths):
-            return ["resnet.widths and resnet.depths need one number for each stage"]
+            return ["resnet.widths and resnet.depths must have the same length"]
         return []
 
 
 class ViT(Strict):
-    """A vision transformer with small patches, and the decoder of masked autoencoding."""
+    """A vision transformer with small patches, and the decoder of the masked autoencoder."""
 
     patch: Count = 4  # px
     width: MultipleOfFour = 128
@@ -174,7 +174,7 @@ class ViT(Strict):
     heads: Count = 4
     decoder_width: MultipleOfFour = 64
     decoder_depth: Count = 2
-    # a target of masked autoencoding; plain ground, most of a plankton image, has no norm
+    # of masked autoencoding; plain background, most of a plankton image, has no variance
     normalise_patches: bool = False
 
     def problems(self) -> list[str]:
@@ -200,23 +200,23 @@ class EncoderConfig(Strict):
     kind: Literal[
         "diffusion", "random", "pixels", "labels", "simclr", "vicreg", "mae", "pretrained"
     ]
-    network: Literal["unet", "resnet", "vit"] = "resnet"  # of trained kinds; "mae" is a "vit"
+    network: Literal["unet", "resnet", "vit"] = "resnet"  # if trained here; "mae" uses "vit"
     start: Literal["random", "denoiser"] = "random"  # a "unet" may start from the denoiser
-    folder: str = ""  # of "pretrained": a transformers vision model or a diffusers pipeline
+    folder: str = ""  # if "pretrained": a transformers vision model or a diffusers pipeline
     batch_size: Count | None = None  # these three replace those of [training]
     learning_rate: Positive | None = None
     weight_decay: NotNegative | None = None
-    input_size: Count | None = None  # px that a pretrained model is shown; None: its own size
+    input_size: Count | None = None  # px, of a pretrained model; None: its native size
     crop: PositiveShare = 1.0  # smallest share of the area that a random crop keeps; 1: no crops
-    jitter: Share = 0.0  # of brightness and contrast; above 0 there is also blur
-    projection: Count = 256  # width of the projector that only the contrastive loss sees
+    jitter: Share = 0.0  # of brightness and contrast; above 0, random blur is added
+    projection: Count = 256  # width of the projector, used only by contrastive losses
     temperature: Positive = 0.2  # of SimCLR
-    mask: Share = 0.75  # of the patches of MAE
+    mask: Share = 0.75  # share of the patches that MAE hides
     equal_flops: bool = False  # train it a second time, with the denoiser's training FLOPs
 
     @property
     def family(self) -> str:
-        """What the encoder learnt from, as tables show it."""
+        """What the encoder learnt from, as shown in tables."""
         if self.kind == "labels" and self.start == "denoiser":
             return "diffusion, then labels"
         if self.kind == "labels":
@@ -243,7 +243,7 @@ BASIC_ENCODERS = {
 
 
 def _drop_unwanted(tables: Any) -> Any:
-    """Leave out what a profile sets to false: what it does not want of the profile it extends."""
+    """Drop the tables that a profile sets to false, so as not to inherit them."""
     if not isinstance(tables, dict):
         return tables
     return {name: table for name, table in tables.items() if table is not False}
@@ -261,7 +261,7 @@ def _add_basic_encoders(tables: Any) -> Any:
 class Features(Strict):
     """Which features are read, and how."""
 
-    taps: tuple[str, ...] = ("*",)  # patterns of tap names, such as "up16.*"
+    taps: tuple[str, ...] = ("*",)  # patterns for tap names, such as "up16.*"
     timesteps: Annotated[tuple[Timestep, ...], AtLeastOne] = (5, 15, 40, 100, 250, 600)
     random_timesteps: Annotated[tuple[Timestep, ...], AtLeastOne] = (15, 100)
     pooling: Literal["mean", "mean_std", "grid"] = "mean_std"
@@ -270,75 +270,75 @@ class Features(Strict):
     batch_size: Count = 32
     precision: Precision = "auto"
     pca: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 128)  # components of the pixels
-    # the cell of U-Nets that no data of this run chose; other networks: their last layer
+    # the cell of U-Nets that is fixed in advance; for other networks it is the last layer
     predeclared: str = "up16.resnet1@t15"
 
 
 class Probes(Strict):
     """Linear probes, their selection and their intervals."""
 
-    # penalty of ridge over the mean eigenvalue of the covariance
+    # penalty of ridge regression, relative to the mean eigenvalue of the covariance
     ridge: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    # C of scikit-learn
+    # scikit-learn's C
     logistic: Annotated[tuple[Positive, ...], AtLeastOne] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-    finalists: Count = 3  # cells on which logistic regression is fitted
-    candidates: Count = 6  # cells of the search over equally many
-    neighbours: Annotated[tuple[Count, ...], AtLeastOne] = (1, 5, 15)
+    finalists: Count = 3  # best cells, on which logistic regression is fitted
+    candidates: Count = 6  # cells per encoder in the search with equally many candidates
+    neighbours: Annotated[tuple[Count, ...], AtLeastOne] = (1, 5, 15)  # values of k for k-NN
     draws: Count = 1000  # bootstrap draws of every interval
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"  # chooses among the finalists
-    width: Count = 64  # common number of features of the resolution curve
-    shifted_images: Count = 10  # a shifted part keeps the taxa with at least so many images in it
-    # training images below which a taxon belongs to the tail, and to the middle
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"  # selects among the finalists
+    width: Count = 64  # common number of features when resolutions are compared
+    shifted_images: Count = 10  # images that a taxon needs to be scored in a shifted part
+    # a taxon with fewer training images belongs to the tail, or to the middle
     tail: tuple[Count, Count] = (20, 100)
 
 
 class Clusters(Strict):
-    """k-means."""
+    """k-means clustering."""
 
     restarts: Count = 3
 
 
 class Labels(Strict):
-    """Probes from few labels."""
+    """Probes trained on few labels."""
 
-    counts: Annotated[tuple[Count, ...], AtLeastOne] = (1, 2, 5, 10, 20, 50, 100)  # of each class
-    draws: Count = 3  # of the labelled images
-    strength: Positive = 1.0  # C of the probes: fixed, since few labels cannot choose it
+    counts: Annotated[tuple[Count, ...], AtLeastOne] = (1, 2, 5, 10, 20, 50, 100)  # per class
+    draws: Count = 3  # random draws of the labelled images
+    strength: Positive = 1.0  # C of the probes; fixed, since few labels cannot select it
 
 
 class Monitoring(Strict):
     """Abundances by day or week."""
 
-    period_images: Count = 20  # a period with fewer images is left out: its community is chance
+    period_images: Count = 20  # periods with fewer images are left out as too noisy
 
 
 class Ablation(Strict):
-    """Denoisers trained besides the study's own, to learn what matters; none by default."""
+    """Additional denoisers, trained to find out what matters; none by default."""
 
     unet: dict[str, UNetChanges] = {}  # name → keys of [unet] that differ
     pool: tuple[PositiveShare, ...] = ()  # shares of the unlabelled images
-    images_seen: Count | None = None  # by each of them; None: as many as by the study's own
+    images_seen: Count | None = None  # by each of them; None: as many as by the main denoiser
 
 
 class Profile(Strict):
-    """Everything that a run depends on but seed, data and machine; one TOML file."""
+    """Everything that a run depends on except seed, data and machine; one TOML file."""
 
     name: str
     title: str
     extends: str = ""
-    hub: bool = False  # may the run use the Hugging Face Hub?
+    hub: bool = False  # whether the run may use the Hugging Face Hub
     images: ImageSettings = ImageSettings()
     sets: Annotated[dict[str, DataSet], AtLeastOne]
-    # small sets that nothing is trained on: their probes are cross-validated
+    # small sets on which no encoder is trained; their probes are cross-validated
     transfers: Annotated[dict[str, DataSet], BeforeValidator(_drop_unwanted)] = {}
-    # the table of classes that sets share (set, taxon, coarse, resolved); ours, or a path
+    # table of shared classes (columns set, taxon, coarse, resolved): the package's, or a path
     coarse: str = "coarse_classes.csv"
     unet: UNet = UNet()
     noise: Noise = Noise()
     training: Training = Training()
     resnet: ResNet = ResNet()
     vit: ViT = ViT()
-    # in the order of the tables; the basic ones come first
+    # in the order in which tables list them; the basic encoders come first
     encoders: Annotated[dict[str, EncoderConfig], BeforeValidator(_add_basic_encoders)] = Field(
         {}, validate_default=True
     )
@@ -351,7 +351,7 @@ class Profile(Strict):
 
     @property
     def synthetic(self) -> bool:
-        """Whether any image of the profile is drawn rather than photographed."""
+        """Whether any set of the profile is synthetic."""
         return any((config.source or name) == "synthetic" for name, config in self.sets.items())
 
     def problems(self) -> list[str]:
@@ -373,22 +373,23 @@ class Profile(Strict):
 
     def _problems_of_widths(self) -> list[str]:
         groups = self.unet.groups
-        uneven = [channels for channels in self.unet.channels if channels % groups]
-        if uneven:
-            return [f"unet.channels {uneven} must be multiples of unet.groups = {groups}"]
+        indivisible = [channels for channels in self.unet.channels if channels % groups]
+        if indivisible:
+            return [f"unet.channels {indivisible} must be multiples of unet.groups = {groups}"]
         return []
 
     def _problems_of_resolutions(self) -> list[str]:
         levels = len(self.unet.channels)
         sides = [self.images.size // 2**level for level in range(levels)]
-        elsewhere = sorted(set(self.unet.attention) - set(sides))
+        missing = sorted(set(self.unet.attention) - set(sides))
         problems = []
-        if elsewhere:
+        if missing:
             problems.append(
-                f"unet.attention {elsewhere} is no resolution of this network, which has {sides} px"
+                f"unet.attention {missing} must be map sides of this network, {sides} px"
             )
         if self.images.size % 2 ** (levels - 1):
             problems.append(
-                "images.size must be divisible by 2 for every level of unet.channels but the first"
+                f"images.size must be divisible by {2 ** (levels - 1)} "
+                f"for the {levels} levels of unet.channels"
             )
         return problems

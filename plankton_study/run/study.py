@@ -16,16 +16,16 @@ DEFAULT_PROFILE = "demo"
 
 @dataclass(frozen=True)
 class Study:
-    """What every step needs to know.
+    """The profile, seed, folders and device that every step needs.
 
     Attributes:
-        profile: everything that the run depends on but seed, data and machine.
-        seed: of training.
-        cache: the folder of costly results.
+        profile: everything that the run depends on except seed, data and machine.
+        seed: the training seed.
+        cache: the folder of cached results.
         data: the folder that holds the image sets, if the user named one.
-        device: of torch: cpu, cuda or mps.
-        threads: of this process.
-        results_root: the folder in which each run has a folder of results.
+        device: the torch device: cpu, cuda or mps.
+        threads: number of threads of this process.
+        results_root: the folder with one folder of results for each run.
     """
 
     profile: Profile
@@ -52,14 +52,14 @@ def run_name(profile: str, seed: int) -> str:
 def load_study(profile: str | None = None, seed: int | None = None) -> Study:
     """Return the study of a profile, and set up this process for it.
 
-    The set-up: torch gets its threads, and the Hugging Face Hub is opened if the profile says so.
+    This sets the number of torch threads, and allows the Hugging Face Hub if the profile does.
 
     Args:
         profile: a name or the path of a TOML file; None means $PLANKTON_PROFILE, else "demo".
-        seed: of training; None means $PLANKTON_SEED, else 0.
+        seed: the training seed; None means $PLANKTON_SEED, else 0.
 
     Raises:
-        StudyError: the profile is missing or wrong, or $PLANKTON_DATA is not a folder.
+        StudyError: the profile is missing or invalid, or $PLANKTON_DATA is not a folder.
     """
     name = profile or os.environ.get("PLANKTON_PROFILE") or DEFAULT_PROFILE
     checked = read_profile(name)
@@ -87,7 +87,7 @@ def _data_folder() -> Path | None:
 
 
 def _threads() -> int:
-    """Return this process's threads, and tell them to libraries that are imported later."""
+    """Return this process's number of threads, and set it for libraries imported later."""
     cores = os.cpu_count() or 1
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     default = max(cores // processes_here, 1)
@@ -104,7 +104,7 @@ def _whole_number(variable: str, default: int, least: int) -> int:
 
 
 def _allow_hub(allowed: bool) -> None:
-    """Open or close the Hugging Face Hub, also for libraries that have been imported already."""
+    """Allow or block the Hugging Face Hub, also for libraries that are already imported."""
     offline = str(int(not allowed))
     os.environ["HF_HUB_OFFLINE"] = offline
     os.environ["HF_DATASETS_OFFLINE"] = offline

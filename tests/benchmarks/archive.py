@@ -1,88 +1,165 @@
-"""What an archive of WHOI-Plankton's size would cost, from the rates measured in the same run."""
+"""What an archive of WHOI-Plankton's size would cost, by the rates that the same run measured.
+
+Work is scaled by FLOPs (training, extraction), by the square of the number of features (ridge),
+and by the number of images. We assume that the machine reaches the same FLOP/s in every network.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from extraction import OVERHEAD
+from scale import costs_of_stages
+from stages import CHANNELS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from training import GAIN
 
-from plankton_study import diffusion, encoders
-from plankton_study.profile import read_profile
+from plankton_study.features.encoders import DiffusionEncoder
+from plankton_study.models.networks.unet import build_scheduler, build_unet
+from plankton_study.run.profile import read_profile
+from plankton_study.run.schema import Profile
 
 IMAGES = 3_400_000
 PROFILES = ("quick", "whoi")
+#: mean and standard deviation of each channel
+NUMBERS_BY_CHANNEL = 2
+FLOAT_BYTES = 4
+HOUR = 3600
+MOST_EXACT_HOURS = 10
 
 
-def costs(about: dict[str, dict]) -> pd.DataFrame:
-    """Return a row a step: FLOPs, hours on this machine and gigabytes for the U-Nets of two profiles.
+class Rates(NamedTuple):
+    """What the sections measured.
 
-    `about` holds what the sections measured. Work is scaled by FLOPs (training, features), by the square of the number
-    of features (ridge) and by the number of images; the machine is taken to reach the same FLOP/s in every network.
+    Attributes:
+        training_flops: FLOPs a second.
+        extraction_flops: FLOPs a second.
+        reading_seconds: of an image.
+        ridge_seconds: of an image, with as many features as the bank of the section "scale".
+        table_bytes: memory of an image in the stage that needs most.
     """
-    extraction, training = (
-        about["over the bare passes it needs"],
-        about["images a second over the example's loop"],
-    )
-    read_rate = extraction["flops an image"] * extraction["images a second and noise level"]
-    train_rate = training["flops an image"] * training["images a second"]
-    stages = {what.partition(",")[0]: entry for what, entry in about.items() if "numbers" in entry}
-    seconds = {
-        name: stages[name]["seconds"][-1] / stages[name]["numbers"][-1]
-        for name in ("reading", "ridge")
-    }
-    memory = IMAGES * max(stages[name]["bytes an image"] for name in ("reading", "splits")) / 1e9
-    rows: dict[str, dict[str, str]] = {}
+
+    training_flops: float
+    extraction_flops: float
+    reading_seconds: float
+    ridge_seconds: float
+    table_bytes: float
+
+
+class StepCost(NamedTuple):
+    """What a step costs for all images; 0 where it does not count."""
+
+    flops: float = 0
+    seconds: float = 0
+    gigabytes: float = 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.flops:
+            parts.append(f"{self.flops / 1e18:.2g} EFLOP")
+        parts.append(f"{_hours_text(self.seconds / HOUR)} h")
+        if self.gigabytes:
+            parts.append(f"{self.gigabytes:.3g} GB")
+        return ", ".join(parts)
+
+
+def _hours_text(hours: float) -> str:
+    if hours > MOST_EXACT_HOURS:
+        return f"{hours:,.0f}"
+    return f"{hours:.2g}"
+
+
+def archive_costs(about: dict[str, dict]) -> pd.DataFrame:
+    """Return a row for each step and a column for the U-Net of each profile, as text.
+
+    Args:
+        about: text of a row → what its section knows about it.
+    """
+    rates = measured_rates(about)
+    columns = {}
     for name in PROFILES:
         profile = read_profile(name)
-        size, settings = profile.images.size, profile.features
-        unet = diffusion.build_unet(profile.unet, size, 0)
-        encoder = encoders.DiffusionEncoder(
-            name, unet, diffusion.build_scheduler(profile.noise), settings
-        )
-        x = torch.zeros(1, 1, size, size)
-        with (
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):  # counted as in `train.fit`
-            unet.train().requires_grad_(True)(x, 0).sample.sum().backward()
-        training_flops = IMAGES * counter.get_total_flops()
-        images = np.zeros((1, size, size), np.uint8)
-        at = settings.timesteps[0]
-        with FlopCounterMode(display=False) as counter:
-            encoder.encode(images, [""], [cell for cell in encoder.cells if cell.timestep == at])
-        features_flops = IMAGES * len(settings.timesteps) * counter.get_total_flops()
-        widths = np.array([2 * encoder.layers["channels"][cell.layer] for cell in encoder.cells])
-        shown = f"U-Net of `{name}`, {size} px"
-        ridge = seconds["ridge"] * IMAGES * np.square(widths / 64).sum()
-        layers = len(encoder.cells) // len(settings.timesteps)
-        steps = {
-            "reading and resizing the images": (
-                0,
-                seconds["reading"] * IMAGES,
-                IMAGES * size**2 / 1e9,
-            ),
-            "training the denoiser, each image once": (
-                training_flops,
-                training_flops / train_rate,
-                0,
-            ),
-            "reading its features": (
-                features_flops,
-                features_flops / read_rate,
-                4 * IMAGES * widths.sum() / 1e9,
-            ),
-            "ridge probes of all cells, all images": (0, ridge, 0),
-        }
-        for step, (flops, took, gigabytes) in steps.items():
-            hours = f"{took / 3600:,.0f}" if took > 36_000 else f"{took / 3600:.2g}"
-            parts = [
-                f"{flops / 1e18:.2g} EFLOP" if flops else "",
-                f"{hours} h",
-                f"{gigabytes:.3g} GB" if gigabytes else "",
-            ]
-            rows.setdefault(step, {})[shown] = ", ".join(part for part in parts if part)
-        rows.setdefault("memory that the table of all images needs", {})[shown] = f"{memory:.2g} GB"
-        rows.setdefault("layers × noise levels", {})[shown] = (
-            f"{layers} × {len(settings.timesteps)}"
-        )
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("").reset_index()
+        title = f"U-Net of `{name}`, {profile.images.size} px"
+        columns[title] = profile_costs(profile, rates)
+    return pd.DataFrame(columns).rename_axis("").reset_index()
+
+
+def measured_rates(about: dict[str, dict]) -> Rates:
+    """Return the rates of one run of the benchmark."""
+    extraction, training = about[OVERHEAD], about[GAIN]
+    stages = costs_of_stages(about)
+    return Rates(
+        training_flops=training["flops an image"] * training["images a second"],
+        extraction_flops=(
+            extraction["flops an image"] * extraction["images a second and noise level"]
+        ),
+        reading_seconds=_seconds_of_image(stages["reading"]),
+        ridge_seconds=_seconds_of_image(stages["ridge"]),
+        table_bytes=max(stages[name]["bytes an image"] for name in ("reading", "splits")),
+    )
+
+
+def _seconds_of_image(stage: dict) -> float:
+    """Return the seconds of an image in the largest run of a stage."""
+    return stage["seconds"][-1] / stage["numbers"][-1]
+
+
+def profile_costs(profile: Profile, rates: Rates) -> dict[str, str]:
+    """Return step → what it costs with the U-Net of a profile, as text."""
+    size = profile.images.size
+    levels = len(profile.features.timesteps)
+    encoder = _encoder(profile)
+    channels = np.array([encoder.layers["channels"][cell.layer] for cell in encoder.cells])
+    features = NUMBERS_BY_CHANNEL * channels
+    bank_gigabytes = FLOAT_BYTES * IMAGES * features.sum() / 1e9
+    training = IMAGES * training_flops(profile)
+    extraction = IMAGES * levels * extraction_flops(encoder, profile)
+    ridge_effort = np.square(features / CHANNELS).sum()
+    steps = {
+        "reading and resizing the images": StepCost(
+            seconds=rates.reading_seconds * IMAGES, gigabytes=IMAGES * size**2 / 1e9
+        ),
+        "training the denoiser, each image once": StepCost(
+            training, training / rates.training_flops
+        ),
+        "reading its features": StepCost(
+            extraction, extraction / rates.extraction_flops, bank_gigabytes
+        ),
+        "ridge probes of all cells, all images": StepCost(
+            seconds=rates.ridge_seconds * IMAGES * ridge_effort
+        ),
+    }
+    texts = {step: str(cost) for step, cost in steps.items()}
+    table_gigabytes = IMAGES * rates.table_bytes / 1e9
+    texts["memory that the table of all images needs"] = f"{table_gigabytes:.2g} GB"
+    texts["layers × noise levels"] = f"{len(encoder.cells) // levels} × {levels}"
+    return texts
+
+
+def _encoder(profile: Profile) -> DiffusionEncoder:
+    unet = build_unet(profile.unet, profile.images.size, 0)
+    scheduler = build_scheduler(profile.noise)
+    return DiffusionEncoder(profile.name, unet, scheduler, profile.features)
+
+
+def training_flops(profile: Profile) -> int:
+    """Return the FLOPs of training on one image; they are counted as in `Trainer`."""
+    size = profile.images.size
+    unet = build_unet(profile.unet, size, 0).train()
+    x = torch.zeros(1, 1, size, size)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        unet(x, 0).sample.sum().backward()
+    return counter.get_total_flops()
+
+
+def extraction_flops(encoder: DiffusionEncoder, profile: Profile) -> int:
+    """Return the FLOPs of reading one image at one noise level."""
+    size = profile.images.size
+    timestep = profile.features.timesteps[0]
+    cells = [cell for cell in encoder.cells if cell.timestep == timestep]
+    images = np.zeros((1, size, size), np.uint8)
+    with FlopCounterMode(display=False) as counter:
+        encoder.encode(images, [""], cells)
+    return counter.get_total_flops()

@@ -1,131 +1,202 @@
-"""`make bench`: measure, compare, and write the table, the figure and the README's section on speed."""
+"""`make bench`: measure all sections, and write the results beside this file.
 
-import json
-import os
-import re
+`python bench.py SECTION …` measures some sections and only prints their results.
+"""
+
+import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pandas as pd
+from archive import IMAGES, archive_costs
+from matplotlib.axes import Axes
+from scale import costs_of_stages
+
+from plankton_study.report.provenance import provenance
+from plankton_study.report.style import set_style
+from plankton_study.run.files import read_json, write_file, write_json
+from plankton_study.run.study import Study, load_study
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SECTIONS = ("extraction", "probing", "training", "scale")
+PAPER = HERE.parents[1] / "paper"
+README = HERE / "README.md"
 START, END = "<!-- bench -->", "<!-- /bench -->"
+SECTIONS = ("extraction", "probing", "training", "scale")
+
+#: measures one section; its arguments are this folder, the section, and the file of the rows
+MEASURE = """
+import importlib, json, pathlib, sys
+folder, section, file = sys.argv[1:]
+sys.path.insert(0, folder)
+rows = importlib.import_module(section).measure()
+pathlib.Path(file).write_text(json.dumps(rows, default=float))
+"""
 
 
-def run(section: str) -> list[dict]:
-    """Measure a section in a process of its own."""
-    code = f"import json, sys; sys.path.insert(0, {str(HERE)!r}); import {section}; "
-    code += f"json.dump({section}.measure(), open(sys.argv[1], 'w'), default=float)"
-    to = HERE / f".{section}.json"
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(to)], check=True, stdout=subprocess.DEVNULL
+def main(sections: tuple[str, ...]) -> None:
+    """Measure some sections; write the results if they are all."""
+    started = time.monotonic()
+    rows = []
+    for section in sections:
+        print(f"{section} …", flush=True)
+        rows += measure_in_process(section)
+        print(f"  {time.monotonic() - started:.0f} s", flush=True)
+    minutes = (time.monotonic() - started) / 60
+    table = pd.DataFrame(rows)
+    print(texts_of(table).to_string(index=False))
+    if set(sections) == set(SECTIONS):
+        about = {row["what"]: row["about"] for row in rows if "about" in row}
+        write_results(load_study("quick", 0), table.drop(columns="about"), about, minutes)
+
+
+def measure_in_process(section: str) -> list[dict]:
+    """Measure a section in a process of its own, and return its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.json"
+        arguments = [str(HERE), section, str(file)]
+        command = [sys.executable, "-W", "ignore", "-c", MEASURE, *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return read_json(file)
+
+
+def write_results(
+    study: Study, table: pd.DataFrame, about: dict[str, dict], minutes: float
+) -> None:
+    """Write the rows, what is known about them, the figure and the README.
+
+    Args:
+        study: whose machine was measured.
+        table: a row for each result.
+        about: text of a row → what its section knows about it.
+        minutes: that the measurement took.
+    """
+    kind = "cpu" if study.device == "cpu" else "gpu"
+    table.to_csv(HERE / f"{kind}.csv", index=False)
+    origin = provenance(study)
+    entry = {"about": about, "provenance": origin, "minutes": round(minutes, 1)}
+    write_json(HERE / f"{kind}.json", entry)
+    draw_figure(table, about, HERE / f"{kind}.png")
+    machine = f"{study.threads} threads, {origin['processor']}, {platform.system()}"
+    report = report_text(table, about, machine, f"{kind}.png")
+    write_file(README, with_report(README.read_text(encoding="utf-8"), report))
+
+
+# --- the tables
+
+
+def texts_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the results as readable text."""
+    rows = list(table.itertuples())
+    return pd.DataFrame(
+        {
+            "": table["section"],
+            "compared": table["what"],
+            "median": [f"{number_text(row.median)} {row.unit}".strip() for row in rows],
+            "range": [range_text(row.low, row.high) for row in rows],
+            "aim": table["aim"],
+            "met": table["met"].map({True: "yes", False: "no"}).fillna(""),
+        }
     )
-    rows = json.loads(to.read_text())
-    to.unlink()
-    return rows
 
 
-def shown(table):
-    """Return the table as text, a column each for what, value, range, aim and whether it is met."""
-    import pandas as pd
-
-    spread = [f"{r.low:.3g} to {r.high:.3g}" if r.low != r.high else "" for r in table.itertuples()]
-    met = table["met"].map({True: "yes", False: "no"}).fillna("")
-    number = [
-        f"{r.median:,.0f}" if r.median >= 1000 else f"{r.median:.3g}" for r in table.itertuples()
-    ]
-    value = [f"{text} {unit}".strip() for text, unit in zip(number, table["unit"], strict=True)]
-    columns = {
-        "": table["section"],
-        "compared": table["what"],
-        "median": value,
-        "range": spread,
-        "aim": table["aim"],
-    }
-    return pd.DataFrame({**columns, "met": met})
+def number_text(value: float) -> str:
+    """Return a number with three significant digits, or whole if it is large."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
-def figure(table, about, file: Path) -> None:
+def range_text(low: float, high: float) -> str:
+    """Return a range; nothing for a single value."""
+    if low == high:
+        return ""
+    return f"{low:.3g} to {high:.3g}"
+
+
+def report_text(table: pd.DataFrame, about: dict[str, dict], machine: str, figure: str) -> str:
+    """Return the tables and the figure in Markdown."""
+    sys.path.append(str(PAPER))
+    from pages import markdown_table
+
+    paragraphs = (
+        f"Measured with {machine}; medians and range of the rounds.",
+        markdown_table(texts_of(table)),
+        f"**{IMAGES:,} images**, as many as all of WHOI-Plankton, would cost here, by these rates:",
+        markdown_table(archive_costs(about)),
+        f"![Ratios, and time and memory over the number of images]({figure})",
+    )
+    return "\n\n".join(paragraphs)
+
+
+def with_report(text: str, report: str) -> str:
+    """Return a text with the report between its markers."""
+    before, _, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the text has no markers {START} and {END}")
+    return f"{before}{START}\n\n{report}\n\n{END}{after}"
+
+
+# --- the figure
+
+
+def draw_figure(table: pd.DataFrame, about: dict[str, dict], file: Path) -> None:
     """Draw the ratios, and time and memory over the number of images."""
-    import matplotlib.pyplot as plt
-
-    from plankton_study import report
-
-    report.style()
-    ratios = table[(table["unit"] == "×") & (table["section"] != "scale")]
-    scales = {what.partition(",")[0]: a for what, a in about.items() if "numbers" in a}
-    drawn, (left, middle, right) = plt.subplots(
+    set_style()
+    figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(10, 3.2), width_ratios=[1.5, 1, 1], layout="constrained"
     )
-    left.barh(ratios["what"], ratios["median"], color="C0")
-    left.errorbar(
-        ratios["median"],
-        ratios["what"],
-        xerr=[ratios["median"] - ratios["low"], ratios["high"] - ratios["median"]],
-        fmt="none",
-        color="black",
-    )
-    left.set(xscale="log", xlabel="ratio of times or rates")
-    left.axvline(1, color="0.5", linewidth=0.8)
-    left.invert_yaxis()
-    left.tick_params(axis="y", labelsize=6)
-    for name, one in scales.items():
-        times = [n / one["numbers"][0] for n in one["numbers"]]
-        middle.plot(times, [x / one["seconds"][0] for x in one["seconds"]], ".-", label=name)
-        right.plot(times, one["megabytes"], ".-", label=name)
-    middle.plot([1, 16], [1, 16], color="0.6", linewidth=0.8, label="linear")
-    middle.set(xscale="log", yscale="log", xlabel="times as many images", ylabel="times as long")
-    right.set(
+    is_ratio = (table["unit"] == "×") & (table["section"] != "scale")
+    draw_ratios(left, table[is_ratio])
+    stages = costs_of_stages(about)
+    draw_seconds(middle, stages)
+    draw_memory(right, stages)
+    figure.savefig(file, dpi=120, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_ratios(ax: Axes, ratios: pd.DataFrame) -> None:
+    """Draw medians and ranges of ratios."""
+    ax.barh(ratios["what"], ratios["median"], color="C0")
+    below = ratios["median"] - ratios["low"]
+    above = ratios["high"] - ratios["median"]
+    ax.errorbar(ratios["median"], ratios["what"], xerr=[below, above], fmt="none", color="black")
+    ax.set(xscale="log", xlabel="ratio of times or rates")
+    ax.axvline(1, color="0.5", linewidth=0.8)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", labelsize=6)
+
+
+def draw_seconds(ax: Axes, stages: dict[str, dict]) -> None:
+    """Draw the time of each stage over the number of images, both over their smallest."""
+    for name, stage in stages.items():
+        seconds = pd.Series(stage["seconds"])
+        ax.plot(_times_as_many(stage), seconds / seconds[0], ".-", label=name)
+    ax.plot([1, 16], [1, 16], color="0.6", linewidth=0.8, label="linear")
+    ax.set(xscale="log", yscale="log", xlabel="times as many images", ylabel="times as long")
+    ax.legend(frameon=False, fontsize=6)
+
+
+def draw_memory(ax: Axes, stages: dict[str, dict]) -> None:
+    """Draw the peak memory of each stage over the number of images."""
+    for name, stage in stages.items():
+        ax.plot(_times_as_many(stage), stage["megabytes"], ".-", label=name)
+    ax.set(
         xscale="log",
         ylim=(0, None),
         xlabel="times as many images",
         ylabel="peak memory of the process (MB)",
     )
-    middle.legend(frameon=False, fontsize=6)
-    drawn.savefig(file, dpi=120, metadata={"Software": None})
 
 
-def main() -> None:
-    """Run all sections, or those named as arguments."""
-    sections, started = sys.argv[1:] or SECTIONS, time.monotonic()
-    rows = []
-    for section in sections:
-        print(f"{section} …", flush=True)
-        rows += run(section)
-        print(f"  {time.monotonic() - started:.0f} s", flush=True)
-    sys.path.append(str(ROOT / "paper"))
-    import archive
-    import pandas as pd
-    from pages import markdown_table
-
-    from plankton_study import report, study
-
-    s = study.load("quick", 0)
-    kind = "cpu" if s.device == "cpu" else "gpu"
-    table = pd.DataFrame(rows)
-    about = {r["what"]: r["about"] for r in rows if "about" in r}
-    text = shown(table)
-    print(text.to_string(index=False))
-    if len(sections) < len(SECTIONS):
-        return
-    table.drop(columns="about").to_csv(HERE / f"{kind}.csv", index=False)
-    entry = {
-        "about": about,
-        "provenance": report.provenance(s),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-    }
-    (HERE / f"{kind}.json").write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n")
-    figure(table, about, HERE / f"{kind}.png")
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    facts = f"{s.threads} threads, {entry['provenance']['processor']}, {os.uname().sysname}"
-    new = f"{START}\n\nMeasured with {facts}; medians and range of the rounds.\n\n{markdown_table(text)}\n\n"
-    new += f"**{archive.IMAGES:,} images**, as many as all of WHOI-Plankton, would cost here, by these rates:\n\n"
-    new += f"{markdown_table(archive.costs(about))}\n\n{END}"
-    readme.write_text(re.sub(f"{START}.*{END}", lambda _: new, old, flags=re.S), encoding="utf-8")
+def _times_as_many(stage: dict) -> pd.Series:
+    numbers = pd.Series(stage["numbers"])
+    return numbers / numbers[0]
 
 
 if __name__ == "__main__":
-    main()
+    main(tuple(sys.argv[1:]) or SECTIONS)

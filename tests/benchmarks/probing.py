@@ -1,118 +1,231 @@
-"""The grid of probes against scikit-learn's logistic regression, cell by cell, on the same standardised features."""
+"""The grid of probes against scikit-learn's logistic regression in every cell.
+
+Both get the same standardised features.
+"""
 
 import tempfile
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from timing import row
+from timing import result_row
 
-from plankton_study import probes, study
-from plankton_study.features import Cell, FeatureBank
-from plankton_study.linear import logistic_path, ridge_grid, standardised
+from plankton_study.features.bank import FeatureBank
+from plankton_study.features.encoder import Cell
+from plankton_study.probes.logistic import logistic_path
+from plankton_study.probes.ridge import ridge_grid
+from plankton_study.probes.scaling import ScaledFeatures, scaled_features
+from plankton_study.probes.selection import near_best
+from plankton_study.run.schema import Probes
+from plankton_study.run.study import load_study
 
-LAYERS, LEVELS, CHANNELS, CLASSES, IMAGES = 10, 10, 64, 100, {"train": 2000, "validation": 1000}
+SECTION = "probes"
+LAYERS = 10
+LEVELS = 10
+CHANNELS = 64
+CLASSES = 100
+IMAGES = {"train": 2000, "validation": 1000}
 STRENGTHS = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
+#: the layer and the level whose features tell most about the class
+BEST_LAYER, BEST_LEVEL = 6, 2
+#: cells on which both logistic regressions are timed
+CELLS_FIT_TWICE = 10
+BOOTSTRAP_DRAWS = 1000
 
 
-def make_bank(folder: Path, seed: int = 0) -> tuple[FeatureBank, dict, dict]:
-    """Write features whose class means lie further apart in the middle of the grid; noise is correlated."""
+@dataclass(frozen=True)
+class Task:
+    """Features, and what is to be told from them.
+
+    Attributes:
+        bank: of features.
+        rows: "train" and "validation" → rows of the bank.
+        taxa: the same keys → names of the classes.
+        classes: the names, sorted.
+        codes: where the classes of the training images stand among `classes`.
+    """
+
+    bank: FeatureBank
+    rows: dict[str, np.ndarray]
+    taxa: dict[str, np.ndarray]
+    classes: np.ndarray
+    codes: np.ndarray
+
+    def scaled(self, cell: Cell) -> list[ScaledFeatures]:
+        """Return the standardised features of the training and of the validation images."""
+        return scaled_features(self.bank, cell, self.rows["train"], self.rows["validation"])
+
+    def is_right(self, predicted: np.ndarray) -> np.ndarray:
+        """Return on which validation images the predicted codes are right."""
+        return self.classes[predicted] == self.taxa["validation"]
+
+
+@dataclass(frozen=True)
+class OurChoice:
+    """What the study's probes choose.
+
+    Attributes:
+        accuracy: on validation images.
+        cell: the name of the chosen cell.
+        seconds: of the whole search.
+    """
+
+    accuracy: float
+    cell: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TheirSearch:
+    """What scikit-learn gives for every cell.
+
+    Attributes:
+        is_right: (cells, n validation) bool, at each cell's best strength.
+        seconds: (cells,) of all strengths.
+        our_seconds: of the study's logistic regression on the first cells.
+    """
+
+    is_right: np.ndarray
+    seconds: np.ndarray
+    our_seconds: np.ndarray
+
+
+def make_task(folder: Path, seed: int = 0) -> Task:
+    """Write random features into a folder.
+
+    The means of the classes lie furthest apart at the best cell; the noise of the features is
+    correlated.
+    """
     rng = np.random.default_rng(seed)
     codes = rng.permutation(np.arange(sum(IMAGES.values())) % CLASSES)
-    cells = [Cell(f"layer{layer}", level) for layer in range(LAYERS) for level in range(LEVELS)]
     means = rng.normal(size=(CLASSES, CHANNELS))
-    for cell in cells:
-        signal = 0.5 * np.exp(
-            -(((int(cell.layer[5:]) - 6) / 3) ** 2) - ((cell.timestep - 2) / 4) ** 2
-        )
-        noise = rng.normal(size=(len(codes), CHANNELS)) @ (
-            np.eye(CHANNELS) + 0.2 * rng.normal(size=(CHANNELS,) * 2)
-        )
-        np.save(
-            folder / f"{cell}.npy",
-            (signal * means[codes] @ rng.normal(size=(CHANNELS,) * 2) / 3 + noise).astype("f"),
-        )
+    cells = []
+    for layer in range(LAYERS):
+        for level in range(LEVELS):
+            cell = Cell(f"layer{layer}", level)
+            features = _draw_features(rng, means[codes], _signal(layer, level))
+            np.save(folder / f"{cell}.npy", features)
+            cells.append(cell)
     rows = {
         "train": np.arange(IMAGES["train"]),
         "validation": np.arange(IMAGES["train"], len(codes)),
     }
     taxa = {part: np.char.mod("%03d", codes[index]) for part, index in rows.items()}
-    return FeatureBank(folder, np.arange(len(codes)), cells, pd.DataFrame()), rows, taxa
+    bank = FeatureBank(folder, np.arange(len(codes)), cells, pd.DataFrame())
+    classes, train_codes = np.unique(taxa["train"], return_inverse=True)
+    return Task(bank, rows, taxa, classes, train_codes)
+
+
+def _signal(layer: int, level: int) -> float:
+    """Return how far apart the classes lie in a cell."""
+    layers_away = (layer - BEST_LAYER) / 3
+    levels_away = (level - BEST_LEVEL) / 4
+    return 0.5 * np.exp(-(layers_away**2) - levels_away**2)
+
+
+def _draw_features(rng: np.random.Generator, means: np.ndarray, signal: float) -> np.ndarray:
+    """Return features (n, C) float32 around the means of their classes."""
+    square = (CHANNELS, CHANNELS)
+    independent = rng.normal(size=means.shape)
+    mixing = np.eye(CHANNELS) + 0.2 * rng.normal(size=square)
+    noise = independent @ mixing
+    centres = signal * means @ rng.normal(size=square) / 3
+    return (centres + noise).astype(np.float32)
+
+
+def search_with_ours(task: Task, config: Probes) -> OurChoice:
+    """Rank all cells by ridge, fit logistic regression on the finalists, and take the best."""
+    started = time.perf_counter()
+    cells = task.bank.cells
+    grid = ridge_grid(task.bank, cells, task.rows, task.taxa, config).table
+    ranked = grid["accuracy"].sort_values(ascending=False).index
+    fits = []
+    for position in ranked[: config.finalists]:
+        cell = cells[position]
+        train, validation = task.scaled(cell)
+        for model in logistic_path(train, task.codes, STRENGTHS):
+            predicted = model.probabilities(validation).argmax(axis=1)
+            fits.append((task.is_right(predicted).mean(), str(cell)))
+    accuracy, cell_name = max(fits)
+    return OurChoice(accuracy, cell_name, time.perf_counter() - started)
+
+
+def search_with_scikit_learn(task: Task) -> TheirSearch:
+    """Fit scikit-learn's logistic regression in every cell with every strength."""
+    is_right, seconds, our_seconds = [], [], []
+    for cell in task.bank.cells:
+        train, validation = (features.whole() for features in task.scaled(cell))
+        started = time.perf_counter()
+        right = fit_scikit_learn(task, train, validation)
+        seconds.append(time.perf_counter() - started)
+        is_right.append(max(right, key=np.mean))
+        if len(our_seconds) < CELLS_FIT_TWICE:
+            started = time.perf_counter()
+            list(logistic_path([train], task.codes, STRENGTHS))
+            our_seconds.append(time.perf_counter() - started)
+    return TheirSearch(np.array(is_right), np.array(seconds), np.array(our_seconds))
+
+
+def fit_scikit_learn(task: Task, train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
+    """Return on which validation images the probe of each strength is right."""
+    right = []
+    for strength in STRENGTHS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=strength, max_iter=1000).fit(train, task.codes)
+        right.append(task.is_right(model.predict(validation)))
+    return right
 
 
 def measure() -> list[dict]:
     """Return the rows of this section."""
-    config = study.load("demo").profile.probes.model_copy(update={"logistic": STRENGTHS})
+    config = load_study("demo").profile.probes
     with tempfile.TemporaryDirectory() as folder:
-        bank, rows, taxa = make_bank(Path(folder))
-        classes, codes = np.unique(taxa["train"], return_inverse=True)
+        task = make_task(Path(folder))
+        ours = search_with_ours(task, config)
+        theirs = search_with_scikit_learn(task)
+    return result_rows(task, ours, theirs)
 
-        started = time.perf_counter()
-        grid, *_ = ridge_grid(bank, bank.cells, rows, taxa, config)
-        best, fitted = -1.0, None
-        for cell in (
-            bank.cells[i]
-            for i in grid["accuracy"].sort_values(ascending=False).index[: config.finalists]
-        ):
-            x, v = standardised(bank, cell, rows["train"], rows["validation"])
-            for model in logistic_path(x, codes, STRENGTHS):
-                accuracy = np.mean(
-                    classes[model.probabilities(v).argmax(axis=1)] == taxa["validation"]
-                )
-                best, fitted = max((best, fitted), (accuracy, str(cell)))
-        ours = time.perf_counter() - started
 
-        right, theirs, seconds = {}, {}, {"ours": [], "theirs": []}
-        for cell in bank.cells:
-            x, v = (
-                blocks.whole()
-                for blocks in standardised(bank, cell, rows["train"], rows["validation"])
-            )
-            started = time.perf_counter()
-            for strength in STRENGTHS:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ConvergenceWarning)
-                    model = LogisticRegression(C=strength, max_iter=1000).fit(x, codes)
-                right[cell, strength] = classes[model.predict(v)] == taxa["validation"]
-            seconds["theirs"].append(time.perf_counter() - started)
-            theirs[cell] = max(right[cell, strength].mean() for strength in STRENGTHS)
-            if len(seconds["ours"]) < 10:
-                started = time.perf_counter()
-                list(logistic_path([x], codes, STRENGTHS))
-                seconds["ours"].append(time.perf_counter() - started)
-    strongest = {cell: max((right[cell, c] for c in STRENGTHS), key=np.mean) for cell in bank.cells}
-    _, near, _ = probes.selection_frequencies(
-        np.array(list(strongest.values())), rows["validation"], 1000
+def result_rows(task: Task, ours: OurChoice, theirs: TheirSearch) -> list[dict]:
+    """Return both searches compared: their time, their accuracy, and the cells they choose."""
+    cells = task.bank.cells
+    search = (
+        f"{len(cells)} cells, {len(STRENGTHS)} strengths, "
+        f"{IMAGES['train']} images, {CLASSES} classes"
     )
-    among = {str(cell) for cell, inside in zip(bank.cells, near, strict=True) if inside}
-    fits = f"{len(bank.cells)} cells, {len(STRENGTHS)} strengths, {IMAGES['train']} images, {CLASSES} classes"
-    speed, gap = (
-        np.array([sum(seconds["theirs"]) / ours]),
-        np.array([100 * (best - max(theirs.values()))]),
-    )
-    head = np.array(seconds["theirs"][:10]) / np.array(seconds["ours"])
-    inside = np.array([float(fitted in among)])
+    speed = theirs.seconds.sum() / ours.seconds
+    gap = 100 * (ours.accuracy - theirs.is_right.mean(axis=1).max())
+    is_near = near_best(theirs.is_right, task.rows["validation"], BOOTSTRAP_DRAWS).is_near
+    near = {str(cell) for cell, inside in zip(cells, is_near, strict=True) if inside}
+    is_among = ours.cell in near
+    fit_against_fit = theirs.seconds[: len(theirs.our_seconds)] / theirs.our_seconds
     return [
-        row("probes", f"scikit-learn takes, for {fits}", speed, "at least 20", speed[0] >= 20),
-        row(
-            "probes",
+        result_row(SECTION, f"scikit-learn takes, for {search}", speed, "at least 20", speed >= 20),
+        result_row(
+            SECTION,
             "our best validation accuracy minus theirs",
             gap,
             "at least -0.3",
-            gap[0] >= -0.3,
-            "points",
+            gap >= -0.3,
+            unit="points",
         ),
-        row(
-            "probes",
-            f"our cell is among their {len(among)} within one error",
-            inside,
+        result_row(
+            SECTION,
+            f"our cell is among their {len(near)} within one error",
+            float(is_among),
             "1",
-            bool(inside),
-            "",
+            is_among,
+            unit="",
         ),
-        row("probes", "scikit-learn takes for one path of strengths, fit against fit", head),
+        result_row(
+            SECTION,
+            "scikit-learn takes for one path of strengths, fit against fit",
+            fit_against_fit,
+        ),
     ]

@@ -1,337 +1,186 @@
-"""Time and memory of each stage while the number of images doubles four times, and two processes instead of one.
-
-`python scale.py run STAGE NUMBER FOLDER` runs one stage and prints seconds and peak memory as JSON; `python scale.py
-share PROFILE`, alone or under a launcher, trains and reads features, and prints the seconds of both.
-"""
+"""Scale: time and memory while the number of images doubles, and two processes instead of one."""
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from itertools import product
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from timing import row
+from stages import write_profile
+from timing import result_row
 
-PROFILE = """
-extends = "smoke"
-title = "bench"
-[images]
-size = 32
-[sets.bench]
-source = "{folder}"
-[sets.bench.split]
-home = {{}}
-shifts = {{}}
-novel = []
-[unet]
-channels = [16, 40, 80]
-attention = [8]
-head_channels = 40
-[training]
-images_seen = 64
-batch_size = 32
-precision = "float32"
-[features]
-timesteps = [15, 100]
-random_timesteps = [15]
-precision = "float32"
-predeclared = "up16.resnet1@t15"
-"""
+HERE = Path(__file__).resolve().parent
+SECTION = "scale"
+
+#: stages that run one after the other in a folder → the smallest number of images
 STAGES = {
     ("reading", "splits"): 2000,
     ("extraction",): 250,
     ("ridge",): 65_536,
     ("logistic",): 65_536,
 }
+DOUBLINGS = 4
+#: column → what the table calls it, and the largest slope in logarithms that is aimed at; with
+#: 0.25 a stage needs twice the memory for 16 times the images
+SLOPES = {
+    "seconds": ("time", 1.1),
+    "megabytes": ("the process’s peak memory", 0.25),
+}
 
-
-class Memory(threading.Thread):
-    """Watches the memory of this process that belongs to no file (kB); elsewhere than on Linux, all of it."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.first, self.over = self.now(), threading.Event()
-        self.peak = self.first
-
-    def now(self) -> int:
-        try:
-            status = Path("/proc/self/status").read_text()
-            return next(
-                int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")
-            )
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    def run(self) -> None:
-        while not self.over.wait(0.01):
-            self.peak = max(self.peak, self.now())
-
-
-def write_images(folder: Path, number: int, size: int = 40) -> None:
-    """Write blurred noise, each image another, into class folders."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for i in range(number):
-        at = folder / f"taxon{i % 3}"
-        at.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
-        coarse.resize((size, size), Image.Resampling.BICUBIC).save(at / f"{i:06d}.png")
-
-
-def write_bank(folder: Path, number: int, channels: int = 64, classes: int = 20) -> None:
-    """Write the features of one cell, a block at a time, and the codes of their classes."""
-    rng = np.random.default_rng(0)
-    codes, means = rng.integers(classes, size=number), rng.normal(size=(classes, channels))
-    array = np.lib.format.open_memmap(folder / "layer@t0.npy", "w+", np.float32, (number, channels))
-    for start in range(0, number, 16_384):
-        part = codes[start : start + 16_384]
-        array[start : start + len(part)] = means[part] + 2 * rng.normal(size=(len(part), channels))
-    array.flush()
-    np.save(folder / "codes.npy", codes)
-
-
-def prepare(name: str, number: int, folder: Path) -> None:
-    """Write what a stage reads; in a process of its own, so that the measured one starts small."""
-    if name == "reading":  # splits are made of what it leaves
-        write_images(folder / "images", number)
-        (folder / "bench.toml").write_text(PROFILE.format(folder=folder / "images"))
-    elif name == "extraction":
-        np.save(
-            folder / "images.npy",
-            np.random.default_rng(0).integers(0, 256, (number, 32, 32), dtype=np.uint8),
-        )
-    else:
-        write_bank(folder, number)
-
-
-def stage(name: str, number: int, folder: Path):
-    """Return the call to measure."""
-    from plankton_study import data, splits, study
-
-    if name in ("reading", "splits"):
-        import torch  # noqa: F401 - what every run loads, whatever its size
-
-        s = study.load(str(folder / "bench.toml"), 0)
-        return lambda: (data.collection if name == "reading" else splits.make)(s, "bench")
-    from plankton_study import diffusion, encoders, features, linear
-    from plankton_study.features import Cell, FeatureBank
-    from plankton_study.schema import Features, Noise, Probes, UNet
-
-    study.load("smoke").device  # noqa: B018 - fixes the threads
-    if name == "extraction":
-        config = Features(timesteps=(15,))
-        unet = diffusion.build_unet(UNet(channels=(16, 40, 80), head_channels=40), 32, 0)
-        encoder = encoders.DiffusionEncoder(
-            "bench", unet, diffusion.build_scheduler(Noise()), config
-        )
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        records = pd.DataFrame({"id": [f"{i:06d}" for i in range(number)]})
-        collection = SimpleNamespace(images=images, records=records, name="bench")
-        encoder.encode(
-            images[: config.batch_size], [], encoder.cells
-        )  # what every run needs, whatever its size
-        return lambda: features._extract(
-            study.ALONE, encoder, collection, np.arange(number), config.batch_size, folder
-        )
-    linear.BLOCK = 16_384  # smaller than the smallest bank, so that all of them stream
-    codes = np.load(folder / "codes.npy")
-    bank = FeatureBank(folder, np.arange(number), [Cell("layer", 0)], pd.DataFrame())
-    rows = {"train": np.arange(number * 3 // 4), "validation": np.arange(number * 3 // 4, number)}
-    if name == "ridge":
-        taxa = {part: codes[index].astype("U3") for part, index in rows.items()}
-        return lambda: linear.ridge_grid(bank, bank.cells, rows, taxa, Probes(ridge=(1e-3, 1e-1)))
-
-    def logistic() -> None:
-        (x,) = linear.standardised(bank, bank.cells[0], rows["train"])
-        list(linear.logistic_path(x, codes[rows["train"]], [1.0], tolerance=0.0, most=5))
-
-    return logistic
-
-
-def children(names: tuple[str, ...], number: int) -> list[dict]:
-    """Prepare what the first of some stages reads and run them, each in a process of its own."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        env = {**os.environ, "PLANKTON_CACHE": f"{folder}/cache", "PLANKTON_DEVICE": "cpu"}
-        for step, name in (("prepare", names[0]), *(("run", name) for name in names)):
-            command = [sys.executable, __file__, step, name, str(number), folder]
-            ran = subprocess.run(command, capture_output=True, text=True, env=env)
-            if ran.returncode:
-                raise RuntimeError(ran.stderr[-2000:])
-            found += [json.loads(ran.stdout.splitlines()[-1])] if step == "run" else []
-    return found
-
-
-def doublings() -> list[dict]:
-    """Return how time and peak memory grow over five numbers of images: logarithmic slopes, and bytes an image."""
-    rows = []
-    for names, first in STAGES.items():
-        numbers = first * 2 ** np.arange(5)
-        tables = zip(*(children(names, int(number)) for number in numbers), strict=True)
-        for name, found in zip(names, map(pd.DataFrame, tables), strict=True):
-            rows += growth(name, numbers, found)
-    return rows
-
-
-def growth(name: str, numbers: np.ndarray, found: pd.DataFrame) -> list[dict]:
-    """Return the rows of one stage, of which `found` holds seconds and megabytes for each of the numbers."""
-    rows = []
-    what = f"{name}, {numbers[0]:,} to {numbers[-1]:,}"
-    # a slope of 0.25: twice the memory for 16 times the images
-    for key, aim, most in (("seconds", "at most 1.1", 1.1), ("megabytes", "at most 0.25", 0.25)):
-        said = f"{what}: slope of {'time' if key == 'seconds' else 'the process’s peak memory'}"
-        slope = np.polyfit(np.log(numbers), np.log(found[key]), 1)[0]
-        rows.append(row("scale", said, np.array([slope]), aim, slope <= most, ""))
-    bytes_each = max(np.polyfit(numbers, found["megabytes"], 1)[0], 0) * 2**20
-    rows.append(
-        row("scale", f"{what}: memory for each image more", np.array([bytes_each]), unit="bytes")
-    )
-    about = {
-        "numbers": numbers.tolist(),
-        "bytes an image": round(bytes_each),
-        **found.round(3).to_dict("list"),
-    }
-    rows[-1]["about"] = about
-    return rows
-
-
-def share(profile: str, images: int = 512, steps: int = 20) -> None:
-    """Print the seconds of some steps of training, and of reading features, by as many processes as were launched.
-
-    Both are what more images take beyond few, so that nothing counts that happens once.
-    """
-    from plankton_study import diffusion, encoders, features, splits, study, train
-    from plankton_study.schema import Features
-
-    s = study.load(profile, 0)
-    parts = splits.make(s, "bench")
-    pool, pictures = parts["pool"], parts.collection.images
-    scheduler, batch = diffusion.build_scheduler(s.profile.noise), s.profile.training.batch_size
-    loss = diffusion.step_loss(scheduler)
-
-    def training(number: int) -> None:
-        unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
-        with tempfile.TemporaryDirectory() as folder:
-            train.fit(
-                s,
-                Path(folder),
-                unet,
-                loss,
-                pictures,
-                pool,
-                number * batch,
-                "bench",
-                parts["validation"][:2],
-            )
-
-    unet = diffusion.build_unet(s.profile.unet, s.profile.images.size, 0)
-    reader = encoders.DiffusionEncoder("bench", unet, scheduler, Features(timesteps=(15,)))
-
-    def extraction(number: int) -> None:
-        features.extract(s, reader, parts, pool[:number], batch)
-
-    found = {}
-    for name, call, few, more in (
-        ("training", training, 1, steps),
-        ("extraction", extraction, 2 * batch, images),
-    ):
-        times = []
-        for number in (few, few + more):
-            s.team.wait_for_everyone()
-            began = time.perf_counter()
-            call(number)
-            s.team.wait_for_everyone()
-            times.append(time.perf_counter() - began)
-        found[name] = times[1] - times[0]
-    if s.team.is_main_process:
-        print(json.dumps(found | {"processes": s.team.num_processes}))
-
-
-def processes(rounds: int = 2) -> list[dict]:
-    """Return how much faster two processes of one thread train and extract than one, in turn.
-
-    What the machine would give at best are two such runs at once, which share nothing but its memory and caches.
-    """
-    seconds: dict[tuple[str, str], list[float]] = {}
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    kinds = {
-        "one": ([sys.executable], 1, 1),
-        "two": (launcher, 1, 2),
-        "apart": ([sys.executable], 2, 1),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images", 1000)
-        file = Path(folder) / "bench.toml"
-        file.write_text(PROFILE.format(folder=Path(folder) / "images"))
-        env = {
-            **os.environ,
-            "PLANKTON_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-            "PLANKTON_DEVICE": "cpu",
-        }
-        for turn, (how, (start, runs, number)) in product(range(rounds), kinds.items()):
-            caches = [f"{folder}/{turn} {how} {run}" for run in range(runs)]
-            command = [*start, __file__, "share", str(file)]
-            told = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-            started = [
-                subprocess.Popen(command, env={**env, "PLANKTON_CACHE": cache}, **told)
-                for cache in caches
-            ]
-            found = [json.loads(one.communicate()[0].splitlines()[-1]) for one in started]
-            assert all(one["processes"] == number for one in found)
-            for name in ("training", "extraction"):
-                seconds.setdefault((name, how), []).append(max(one[name] for one in found) / runs)
-    rows = []
-    for name in ("training", "extraction"):
-        gain, most = (
-            np.divide(seconds[name, "one"], seconds[name, how]) for how in ("two", "apart")
-        )
-        met = bool(np.median(gain) >= 1.7)
-        rows.append(row("scale", f"{name}: two processes over one", gain, "at least 1.7", met))
-        rows.append(row("scale", f"{name}: two runs at once over one after the other", most))
-    return rows
+SHARED_IMAGES = 1000
+SHARED_TASKS = ("training", "extraction")
+LEAST_GAIN = 1.7
 
 
 def measure() -> list[dict]:
     """Return the rows of this section."""
-    return doublings() + processes()
+    return doubling_rows() + sharing_rows()
 
 
-if __name__ == "__main__":
-    step, wanted, *rest = sys.argv[1:]
-    size, place = (int(rest[0]), Path(rest[1])) if rest else (0, Path())
-    if step == "share":
-        share(wanted)
-    elif step == "prepare":
-        prepare(wanted, size, place)
-    else:
-        call = stage(wanted, size, place)
-        memory = Memory()
-        memory.start()
-        began = time.perf_counter()
-        call()
-        took = time.perf_counter() - began
-        memory.over.set()
-        memory.join()
-        found = {
-            "seconds": took,
-            "megabytes": memory.peak / 1024,
-            "megabytes before": memory.first / 1024,
-        }
-        print(json.dumps(found))
+# --- more images
+
+
+def doubling_rows() -> list[dict]:
+    """Return how time and peak memory of each stage grow with the number of images."""
+    rows = []
+    for names, smallest in STAGES.items():
+        numbers = smallest * 2 ** np.arange(DOUBLINGS + 1)
+        costs: dict[str, list[dict]] = {name: [] for name in names}
+        for number in numbers.tolist():
+            for name, cost in run_stages(names, number):
+                costs[name].append(cost)
+        for name in names:
+            rows += growth_rows(name, numbers, pd.DataFrame(costs[name]))
+    return rows
+
+
+def run_stages(names: tuple[str, ...], number: int) -> Iterator[tuple[str, dict]]:
+    """Prepare what the first of some stages reads, run them in turn, and yield what each costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_in_process("prepare", names[0], number, folder)
+        for name in names:
+            output = run_in_process("run", name, number, folder)
+            yield name, json.loads(output.splitlines()[-1])
+
+
+def run_in_process(step: str, name: str, number: int, folder: str) -> str:
+    """Run a step of a stage in a process of its own; return what it prints."""
+    command = [sys.executable, str(HERE / "stages.py"), step, name, str(number), folder]
+    environment = {**os.environ, "PLANKTON_CACHE": f"{folder}/cache", "PLANKTON_DEVICE": "cpu"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if process.returncode:
+        raise RuntimeError(process.stderr[-2000:])
+    return process.stdout
+
+
+def growth_rows(name: str, numbers: np.ndarray, costs: pd.DataFrame) -> list[dict]:
+    """Return the growth of one stage: two slopes in logarithms, and the bytes of an image.
+
+    Args:
+        name: of the stage.
+        numbers: of images.
+        costs: a row for each number, with columns seconds and megabytes.
+    """
+    stage = f"{name}, {numbers[0]:,} to {numbers[-1]:,}"
+    rows = []
+    for column, (quantity, most) in SLOPES.items():
+        slope = np.polyfit(np.log(numbers), np.log(costs[column]), 1)[0]
+        what = f"{stage}: slope of {quantity}"
+        rows.append(result_row(SECTION, what, slope, f"at most {most}", slope <= most, unit=""))
+    megabytes_each = np.polyfit(numbers, costs["megabytes"], 1)[0]
+    bytes_each = max(megabytes_each, 0) * 2**20
+    what = f"{stage}: memory for each image more"
+    row = result_row(SECTION, what, bytes_each, unit="bytes")
+    row["about"] = {
+        "numbers": numbers.tolist(),
+        "bytes an image": round(bytes_each),
+        **costs.round(3).to_dict("list"),
+    }
+    return [*rows, row]
+
+
+def costs_of_stages(about: dict[str, dict]) -> dict[str, dict]:
+    """Return stage → its costs by number of images, of all that the sections know about rows."""
+    return {what.partition(",")[0]: entry for what, entry in about.items() if "numbers" in entry}
+
+
+# --- more processes
+
+
+class Launch(NamedTuple):
+    """A way to run the same work."""
+
+    command: list[str]
+    runs: int  # at the same time
+    processes: int  # of each run
+
+
+ALONE = [sys.executable]
+LAUNCHER = [*ALONE, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+LAUNCHES = {
+    "one": Launch(ALONE, runs=1, processes=1),
+    "two": Launch(LAUNCHER, runs=1, processes=2),
+    "apart": Launch(ALONE, runs=2, processes=1),
+}
+
+
+def sharing_rows(rounds: int = 2) -> list[dict]:
+    """Return how much faster two processes of one thread are than one, measured in turn.
+
+    At best they are as fast as two runs at once, which share nothing but the memory and the
+    caches of the machine.
+    """
+    seconds = seconds_of_launches(rounds)
+    rows = []
+    for task in SHARED_TASKS:
+        gain = np.divide(seconds[task, "one"], seconds[task, "two"])
+        most = np.divide(seconds[task, "one"], seconds[task, "apart"])
+        is_met = np.median(gain) >= LEAST_GAIN
+        aim = f"at least {LEAST_GAIN}"
+        rows.append(result_row(SECTION, f"{task}: two processes over one", gain, aim, is_met))
+        what = f"{task}: two runs at once over one after the other"
+        rows.append(result_row(SECTION, what, most))
+    return rows
+
+
+def seconds_of_launches(rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Return (task, name of the launch) → seconds of one run's work in each round."""
+    seconds: dict[tuple[str, str], list[float]] = {
+        (task, name): [] for task in SHARED_TASKS for name in LAUNCHES
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        profile = write_profile(Path(folder), SHARED_IMAGES)
+        for number in range(rounds):
+            for name, launch in LAUNCHES.items():
+                caches = [f"{folder}/{number} {name} {run}" for run in range(launch.runs)]
+                times = run_launch(launch, profile, caches)
+                for task in SHARED_TASKS:
+                    seconds[task, name].append(times[task].max() / launch.runs)
+    return seconds
+
+
+def run_launch(launch: Launch, profile: Path, caches: list[str]) -> pd.DataFrame:
+    """Start one run for each cache at the same time; return a row of seconds for each run."""
+    command = [*launch.command, str(HERE / "sharing.py"), str(profile)]
+    settings = {"PLANKTON_THREADS": "1", "OMP_NUM_THREADS": "1", "PLANKTON_DEVICE": "cpu"}
+    runs = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **settings, "PLANKTON_CACHE": cache},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for cache in caches
+    ]
+    outputs = [run.communicate()[0] for run in runs]
+    if any(run.returncode for run in runs):
+        raise RuntimeError(f"a run failed: {' '.join(command)}")
+    times = pd.DataFrame([json.loads(output.splitlines()[-1]) for output in outputs])
+    assert (times["processes"] == launch.processes).all()
+    return times

@@ -1,4 +1,4 @@
-"""Fair timing: things to compare run in turn, several times, after a warm-up."""
+"""Fair timing: calls that are compared run in turn, several times, after a warm-up."""
 
 import time
 from collections.abc import Callable
@@ -6,37 +6,54 @@ from collections.abc import Callable
 import numpy as np
 
 
-def side_by_side(kinds: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, np.ndarray]:
-    """Return name → (rounds,) seconds. Every round runs each kind once, in an order that turns from round to round."""
-    names = list(kinds)
-    for name in names:
-        kinds[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+def time_in_turn(calls: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, np.ndarray]:
+    """Return name → (rounds,) seconds.
+
+    Each call first runs once to warm up. Then every round runs each call once. The order is
+    reversed from one round to the next, so no call always comes first.
+    """
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds):
-        for name in names if number % 2 else reversed(names):
-            started = time.perf_counter()
-            kinds[name]()
-            seconds[name].append(time.perf_counter() - started)
+        names = list(calls) if number % 2 else list(reversed(calls))
+        for name in names:
+            seconds[name].append(seconds_of(calls[name]))
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def row(
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return how many seconds a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def result_row(
     section: str,
     what: str,
-    values: np.ndarray,
+    values: np.ndarray | float,
     aim: str = "",
     met: bool | None = None,
     unit: str = "×",
 ) -> dict:
-    """Return one line of the table: median and range of the rounds, the aim, and whether the median meets it."""
-    median, low, high = float(np.median(values)), float(np.min(values)), float(np.max(values))
-    line = {
+    """Return one row of the results.
+
+    Args:
+        section: the part of the benchmark.
+        what: says what was measured.
+        values: one for each round; the row holds their median and range.
+        aim: in words; empty if there is none.
+        met: whether the values reach the aim; None if there is none.
+        unit: of the values; "×" is a ratio of times or rates.
+    """
+    return {
         "section": section,
         "what": what,
-        "median": median,
-        "low": low,
-        "high": high,
+        "median": float(np.median(values)),
+        "low": float(np.min(values)),
+        "high": float(np.max(values)),
         "unit": unit,
         "aim": aim,
+        "met": None if met is None else bool(met),
     }
-    return line | {"met": None if met is None else bool(met)}

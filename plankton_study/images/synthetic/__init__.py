@@ -1,6 +1,6 @@
-"""Procedural plankton: an embedded, labelled image set with a known truth.
+"""Synthetic plankton: a procedurally drawn, labelled image set with known ground truth.
 
-It behaves like a download: a folder for each taxon, file names that tell site, camera, time and
-number, samples that share water and light, a long tail, a season, a second site and camera. It
-says nothing about real organisms.
+It is organised like a downloaded set: a folder for each taxon, file names with site, camera, time
+and number, samples with common water and light, a long tail, a season, a second site and camera.
+Results on it say nothing about real organisms.
 """

@@ -1,4 +1,4 @@
-"""Photographing an individual: water, light, blur, marine snow and noise."""
+"""Simulated photographs of an individual: water, light, blur, marine snow and noise."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ SHARE_WITH_NEIGHBOUR = 0.1
 
 
 def photograph(taxon: str, camera: str, water: Rng, rng: Rng, size: int) -> Image.Image:
-    """Take one region of interest.
+    """Draw the image of one organism, as a camera would crop it.
 
     Args:
-        taxon, camera: names of nature.toml.
-        water: the randomness of the sample, in the same state for all of its images.
-        rng: the randomness of this image.
+        taxon, camera: names in nature.toml.
+        water: random generator of the sample, in the same state for all of its images.
+        rng: random generator of this image.
         size: length of a typical organism, px.
 
     Returns:
-        A grey image with a dark organism on light ground.
+        A grey image with a dark organism on a light background.
     """
-    # the order of all draws below is part of the images
+    # the images depend on the order of all random draws below
     setting = list(CAMERAS[camera].values()) * water.lognormal(0, SAMPLE_SPREAD)
     level, gradient, noise, blur, zoom, contrast = setting.tolist()
     lit_from = water.uniform(0, 2 * np.pi)
@@ -62,7 +62,7 @@ def _draw(sketch: Sketch, description: dict[str, Any]) -> None:
 
 
 def _draw_neighbour(sketch: Sketch, rng: Rng) -> None:
-    """Draw a smaller organism beside the first one; it may be cut by the frame."""
+    """Draw a smaller organism beside the first one; the frame may cut it."""
     sketch.length = 0.6 * sketch.length
     sketch.shift = np.exp(2j * sketch.turn)
     sketch.turn = 3 * sketch.turn
@@ -78,6 +78,6 @@ def _add_snow(sketch: Sketch, rng: Rng, amount: float) -> None:
 
 
 def _mottled(scene: Image.Image, rng: Rng) -> Image.Image:
-    """Make tissue uneven and outlines interrupted."""
+    """Make the tissue uneven and interrupt the outlines."""
     mottle = Image.fromarray(rng.integers(50, 255, (16, 16), dtype=np.uint8))
     return ImageChops.multiply(scene, mottle.resize(scene.size))

@@ -1,4 +1,4 @@
-"""The numbers that decide what is drawn: cameras, strata and taxa."""
+"""The parameters of the synthetic set: cameras, strata and taxa."""
 
 import tomllib
 from pathlib import Path

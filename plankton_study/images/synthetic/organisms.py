@@ -7,7 +7,7 @@ from plankton_study.images.synthetic.outlines import CIRCLE, WAY, Points, arc, o
 
 Rng = np.random.Generator
 
-#: organisms are drawn this many times finer than the pixels of the camera
+#: organisms are drawn at this multiple of the camera's resolution
 FINE = 3
 
 
@@ -17,7 +17,7 @@ class Sketch:
     The methods named after groups draw; their arguments are the `shape` of nature.toml.
 
     Args:
-        rng: the randomness of this individual.
+        rng: random generator of this individual.
         length: of the body, in fine pixels.
         bend: standard deviation of the body's curvature, radians.
     """
@@ -28,7 +28,7 @@ class Sketch:
         self.side = FINE * int(2.7 * length / FINE)
         self.soft = Image.new("L", (self.side, self.side))
         self.fine = Image.new("L", (self.side, self.side))
-        # the order of these draws is part of the images
+        # the images depend on the order of these random draws
         self.bend = rng.normal(0, bend) + 1e-3
         self.opacity = rng.lognormal(0, 0.35)
         self.shift = 0.0
@@ -38,7 +38,7 @@ class Sketch:
         self.lost = rng.choice([0, 0.1, 0.4], p=[0.75, 0.15, 0.1])
 
     def vary(self, value: float, by: float = 0.15) -> float:
-        """Return a value with the random variation between individuals."""
+        """Return a value with random variation between individuals."""
         return value * self.rng.lognormal(0, by)
 
     def place(self, line: Points) -> list[float]:
@@ -55,7 +55,7 @@ class Sketch:
     def tissue(
         self, line: Points, fill: float, edge: int = 150, half_width: float | np.ndarray = 0.0
     ) -> None:
-        """Fill an outline; with `half_width` the line is the middle of a band instead."""
+        """Fill an outline; with `half_width`, the line is the centre line of a band instead."""
         if np.any(half_width):
             across = 1j * half_width * np.exp(1j * np.angle(np.gradient(line)))
             line = np.concatenate([line + across, (line - across)[::-1]])

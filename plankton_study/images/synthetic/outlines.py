@@ -1,4 +1,4 @@
-"""Outlines in the coordinates of a body: real along the body, front positive, imaginary across."""
+"""Outlines in body coordinates: the real axis points to the front, the imaginary one sideways."""
 
 import numpy as np
 
@@ -14,9 +14,9 @@ def oval(centre: complex, rx: float, ry: float, power: float = 2.0, taper: float
     """Return an ellipse.
 
     Args:
-        centre: of the ellipse; `rx` and `ry` are its half axes.
-        power: above 2 the shape is boxier.
-        taper: above 0 the shape is wider in front.
+        centre: centre of the ellipse; `rx` and `ry` are its semi-axes.
+        power: values above 2 make the shape boxier.
+        taper: values above 0 make the shape wider in front.
     """
     cos, sin = (
         np.sign(value) * np.abs(value) ** (2 / power) for value in (np.cos(CIRCLE), np.sin(CIRCLE))

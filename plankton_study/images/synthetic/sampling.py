@@ -54,7 +54,7 @@ def _sample_stratum(rows: list[list[Any]], stratum: dict[str, Any], count: int, 
 
 
 def _lend_images_to_rare_taxa(rows: list[list[Any]], images: int, rng: Rng) -> None:
-    """Give each taxon a few images of the most common one: a small set could not split it."""
+    """Turn images of the commonest taxon into rare taxa, so that even a small set can be split."""
     home = rows[: round(STRATA["home"]["until"] * images)]
     rng.shuffle(home)
     least = max(4, images // 300)

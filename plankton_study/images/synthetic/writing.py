@@ -27,9 +27,9 @@ def write_images(folder: Path, images: int, seed: int, size: int = 64) -> None:
     """Write grey PNG files as <taxon>/SYN-<site>-<camera>-<time>-<number>.png.
 
     Args:
-        folder: where they go.
-        images: how many.
-        seed: every byte follows from it.
+        folder: the target folder.
+        images: the number of images.
+        seed: determines every byte.
         size: length of a typical organism, px.
 
     Raises:
@@ -38,7 +38,7 @@ def write_images(folder: Path, images: int, seed: int, size: int = 64) -> None:
     least = IMAGES_FOR_EACH_TAXON * len(TAXA)
     if images < least:
         raise StudyError(
-            f"synthetic data: {images} images are too few for {len(TAXA)} taxa: ask for {least}"
+            f"{images} synthetic images are too few for {len(TAXA)} taxa: draw at least {least}"
         )
     for number, (taxon, site, camera, time, sample) in enumerate(catch(images, seed)):
         water = np.random.default_rng([seed, 1, sample])

@@ -1,1 +1,1 @@
-"""Networks at sizes that suit small images."""
+"""Networks in sizes that suit small images."""

@@ -1,4 +1,4 @@
-"""What networks give: maps, tokens and vectors, and a head behind them."""
+"""Outputs of networks (maps, tokens and vectors), and a head on top of them."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ def first_tensor(output: Any) -> torch.Tensor:
 def to_map(output: Any) -> torch.Tensor:
     """Return an output as a map (B, C, h, w).
 
-    Maps stay as they are. Tokens (B, T, C) are laid out on their square; special tokens, which
+    Maps are returned unchanged. Tokens (B, T, C) are arranged in a square; special tokens, which
     come first, are left out.
     """
     tensor = first_tensor(output)
@@ -28,12 +28,12 @@ def to_map(output: Any) -> torch.Tensor:
 
 
 class WithHead(torch.nn.Module):
-    """A network whose pooled last map enters a head: a classifier or a contrastive projector.
+    """A network with a head on its pooled last map: a classifier or a contrastive projector.
 
     Args:
         network: images → map or tokens.
-        width: channels of its last map.
-        outputs: of the head.
+        width: number of channels of its last map.
+        outputs: number of outputs of the head.
         hidden: width of the head's hidden layer; 0 for a linear head.
     """
 

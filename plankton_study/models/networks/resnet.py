@@ -9,7 +9,7 @@ from plankton_study.run.schema import ResNet
 def build_resnet(config: ResNet) -> ResNetModel:
     """Return an untrained ResNet of basic blocks for one grey channel.
 
-    Its stem is a 3 × 3 convolution of stride 1; the head pools.
+    Its stem is a 3 × 3 convolution with stride 1. Pooling is left to the head.
     """
     stem_width = config.widths[0]
     resnet = ResNetModel(

@@ -10,10 +10,10 @@ def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
     """Return an untrained U-Net.
 
     Args:
-        config: the keys of [unet]. Without `time_conditioning` the time embedding is zero and
-            stays zero, so the saved folder needs no special handling.
+        config: the keys of [unet]. Without `time_conditioning` the time embedding is frozen at
+            zero, so the saved folder needs no special handling.
         size: side of the images, px.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
     torch.manual_seed(seed)
     sides = [size // 2**level for level in range(len(config.channels))]
@@ -50,9 +50,9 @@ def build_scheduler(config: Noise) -> DDPMScheduler:
 
 
 class DownPath(torch.nn.Module):
-    """The U-Net up to its middle at timestep 0: the denoiser's own encoder.
+    """The U-Net up to its middle block, at timestep 0: the encoder half of the denoiser.
 
-    The paths of its modules are those of the U-Net, so taps have the same names.
+    Its modules have the same paths as in the U-Net, so taps have the same names.
     """
 
     def __init__(self, unet: UNet2DModel) -> None:
@@ -65,7 +65,7 @@ class DownPath(torch.nn.Module):
         self.mid_block = unet.mid_block
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the middle map (B, C, r, r) of images (B, 1, R, R)."""
+        """Return the map (B, C, r, r) of the middle block for images (B, 1, R, R)."""
         timesteps = torch.zeros(len(x), device=x.device)
         embedding = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
         x = self.conv_in(x.expand(-1, self.conv_in.in_channels, -1, -1))

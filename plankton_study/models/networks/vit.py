@@ -1,4 +1,4 @@
-"""A vision transformer with small patches, alone and as a masked autoencoder."""
+"""A vision transformer with small patches, plain and as a masked autoencoder."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from plankton_study.run.schema import ViT
 
 
 def build_vit(config: ViT, size: int) -> ViTModel:
-    """Return an untrained ViT; its weights have the names of `build_mae`'s encoder.
+    """Return an untrained ViT; its weights have the same names as in `build_mae`'s encoder.
 
     Args:
         config: the keys of [vit].
@@ -23,7 +23,7 @@ def build_mae(config: ViT, size: int, mask: float) -> ViTMAEForPreTraining:
     Args:
         config: the keys of [vit].
         size: side of the images, px.
-        mask: share of the patches that is hidden.
+        mask: share of the patches that are hidden.
     """
     mae = ViTMAEForPreTraining(
         ViTMAEConfig(
@@ -36,8 +36,8 @@ def build_mae(config: ViT, size: int, mask: float) -> ViTMAEForPreTraining:
             norm_pix_loss=config.normalise_patches,
         )
     )
-    # transformers 5.23 takes the position embeddings for initialised and leaves them at zero:
-    # without positions nothing can be learnt
+    # transformers 5.23 treats the position embeddings as initialised and leaves them at zero;
+    # without positions the model cannot learn
     embeddings = mae.vit.embeddings
     embeddings.patch_embeddings.projection._is_hf_initialized = False
     embeddings.initialize_weights()
@@ -54,6 +54,6 @@ def _encoder_shape(config: ViT, size: int) -> dict[str, Any]:
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
         "intermediate_size": 4 * config.width,
-        # the default, 0.02, is made for wider networks: narrow ones hardly start with it
+        # the default of 0.02 is meant for wider networks; narrow ones hardly train with it
         "initializer_range": config.width**-0.5,
     }

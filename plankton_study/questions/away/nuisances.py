@@ -1,4 +1,4 @@
-"""What else features tell: size, day and place, beyond the taxon; and do chosen cells survive?"""
+"""What features encode besides the taxon (size, day, place), and whether selected cells survive."""
 
 from typing import Any
 
@@ -26,9 +26,9 @@ CLASSIFIER_PENALTY = 100.0
 
 
 def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, pd.DataFrame]:
-    """Return for each set the ridge probe of every diffusion cell, at home and away.
+    """Return for each set the scores of every diffusion cell's ridge probe, at home and away.
 
-    Each probe is fitted at home, with the penalty that was chosen there.
+    Each probe is fitted at home, with the penalty selected there.
 
     Returns:
         Set → table: layer, timestep, accuracy (on validation images), an accuracy for each
@@ -50,7 +50,7 @@ def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, 
 
 
 def survival_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return whether the cells that win at home survive away.
+    """Return how the cells that are best at home perform away.
 
     Returns:
         Columns set, part, cells, rank correlation, best at home, away (%), best away (%), which.
@@ -79,13 +79,20 @@ def rank_correlation(
 ) -> Estimate:
     """Return Spearman's correlation of two columns, with an interval over the rows (cells).
 
-    Cells are not independent, so the interval is only a guide.
+    Cells are not independent, so the interval is only a rough guide.
     """
-    values = [spearmanr(table[first], table[second]).statistic]
+    values = [_spearman(table, first, second)]
     for _ in range(CELL_DRAWS):
         drawn = table.iloc[rng.integers(len(table), size=len(table))]
-        values.append(spearmanr(drawn[first], drawn[second]).statistic)
+        values.append(_spearman(drawn, first, second))
     return metrics.percentiles(np.array(values), len(table))
+
+
+def _spearman(table: pd.DataFrame, first: str, second: str) -> float:
+    """Return Spearman's correlation; NaN if a column is constant, as in a draw of few cells."""
+    if table[first].nunique() < 2 or table[second].nunique() < 2:
+        return np.nan
+    return spearmanr(table[first], table[second]).statistic
 
 
 # --- nuisances
@@ -94,19 +101,19 @@ def rank_correlation(
 def nuisance_columns(
     study: Study, parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]
 ) -> dict[str, pd.DataFrame]:
-    """Return the grids with what else each cell tells.
+    """Return the grids with columns for the nuisances that each cell encodes.
 
-    The columns "size" and "day" are the R² of `readable_variance`, where they are known for all
-    images. "told apart: <part>" is the AUROC of `told_apart`.
+    The columns "size" and "day" are the R² of `readable_variance`, if size or day is known for all
+    images. The column "told apart: <part>" is the AUROC of `home_away_auroc`.
     """
     grids = {name: grid.copy() for name, grid in grids.items()}
-    done = set()
+    finished_sets = set()
     for shifted in parts:
         grid = grids[shifted.set]
-        if shifted.set not in done:
+        if shifted.set not in finished_sets:
             _add_size_and_day(study, shifted, grid)
-            done.add(shifted.set)
-        _add_told_apart(study, shifted, grid)
+            finished_sets.add(shifted.set)
+        _add_home_away_auroc(study, shifted, grid)
     return grids
 
 
@@ -140,7 +147,7 @@ def _add_size_and_day(study: Study, shifted: ShiftedPart, grid: pd.DataFrame) ->
         grid[name] = column
 
 
-def _add_told_apart(study: Study, shifted: ShiftedPart, grid: pd.DataFrame) -> None:
+def _add_home_away_auroc(study: Study, shifted: ShiftedPart, grid: pd.DataFrame) -> None:
     splits = shifted.splits
     _, bank = read_features(study, splits, "diffusion")
     away = shifted.rows
@@ -148,7 +155,7 @@ def _add_told_apart(study: Study, shifted: ShiftedPart, grid: pd.DataFrame) -> N
     is_away = np.isin(rows, away)
     taxa, groups = splits.taxa(rows).astype(str), splits.groups(rows)
     grid[f"told apart: {shifted.part}"] = [
-        told_apart(bank.take(cell, rows), is_away, taxa, groups) for cell in cells_of(grid)
+        home_away_auroc(bank.take(cell, rows), is_away, taxa, groups) for cell in cells_of(grid)
     ]
 
 
@@ -159,18 +166,18 @@ def readable_variance(
     test_values: np.ndarray,
     taxa: np.ndarray,
 ) -> float:
-    """Return the share of a nuisance's variance within taxa that ridge reads from features.
+    """Return the share of a nuisance's within-taxon variance that ridge predicts from features.
 
-    From features and nuisance the means over the training images of the same taxon are taken off
-    first.
+    First, the mean over the training images of the same taxon is subtracted from the features and
+    from the nuisance.
 
     Args:
         train_features, test_features: (n, C) and (m, C).
-        train_values, test_values: (n,) and (m,), the size, the day, ….
-        taxa: (n + m,), each of which has training images.
+        train_values, test_values: (n,) and (m,), such as the size or the day.
+        taxa: (n + m,) taxa, all of which must occur among the training images.
 
     Returns:
-        R² on the test images, at most 1; at or below 0 nothing can be read.
+        R² on the test images, at most 1; at or below 0 the features contain no such information.
     """
     n = len(train_features)
     values = np.column_stack(
@@ -187,26 +194,26 @@ def readable_variance(
     return float(r2_score(test[:, -1], model.predict(test[:, :-1])))
 
 
-def told_apart(
+def home_away_auroc(
     features: np.ndarray,
     is_away: np.ndarray,
     taxa: np.ndarray,
     groups: np.ndarray,
     seed: int = 0,
 ) -> float:
-    """Return how well ridge classification tells away from home images of equal class mix.
+    """Return how well ridge classification separates away from home at an equal class mix.
 
-    Of every taxon equally many images of both sides are drawn.
+    The same number of home and away images is drawn for each taxon.
 
     Args:
         features: (n, C).
         is_away: (n,) bool.
         taxa: (n,).
-        groups: (n,) what must stay in one fold.
-        seed: of the draw and the folds.
+        groups: (n,) codes of the groups that must stay in one fold.
+        seed: seed of the draw and the folds.
 
     Returns:
-        AUROC; 0.5 if they cannot be told apart, NaN if a side has fewer than two groups.
+        AUROC; 0.5 if they cannot be separated, NaN if a side has fewer than two groups.
     """
     rows = _equal_mix(is_away, taxa, np.random.default_rng(seed))
     for side in (False, True):
@@ -226,19 +233,19 @@ def told_apart(
 
 
 def _equal_mix(is_away: np.ndarray, taxa: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw equally many home and away rows of every taxon."""
-    chosen = []
+    """Draw the same number of home and away rows for every taxon."""
+    drawn = []
     for taxon in np.unique(taxa):
         home = np.flatnonzero((taxa == taxon) & ~is_away)
         away = np.flatnonzero((taxa == taxon) & is_away)
         count = min(len(home), len(away))
-        chosen.append(rng.permutation(home)[:count])
-        chosen.append(rng.permutation(away)[:count])
-    return np.concatenate(chosen)
+        drawn.append(rng.permutation(home)[:count])
+        drawn.append(rng.permutation(away)[:count])
+    return np.concatenate(drawn)
 
 
 def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return what else the cells tell, and whether that goes with their loss away.
+    """Return the nuisances that cells encode, and their correlation with the accuracy lost away.
 
     Args:
         parts: the shifted parts.

@@ -1,4 +1,4 @@
-"""Another instrument and another sea: probes of one set on the images of another."""
+"""Another instrument and another sea: probes trained on one set predict the images of another."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,8 +21,8 @@ from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import ProbeResult
 from plankton_study.questions.away.shift import (
     answers,
-    ask_elsewhere,
     decompose_loss,
+    predict_elsewhere,
     rename_classes,
 )
 from plankton_study.questions.compare import Results, compare_encoders
@@ -31,18 +31,18 @@ from plankton_study.run.study import Study
 
 FOLDS = 5
 REPEATS = 5
-#: regularisation of the cross-validated probes: a small set cannot choose it
+#: regularisation of the cross-validated probes; fixed, since a small set cannot select it
 TRANSFER_STRENGTH = 0.1
 COARSE, FINE = "coarse", "fine"
 
 
 class Crossing(NamedTuple):
-    """From one set to another with which it shares coarse classes.
+    """A pair of sets that share coarse classes: probes of `home` predict the images of `away`.
 
     Attributes:
         home, away: names of the sets.
-        home_splits, away_splits: of the two, relabelled with the coarse classes.
-        unresolved: taxa of `away` that may hold images of another coarse class.
+        home_splits, away_splits: their splits, relabelled with the coarse classes.
+        unresolved: taxa of `away` that may include images of another coarse class.
     """
 
     home: str
@@ -58,7 +58,7 @@ class Crossing(NamedTuple):
 
     @property
     def rows(self) -> np.ndarray:
-        """The images of `away` that have a coarse class and are labelled at its home."""
+        """The rows of `away` that have a coarse class and are in its evaluated parts."""
         return self.away_splits.evaluated
 
 
@@ -78,40 +78,40 @@ def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
 
 
 def coarse_results(study: Study, crossing: Crossing) -> dict[str, tuple[ProbeResult, ProbeResult]]:
-    """Return encoder → its probe of coarse classes at home, and the same probe away."""
+    """Return encoder → the result of its coarse-class probe at home, and of the same probe away."""
     results = {}
     base = crossing.home_splits.base or crossing.home_splits
     for name in compare_encoders(study, base, "natural").results:
         home = probe_encoder(study, crossing.home_splits, name)
-        results[name] = home, ask_across(study, crossing, home, crossing.home_splits)
+        results[name] = home, predict_across(study, crossing, home, crossing.home_splits)
     return results
 
 
-def ask_across(
+def predict_across(
     study: Study, crossing: Crossing, result: ProbeResult, splits: Splits
 ) -> ProbeResult:
-    """Ask a probe of home about the images of away, which are its one part.
+    """Predict the images of `away` with a probe of `home`; they are the result's only part.
 
     Args:
-        study: of both.
+        study: the study of both sets.
         crossing: the pair of sets.
-        result: of a probe at home.
-        splits: on which it was fitted.
+        result: the result of a probe at home.
+        splits: the splits on which it was fitted.
     """
     parts = {crossing.away: crossing.rows}
-    return ask_elsewhere(study, splits, result, crossing.away_splits, parts)[0]
+    return predict_elsewhere(study, splits, result, crossing.away_splits, parts)[0]
 
 
 def across_table(study: Study, pairs: list[Crossing]) -> pd.DataFrame:
-    """Return how probes of one set do on another, over coarse classes.
+    """Return the scores of one set's probes on another set, over coarse classes.
 
-    The probes are of coarse classes, or of fine ones whose probabilities are added up. Images of
-    a shared class that home has too few of to teach stay in: they count as errors.
+    The probes predict either coarse classes, or fine classes whose probabilities are summed.
+    Images of a shared class with too few images at home to train on are kept, and count as errors.
 
     Returns:
         One row for each pair, encoder and kind of classes; columns from, to, encoder, classes,
         accuracy and macro-F1 away, macro-F1 without images of unresolved taxa, and for coarse
-        classes macro-F1 at home and what accuracy loses by mix and by appearance.
+        classes macro-F1 at home and the accuracy lost by mix and by appearance.
     """
     lines = []
     for crossing in pairs:
@@ -124,11 +124,11 @@ def across_table(study: Study, pairs: list[Crossing]) -> pd.DataFrame:
 
 
 def _fine_result(study: Study, crossing: Crossing, name: str) -> ProbeResult:
-    """Return a probe of home's own taxa away, with its probabilities added up by coarse class."""
+    """Return a probe of home's fine classes on `away`, its probabilities summed by coarse class."""
     fine_splits = crossing.home_splits.base or crossing.home_splits
     result = probe_encoder(study, fine_splits, name)
     names = shared_classes(study)[crossing.home]["coarse"].to_dict()
-    return rename_classes(ask_across(study, crossing, result, fine_splits), names)
+    return rename_classes(predict_across(study, crossing, result, fine_splits), names)
 
 
 def _away_scores(
@@ -151,9 +151,9 @@ def _without_unresolved(study: Study, crossing: Crossing, result: ProbeResult) -
     rows = result.rows[part]
     original = (crossing.away_splits.base or crossing.away_splits).taxa(rows)
     is_clear = ~np.isin(original, crossing.unresolved)
-    chances = result.heads["linear"][part][is_clear]
-    clear = replace(result, rows={part: rows[is_clear]}, heads={"linear": {part: chances}})
-    return evaluate(study, crossing.away_splits, clear, part)["macro_f1"]
+    probabilities = result.heads["linear"][part][is_clear]
+    resolved = replace(result, rows={part: rows[is_clear]}, heads={"linear": {part: probabilities}})
+    return evaluate(study, crossing.away_splits, resolved, part)["macro_f1"]
 
 
 def _home_and_loss(
@@ -190,14 +190,14 @@ def across_estimates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class TransferSets(NamedTuple):
-    """The small sets of the profile: those that can be judged, and why others cannot."""
+    """The small sets of the profile: those that can be evaluated, and why others cannot."""
 
     splits: dict[str, Splits]
     absent: dict[str, str]
 
 
 def transfer_sets(study: Study) -> TransferSets:
-    """Return the sets of [transfers], with the taxa that have an image for each fold."""
+    """Return the sets of [transfers], with the taxa that have at least one image per fold."""
     splits, absent = {}, {}
     for name in study.profile.transfers:
         try:
@@ -218,10 +218,10 @@ def transfer_sets(study: Study) -> TransferSets:
 def transfer_table(
     study: Study, home: Splits, results: Results, sets: TransferSets
 ) -> pd.DataFrame:
-    """Return the encoders of one set on small sets of other instruments, cross-validated.
+    """Return cross-validated scores of one set's encoders on small sets of other instruments.
 
     Args:
-        study, home, results: the encoders and the cells that were chosen at home.
+        study, home, results: the encoders, and the cells that were selected at home.
         sets: from `transfer_sets`.
 
     Returns:
@@ -233,11 +233,14 @@ def transfer_table(
         rows = other["all"]
         taxa = other.taxa(rows).astype(str)
         for encoder, result in results.items():
-            asked, banks = ask_elsewhere(study, home, result, other, {"all": rows})
-            features = asked.features(banks["all"], rows).whole()
-            named = np.concatenate(list(_cross_validated(features, taxa)))
+            result_on_other, banks = predict_elsewhere(study, home, result, other, {"all": rows})
+            features = result_on_other.features(banks["all"], rows).whole()
+            predicted = np.concatenate(list(_cross_validated(features, taxa)))
             scores = metrics.estimates(
-                np.tile(taxa, REPEATS), named, np.tile(rows, REPEATS), study.profile.probes.draws
+                truth=np.tile(taxa, REPEATS),
+                predicted=predicted,
+                groups=np.tile(rows, REPEATS),
+                draws=study.profile.probes.draws,
             )
             lines.append(
                 {
@@ -254,12 +257,12 @@ def transfer_table(
 
 
 def _cross_validated(features: np.ndarray, taxa: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield for each repeat the taxa (n,) that the images were named while held out."""
+    """Yield for each repeat the taxa (n,) that were predicted for held-out images."""
     folds = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=0)
-    named = np.empty(len(taxa), taxa.dtype)
+    predicted = np.empty(len(taxa), taxa.dtype)
     for number, (train, test) in enumerate(folds.split(features, taxa), start=1):
         regression = LogisticRegression(C=TRANSFER_STRENGTH, max_iter=2000)
         model = make_pipeline(StandardScaler(), regression).fit(features[train], taxa[train])
-        named[test] = model.predict(features[test])
+        predicted[test] = model.predict(features[test])
         if number % FOLDS == 0:
-            yield named.copy()
+            yield predicted.copy()

@@ -1,4 +1,4 @@
-"""A shifted part: images of another season or site, and what a loss of accuracy is made of."""
+"""Shifted parts: images of another season or site, and the causes of a loss of accuracy."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
 from plankton_study.probes.judging import evaluate
 from plankton_study.probes.metrics import Estimate
-from plankton_study.probes.result import ProbeResult
+from plankton_study.probes.result import ProbeResult, merge_classes
 from plankton_study.questions.compare import (
     Comparison,
     best_on_validation,
@@ -19,13 +19,13 @@ from plankton_study.questions.compare import (
 )
 from plankton_study.run.study import Study
 
-#: key of a metric → how the tables of this notebook call it
+#: key of a metric → its name in the tables of shifted parts
 SHIFT_METRICS = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "balanced_accuracy": "balanced accuracy",
 }
-#: a day with fewer images says little
+#: days with fewer images are left out as too noisy
 LEAST_IMAGES_OF_A_DAY = 10
 
 
@@ -34,9 +34,9 @@ class ShiftedPart(NamedTuple):
 
     Attributes:
         set, part: names.
-        splits: of the set.
-        comparison: of all encoders, in the natural setting.
-        taxa: those of the part that home knows.
+        splits: splits of the set.
+        comparison: all encoders in the natural setting.
+        taxa: the taxa of the part that are known at home.
     """
 
     set: str
@@ -47,17 +47,17 @@ class ShiftedPart(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Return the name of the part, as figures show it."""
+        """Return the name of the part, as shown in figures."""
         return f"{self.set}: {self.part}"
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows of the part whose taxa home knows."""
+        """The rows of the part whose taxa are known at home."""
         return self.comparison.results["diffusion"].rows[self.part]
 
     @property
     def days(self) -> int:
-        """The number of days, samples or images that resampling keeps together."""
+        """The number of groups for resampling: days, samples or images."""
         return len(np.unique(self.splits.groups(self.rows)))
 
 
@@ -77,7 +77,7 @@ def shifted_parts(study: Study, sets: dict[str, Splits]) -> list[ShiftedPart]:
 
 
 def home_as_part(study: Study, name: str, splits: Splits) -> ShiftedPart:
-    """Return the test images of home in the place of a shifted part, for a set without one."""
+    """Return the test images of home as a substitute, for a set without a shifted part."""
     comparison = compare_encoders(study, splits, "natural")
     rows = comparison.results["diffusion"].rows["test"]
     taxa = np.unique(splits.taxa(rows).astype(str))
@@ -85,9 +85,9 @@ def home_as_part(study: Study, name: str, splits: Splits) -> ShiftedPart:
 
 
 def join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Put the tables of several parts below each other; of no parts, an empty table.
+    """Concatenate the tables of several parts; without any, return an empty table.
 
-    The empty table has the columns that `plot_estimates` asks for.
+    The empty table has the columns that `plot_estimates` needs.
     """
     if not tables:
         return pd.DataFrame(columns=["panel", "encoder", "kind", "estimate"])
@@ -95,7 +95,7 @@ def join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 class Answers(NamedTuple):
-    """What a probe named n images: their taxa, its answers, and their groups."""
+    """The predictions of a probe for n images: true taxa, predicted taxa, and groups."""
 
     truth: np.ndarray
     named: np.ndarray
@@ -103,7 +103,7 @@ class Answers(NamedTuple):
 
 
 def answers(splits: Splits, result: ProbeResult, part: str) -> Answers:
-    """Return what the linear probe of a result named the images of a part."""
+    """Return the predictions of a result's linear probe for the images of a part."""
     rows = result.rows[part]
     return Answers(splits.taxa(rows).astype(str), result.named(part), splits.groups(rows))
 
@@ -115,15 +115,16 @@ def home_and_away_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     """Return the scores of every encoder at home and on shifted parts, over the same taxa.
 
     Returns:
-        One row for each part and encoder; columns set, part, encoder, and two for each metric,
-        then accuracy when the probe may answer only with taxa that occur in the part.
+        One row for each part and encoder; columns set, part, encoder, two for each metric, and
+        accuracy if the probe may predict only taxa that occur in the part. Encoders that were
+        not run come last.
     """
     lines = []
     for shifted in parts:
         for name, result in shifted.comparison.results.items():
             lines.append(_home_and_away(study, shifted, name, result))
-        for name in shifted.comparison.absent:
-            lines.append({"set": shifted.set, "part": shifted.part, "encoder": name})
+    absent = dict.fromkeys(name for shifted in parts for name in shifted.comparison.absent)
+    lines += [{"set": "", "part": "not run", "encoder": name} for name in absent]
     return pd.DataFrame(lines)
 
 
@@ -138,7 +139,7 @@ def _home_and_away(
     for metric, label in SHIFT_METRICS.items():
         line[f"{label}, home (%)"] = home[metric]
         line[f"{label}, away (%)"] = away[metric]
-    line["accuracy, told the taxa (%)"] = restricted["accuracy"]
+    line["accuracy among its taxa (%)"] = restricted["accuracy"]
     return line
 
 
@@ -148,35 +149,36 @@ def restrict_answers(result: ProbeResult, taxa: tuple[str, ...]) -> ProbeResult:
 
 
 def rename_classes(result: ProbeResult, names: dict[str, str]) -> ProbeResult:
-    """Return a result whose classes have other names; probabilities of one name are added up.
+    """Return a result with renamed classes; probabilities of classes with one name are summed.
 
     Classes without a name are left out, as if the probe knew that they cannot occur.
 
     Args:
-        result: of a probe.
+        result: the result of a probe.
         names: taxon → new name.
     """
     renamed = pd.Series(result.classes).map(names)
     membership = pd.get_dummies(renamed, dtype=np.float32)  # (K, new classes)
-    prior = result.prior @ membership.to_numpy()
+    merging = membership.to_numpy()
     heads = {}
     for head, parts in result.heads.items():
         heads[head] = {
-            part: _renormalised(chances @ membership.to_numpy()) for part, chances in parts.items()
+            part: merge_classes(probabilities, merging) for part, probabilities in parts.items()
         }
-    linear = replace(result.linear, classes=membership.columns.to_numpy(dtype=str))
+    prior = result.prior @ merging
+    earlier_merging = result.linear.merging
+    linear = replace(
+        result.linear,
+        classes=membership.columns.to_numpy(dtype=str),
+        merging=merging if earlier_merging is None else earlier_merging @ merging,
+    )
     return replace(result, linear=linear, prior=prior / prior.sum(), heads=heads)
 
 
-def _renormalised(chances: np.ndarray) -> np.ndarray:
-    chances = chances.clip(1e-12)
-    return chances / chances.sum(axis=1, keepdims=True)
-
-
 def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
-    """Return accuracy by day, of diffusion and of the best supervised encoder.
+    """Return accuracy by day, for diffusion and for the best supervised encoder.
 
-    The probes are told the taxa of the part. Days with few images are left out.
+    The probes may predict only the taxa of the part. Days with few images are left out.
 
     Returns:
         Columns panel, encoder, place ("home" or "away"), day, accuracy (%) and images.
@@ -196,22 +198,21 @@ def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
 
 
 def _accuracy_by_day(splits: Splits, result: ProbeResult, part: str) -> pd.DataFrame:
-    of_part = answers(splits, result, part)
+    predictions = answers(splits, result, part)
+    is_right = predictions.truth == predictions.named
     times = splits.collection.records["time"].iloc[result.rows[part]]
-    images = pd.DataFrame(
-        {"right": of_part.truth == of_part.named, "day": times.dt.normalize().to_numpy()}
-    )
+    images = pd.DataFrame({"right": is_right, "day": times.dt.normalize().to_numpy()})
     days = images.groupby("day")["right"].agg(["mean", "size"]).reset_index()
     days = days[days["size"] >= LEAST_IMAGES_OF_A_DAY]
     days["accuracy (%)"] = 100 * days["mean"]
     return days.rename(columns={"size": "images"})
 
 
-# --- what is the loss made of?
+# --- causes of the loss
 
 
 def loss_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
-    """Return what each encoder loses away from home, by mix and by appearance.
+    """Return the accuracy that each encoder loses away from home, by mix and by appearance.
 
     Returns:
         Columns set, part, encoder, accuracy at home (%), away (%), lost by mix (points) and by
@@ -238,25 +239,26 @@ def loss_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
 
 
 def decompose_loss(home: Answers, away: Answers, draws: int) -> dict[str, Estimate]:
-    """Say how much of a loss of accuracy is a change of class mix, and how much of appearance.
+    """Decompose a loss of accuracy into a change of class mix and a change of appearance.
 
-    Home images are weighted until their taxa have the proportions of away. What accuracy loses
-    by this is the mix; what it loses beyond is appearance, and whatever else differs, such as the
-    practice of labelling. Only taxa that both sides have count. The sides are resampled apart.
+    Home images are weighted so that their taxa have the proportions of away. The accuracy lost by
+    this weighting is due to the mix. The rest of the loss is due to appearance, and to anything
+    else that differs, such as labelling practice. Only taxa that occur on both sides count. The
+    two sides are resampled independently.
 
     Args:
-        home, away: answers of one probe.
+        home, away: predictions of one probe.
         draws: number of bootstrap draws.
 
     Returns:
-        "home" and "away", accuracies; "mix" and "appearance", points lost, which add up to home
+        "home" and "away", accuracies; "mix" and "appearance", the losses, which add up to home
         minus away.
     """
     taxa = np.intersect1d(home.truth, away.truth)
     home_weights, home_taxa = _bootstrap_side(home, taxa, draws, seed=0)
     away_weights, away_taxa = _bootstrap_side(away, taxa, draws, seed=1)
     home_counts, away_counts = home_weights @ home_taxa, away_weights @ away_taxa
-    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may lack a taxon
+    with np.errstate(divide="ignore", invalid="ignore"):  # a taxon may be missing from a draw
         ratio = np.where(home_counts > 0, away_counts / home_counts, 0)
         reweighted = home_weights * (ratio @ home_taxa.T)
         at_home = _weighted_accuracy(home_weights, home)
@@ -285,25 +287,25 @@ def _weighted_accuracy(weights: np.ndarray, side: Answers) -> np.ndarray:
     return weights @ is_right / weights.sum(axis=1)
 
 
-# --- probes on images of elsewhere
+# --- probes on other images
 
 
-def ask_elsewhere(
+def predict_elsewhere(
     study: Study,
     splits: Splits,
     result: ProbeResult,
     away: Splits,
     parts: dict[str, np.ndarray],
 ) -> tuple[ProbeResult, dict[str, FeatureBank]]:
-    """Ask a linear probe about images of other splits.
+    """Predict images of other splits with a linear probe.
 
-    Nothing is fitted or chosen: encoder, cell, scaling and regularisation are those of home.
+    Nothing is fitted or selected: encoder, cell, scaling and regularisation are those of home.
 
     Args:
-        study: of both.
-        splits: where the probe was fitted.
-        result: of the probe.
-        away: whose images are asked about; it may be `splits` itself.
+        study: the study of both splits.
+        splits: the splits on which the probe was fitted.
+        result: the result of the probe.
+        away: the splits whose images are predicted; they may be `splits` itself.
         parts: part → sorted rows of `away`.
 
     Returns:

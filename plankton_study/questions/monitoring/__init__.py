@@ -1,1 +1,1 @@
-"""What a monitoring programme asks: honest probabilities, unknown taxa, abundances."""
+"""Questions of a monitoring programme: calibrated probabilities, unknown taxa, abundances."""

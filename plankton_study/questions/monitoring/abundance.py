@@ -17,53 +17,53 @@ COMMON_TAXA = 8
 
 
 def estimate_abundances(
-    chances: np.ndarray, known: np.ndarray, codes: np.ndarray
+    probabilities: np.ndarray, validation_probabilities: np.ndarray, codes: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Estimate the share of each of K classes among images, by three methods of quapy.
 
     Args:
-        chances: (n, K) probabilities of the images to count.
-        known: (m, K) probabilities of validation images.
-        codes: (m,) the classes of these.
+        probabilities: (n, K) class probabilities of the images to count.
+        validation_probabilities: (m, K) class probabilities of validation images.
+        codes: (m,) classes of the validation images.
 
     Returns:
         Method → (K,). "classify and count"; "adjusted count", corrected by the confusions among
-        validation images (Forman 2008); "EM", the mix under which the probabilities agree with
-        themselves (Saerens et al. 2002).
+        validation images (Forman 2008); "EM", the mix of classes for which the adjusted
+        probabilities are self-consistent (Saerens et al. 2002).
     """
     from quapy.method.aggregative import ACC, EMQ
 
-    classes = np.arange(chances.shape[1])
-    counted = np.bincount(chances.argmax(axis=1), minlength=len(classes)) / len(chances)
-    confusions = ACC.getPteCondEstim(classes, codes, known.argmax(axis=1))
+    classes = np.arange(probabilities.shape[1])
+    counted = np.bincount(probabilities.argmax(axis=1), minlength=len(classes)) / len(probabilities)
+    confusions = ACC.getPteCondEstim(classes, codes, validation_probabilities.argmax(axis=1))
     adjusted = ACC.solve_adjustment(confusions, counted, method="inversion", solver="minimize")
-    # EM starts from the shares that the probabilities themselves imply at home. Those of a weak
-    # probe do not quite agree with the training shares, and from these EM runs away to the rare
-    # classes.
-    mixed, _ = EMQ.EM(known.mean(axis=0), chances)
-    return {COUNTING: counted, ADJUSTED: adjusted, EM: mixed}
+    # EM starts from the mean probabilities at home. For a weak probe these differ from the
+    # training frequencies, and if EM started there, it would drift towards the rare classes.
+    by_em, _ = EMQ.EM(validation_probabilities.mean(axis=0), probabilities)
+    return {COUNTING: counted, ADJUSTED: adjusted, EM: by_em}
 
 
 def abundances_by_period(study: Study, probe: Calibrated, part: str) -> pd.DataFrame:
-    """Return true and estimated shares of every taxon in each day, or week, of a part.
+    """Return true and estimated shares of every taxon for each day, or week, of a part.
 
-    Weeks are taken where the median day has too few images, and periods with too few images are
-    left out (`monitoring.period_images`).
+    Weeks are used if the median day has too few images. Periods with too few images are left out
+    (`monitoring.period_images`).
 
     Returns:
         Columns set, part, encoder, method, period, images, taxon, true, estimated.
     """
     rows = probe.result.rows[part]
     periods = _periods(probe.splits.collection.records["time"].iloc[rows], study)
-    known, codes = probe.probabilities["validation"], probe.codes("validation")
-    truth, chances = probe.truth(part), probe.probabilities[part]
+    validation, codes = probe.probabilities["validation"], probe.codes("validation")
+    truth, probabilities = probe.truth(part), probe.probabilities[part]
     tables = []
     for period in np.unique(periods[periods != ""]):
         is_here = periods == period
         if is_here.sum() < study.profile.monitoring.period_images:
             continue
-        true = _shares(truth[is_here], probe.result.classes)
-        for method, shares in estimate_abundances(chances[is_here], known, codes).items():
+        true_shares = _shares(truth[is_here], probe.result.classes)
+        estimated = estimate_abundances(probabilities[is_here], validation, codes)
+        for method, shares in estimated.items():
             tables.append(
                 pd.DataFrame(
                     {
@@ -74,7 +74,7 @@ def abundances_by_period(study: Study, probe: Calibrated, part: str) -> pd.DataF
                         "period": period,
                         "images": is_here.sum(),
                         "taxon": probe.result.classes,
-                        "true": true,
+                        "true": true_shares,
                         "estimated": shares,
                     }
                 )
@@ -97,14 +97,14 @@ def _shares(taxa: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def community_distances(counted: pd.DataFrame) -> pd.DataFrame:
-    """Return the Bray-Curtis distance of estimated to true communities.
+    """Return the Bray-Curtis distance between estimated and true communities.
 
     Args:
-        counted: from `abundances_by_period`, of any number of probes and parts.
+        counted: from `abundances_by_period`, for any number of probes and parts.
 
     Returns:
-        Index set, part, encoder and period; a column for each method. 0: all shares are right;
-        1: nothing in common.
+        Index set, part, encoder and period; a column for each method. 0 means that all shares are
+        right, 1 that the communities have nothing in common.
     """
     gap = counted.assign(gap=(counted["estimated"] - counted["true"]).abs() / 2)
     index = ["set", "part", "encoder", "period"]
@@ -112,7 +112,7 @@ def community_distances(counted: pd.DataFrame) -> pd.DataFrame:
 
 
 def abundance_table(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean distance over periods, and how much each method is better than counting.
+    """Return the mean distance over periods, and how much better than counting each method is.
 
     Returns:
         Columns set, part, encoder, method, periods, Bray-Curtis (%), and better than counting by
@@ -123,10 +123,10 @@ def abundance_table(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     lines: list[dict[str, Any]] = []
     distances = community_distances(counted)
-    for (name, part, encoder), of_probe in distances.groupby(level=[0, 1, 2], sort=False):
-        counting = of_probe[COUNTING].to_numpy()
-        for method in of_probe:
-            values = of_probe[method].to_numpy()
+    for (name, part, encoder), periods in distances.groupby(level=[0, 1, 2], sort=False):
+        counting = periods[COUNTING].to_numpy()
+        for method in periods:
+            values = periods[method].to_numpy()
             gain = mean_over_periods(study, counting - values, is_difference=True)
             lines.append(
                 {
@@ -143,21 +143,21 @@ def abundance_table(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
 
 
 def taxon_bias(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
-    """Return how much too much or too little is reported of the commonest taxa of each part.
+    """Return the bias of the estimated shares of the commonest taxa of each part.
 
     Args:
-        study: gives the number of draws.
-        counted: of one encoder.
+        study: provides the number of bootstrap draws.
+        counted: from `abundances_by_period`, for one encoder.
 
     Returns:
-        Columns panel, encoder (here the taxon), kind (the method) and estimate, as
-        `plot_estimates` draws them.
+        Columns panel, encoder (here the taxon), kind (the method) and estimate, for
+        `plot_estimates`.
     """
     lines = []
-    for (name, part), of_part in counted.groupby(["set", "part"], sort=False):
-        common = of_part.groupby("taxon")["true"].mean().nlargest(COMMON_TAXA).index
-        of_common = of_part[of_part["taxon"].isin(common)]
-        for (taxon, method), periods in of_common.groupby(["taxon", "method"], sort=False):
+    for (name, part), shares in counted.groupby(["set", "part"], sort=False):
+        common = shares.groupby("taxon")["true"].mean().nlargest(COMMON_TAXA).index
+        common_shares = shares[shares["taxon"].isin(common)]
+        for (taxon, method), periods in common_shares.groupby(["taxon", "method"], sort=False):
             errors = (periods["estimated"] - periods["true"]).to_numpy()
             bias = mean_over_periods(study, errors, is_difference=True)
             lines.append((f"{name}: {part}", taxon, method, bias))
@@ -167,7 +167,7 @@ def taxon_bias(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
 def mean_over_periods(
     study: Study, values: np.ndarray, is_difference: bool = False
 ) -> metrics.Estimate:
-    """Return the mean of one value for each period, with its interval over resampled periods."""
+    """Return the mean of the values of all periods, with its interval over resampled periods."""
     n = len(values)
     resampled = metrics.resample(np.arange(n), study.profile.probes.draws)
     weights = np.vstack([np.ones(n), resampled]) / n

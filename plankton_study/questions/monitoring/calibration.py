@@ -1,4 +1,4 @@
-"""Honest probabilities: temperature scaling, calibration error, selective prediction."""
+"""Calibrated probabilities: temperature scaling, calibration error, selective prediction."""
 
 from typing import NamedTuple
 
@@ -16,35 +16,36 @@ from plankton_study.run.study import Study
 
 BINS = 15
 LOG_TEMPERATURES = (-2, 3)
-#: of the images that are kept in selective prediction
+#: share of the images that selective prediction keeps
 COVERAGE = 0.8
-#: bootstrap draws of selective prediction, which sorts the images in each
+#: bootstrap draws of selective prediction; fewer than elsewhere, since each sorts all images
 RISK_DRAWS = 200
-#: points of a curve of errors against coverage that rest on too few images
+#: first points of the risk-coverage curve, which are based on too few images
 SKIPPED_POINTS = 10
 
 
 def fit_temperature(probabilities: np.ndarray, codes: np.ndarray) -> float:
-    """Return the temperature that makes probabilities fit best (Guo et al. 2017).
+    """Return the temperature with the smallest log loss (Guo et al. 2017).
 
-    scikit-learn's `CalibratedClassifierCV(method="temperature")` asks for five images of every
-    class, which rare taxa do not have.
+    scikit-learn's `CalibratedClassifierCV(method="temperature")` needs five images of every class,
+    which rare taxa do not have.
 
     Args:
-        probabilities: (n, K) of validation images.
+        probabilities: (n, K) class probabilities of validation images.
         codes: (n,) their classes.
     """
-    own = np.arange(len(codes)), codes
+    of_true_class = np.arange(len(codes)), codes
 
     def log_loss(log_temperature: float) -> float:
-        return -np.log(temper(probabilities, np.exp(log_temperature))[own]).mean()
+        tempered = temper(probabilities, np.exp(log_temperature))
+        return -np.log(tempered[of_true_class]).mean()
 
     fit = minimize_scalar(log_loss, bounds=LOG_TEMPERATURES, method="bounded")
     return float(np.exp(fit.x))
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return probabilities (n, K) whose log odds are divided by a temperature."""
+    """Return probabilities (n, K) whose logits are divided by a temperature."""
     return softmax(np.log(probabilities.clip(1e-12)) / temperature, axis=1)
 
 
@@ -57,7 +58,7 @@ def calibration_error(
         confidence: (n,) the largest probability of each image.
         is_right: (n,) bool.
         weights: (D, n) how often each image counts.
-        bins: their number; they hold equally many images.
+        bins: number of bins, which hold equally many images.
 
     Returns:
         (D,) float64.
@@ -69,10 +70,10 @@ def calibration_error(
 
 
 def risk_coverage(confidence: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coverage and risk, (n,) each: the share of errors among the most confident images."""
+    """Return coverage and risk, (n,) each: the error rate among the most confident images."""
     order = np.argsort(-confidence, kind="stable")
-    kept = np.arange(1, len(order) + 1)
-    return kept / len(order), np.cumsum(~is_right[order]) / kept
+    images_kept = np.arange(1, len(order) + 1)
+    return images_kept / len(order), np.cumsum(~is_right[order]) / images_kept
 
 
 class Calibrated(NamedTuple):
@@ -80,10 +81,10 @@ class Calibrated(NamedTuple):
 
     Attributes:
         set, encoder: names.
-        splits: of the set.
-        result: of the probe.
+        splits: splits of the set.
+        result: result of the probe.
         temperature: fitted on validation images.
-        probabilities: part → (n, K), with temperature; validation among the parts.
+        probabilities: part → (n, K), after temperature scaling; also for validation.
     """
 
     set: str
@@ -107,7 +108,7 @@ class Calibrated(NamedTuple):
         return np.searchsorted(self.result.classes, self.truth(part))
 
     def is_right(self, part: str) -> np.ndarray:
-        """Return which images of a part are named right, (n,) bool."""
+        """Return which images of a part are predicted correctly, (n,) bool."""
         return self.result.named(part) == self.truth(part)
 
     def confidence(self, part: str) -> np.ndarray:
@@ -173,7 +174,7 @@ def _calibration_estimate(
 ) -> Estimate:
     """Return the calibration error with its interval.
 
-    Repeated images raise the error, so the draws are moved until their mean is the value.
+    Repeated images raise the error, so the draws are shifted to have the value as their mean.
     """
     errors = calibration_error(confidence, is_right, weights)
     value, draws = errors[0], errors[1:]
@@ -184,15 +185,15 @@ def _calibration_estimate(
 def _selective_prediction(
     probe: Calibrated, part: str, weights: np.ndarray
 ) -> tuple[Estimate, Estimate, Estimate]:
-    """Return errors among all images, among the surest, and on average over all coverages."""
+    """Return the error rate of all images, of the most confident, and averaged over coverages."""
     confidence, is_right = probe.confidence(part), probe.is_right(part)
-    drawn = []
-    for times in weights[: 1 + RISK_DRAWS]:
-        images = np.repeat(np.arange(len(is_right)), times.astype(int))
+    drawn_risks = []
+    for counts in weights[: 1 + RISK_DRAWS]:
+        images = np.repeat(np.arange(len(is_right)), counts.astype(int))
         coverage, risk = risk_coverage(confidence[images], is_right[images])
         at_coverage = risk[np.searchsorted(coverage, COVERAGE)]
-        drawn.append((risk[-1], at_coverage, risk.mean()))
-    errors, surest, area = np.array(drawn).T
+        drawn_risks.append((risk[-1], at_coverage, risk.mean()))
+    errors, surest, area = np.array(drawn_risks).T
     n = len(is_right)
     return (
         metrics.percentiles(errors, n),
@@ -202,7 +203,7 @@ def _selective_prediction(
 
 
 def reliability_curve(probe: Calibrated, part: str) -> pd.DataFrame:
-    """Return mean confidence and accuracy (in percent) of tenths of the images."""
+    """Return mean confidence and accuracy (%) in ten bins of equally many images."""
     confidence, is_right = probe.confidence(part), probe.is_right(part)
     tenths = pd.qcut(confidence, 10, duplicates="drop")
     images = pd.DataFrame({"confidence": 100 * confidence, "accuracy": 100 * is_right})
@@ -210,7 +211,7 @@ def reliability_curve(probe: Calibrated, part: str) -> pd.DataFrame:
 
 
 def coverage_curve(probe: Calibrated, part: str) -> pd.DataFrame:
-    """Return the errors (%) among the images that are kept (%), surest first."""
+    """Return the error rate (%) among the images that are kept (%), most confident first."""
     coverage, risk = risk_coverage(probe.confidence(part), probe.is_right(part))
     curve = pd.DataFrame({"kept": 100 * coverage, "errors": 100 * risk})
     return curve.iloc[SKIPPED_POINTS:]

@@ -1,4 +1,4 @@
-"""Unknown taxa: how little an image looks like what the probe knows."""
+"""Unknown taxa: scores of how little an image looks like the known taxa."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from plankton_study.models.pretrained import open_denoiser
 from plankton_study.probes import metrics
 from plankton_study.probes.result import ProbeResult
 from plankton_study.probes.selection import probed_parts
-from plankton_study.questions.away.shift import ask_elsewhere
+from plankton_study.questions.away.shift import predict_elsewhere
 from plankton_study.questions.compare import Results
 from plankton_study.run.study import Study
 
@@ -25,35 +25,35 @@ SCORED_PARTS = ("validation", "test", "novel")
 #: share of known validation images below the threshold
 ACCEPTED_SHARE = 0.95
 NEIGHBOURS = 5
-#: bootstrap draws of the AUROC, which sorts the images in each
+#: bootstrap draws of the AUROC; fewer than elsewhere, since each sorts all images
 MOST_DRAWS = 200
 DENOISING_LEVELS = 5
 IMAGES_IN_MEMORY = 1024
 
-#: score → part → (n,), the larger the more novel
+#: score → part → (n,) values; larger ones are more novel
 Scores = dict[str, dict[str, np.ndarray]]
 
 
 def novelty_scores(
-    train_features: np.ndarray, codes: np.ndarray, features: np.ndarray, chances: np.ndarray
+    train_features: np.ndarray, codes: np.ndarray, features: np.ndarray, probabilities: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Score how little images look like the known taxa: the larger, the more novel.
+    """Score how little images look like the known taxa; larger values are more novel.
 
     Args:
         train_features: (n, C) standardised, of training images.
         codes: (n,) their classes.
         features: (m, C) of the images to score.
-        chances: (m, K) what the probe says of them.
+        probabilities: (m, K) their class probabilities.
 
     Returns:
         Score → (m,): "maximum softmax", 1 - largest probability; "k-NN distance", the mean
         distance to the nearest training images; and "Mahalanobis", the squared distance to the
-        nearest class mean with one shrunken covariance for all (Lee et al. 2018).
+        nearest class mean, with one shrunk covariance for all classes (Lee et al. 2018).
     """
     neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train_features)))
     distances, _ = neighbours.fit(train_features).kneighbors(features)
     return {
-        "maximum softmax": 1 - chances.max(axis=1),
+        "maximum softmax": 1 - probabilities.max(axis=1),
         "k-NN distance": distances.mean(axis=1),
         "Mahalanobis": _mahalanobis(train_features, codes, features),
     }
@@ -63,16 +63,16 @@ def _mahalanobis(train_features: np.ndarray, codes: np.ndarray, features: np.nda
     means = np.array([train_features[codes == code].mean(axis=0) for code in np.unique(codes)])
     within = train_features - means[codes]
     precision = LedoitWolf(assume_centered=True).fit(within).precision_
-    turn = np.linalg.cholesky(precision)  # in its axes Mahalanobis distances are Euclidean
-    nearest_mean = NearestNeighbors(n_neighbors=1).fit(means @ turn)
-    distance, _ = nearest_mean.kneighbors(features @ turn)
+    whitening = np.linalg.cholesky(precision)  # makes Mahalanobis distances Euclidean
+    nearest_mean = NearestNeighbors(n_neighbors=1).fit(means @ whitening)
+    distance, _ = nearest_mean.kneighbors(features @ whitening)
     return distance[:, 0] ** 2
 
 
 def denoising_error(
     study: Study, splits: Splits, rows: np.ndarray, levels: int = DENOISING_LEVELS
 ) -> np.ndarray:
-    """Return the denoiser's own error on images, the mean over evenly spread timesteps, (n,)."""
+    """Return the denoiser's error on images, (n,), averaged over evenly spread timesteps."""
     folder = trained_denoiser(study, splits)
     unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
     shape = (1, unet.config.in_channels, *splits.collection.images.shape[1:])
@@ -97,19 +97,19 @@ def scores_of_encoder(study: Study, splits: Splits, result: ProbeResult) -> Scor
         "test": result.rows["test"],
         "novel": splits["novel"],
     }
-    asked, banks = ask_elsewhere(study, splits, result, splits, parts)
-    features = {part: asked.features(banks[part], rows).whole() for part, rows in parts.items()}
-    together = np.concatenate([features[part] for part in SCORED_PARTS])
-    chances = np.concatenate([asked.heads["linear"][part] for part in SCORED_PARTS])
+    on_parts, banks = predict_elsewhere(study, splits, result, splits, parts)
+    features = {part: on_parts.features(banks[part], rows).whole() for part, rows in parts.items()}
+    scored = np.concatenate([features[part] for part in SCORED_PARTS])
+    probabilities = np.concatenate([on_parts.heads["linear"][part] for part in SCORED_PARTS])
     ends = np.cumsum([len(parts[part]) for part in SCORED_PARTS])[:-1]
     scores: Scores = {}
-    for name, values in novelty_scores(features["train"], codes, together, chances).items():
+    for name, values in novelty_scores(features["train"], codes, scored, probabilities).items():
         scores[name] = dict(zip(SCORED_PARTS, np.split(values, ends), strict=True))
     return scores
 
 
 def scores_of_denoiser(study: Study, splits: Splits, result: ProbeResult) -> Scores:
-    """Return the denoiser's own error as a novelty score."""
+    """Return the denoiser's error as a novelty score, for validation, test and novel images."""
     rows = {"validation": result.rows["validation"], "test": result.rows["test"]}
     rows["novel"] = splits["novel"]
     errors = {part: denoising_error(study, splits, index) for part, index in rows.items()}
@@ -117,16 +117,16 @@ def scores_of_denoiser(study: Study, splits: Splits, result: ProbeResult) -> Sco
 
 
 def novelty_table(study: Study, sets: dict[str, tuple[Splits, Results]]) -> pd.DataFrame:
-    """Return how well novel taxa are noticed.
+    """Return how well novel taxa are detected.
 
     Args:
-        study: gives the number of draws.
+        study: provides the number of bootstrap draws.
         sets: name → splits with novel taxa, and the results of all encoders.
 
     Returns:
         One row for each set, encoder and score; columns set, encoder, score, AUROC (%) and
-        unknowns that pass (%): the share of unknown images below the threshold that lets 95 % of
-        the known validation images pass.
+        unknowns that pass (%): the share of unknown images below the threshold that 95 % of the
+        known validation images pass.
     """
     lines: list[dict[str, Any]] = []
     for name, (splits, results) in sets.items():

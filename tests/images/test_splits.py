@@ -1,0 +1,219 @@
+"""The protocol of the splits: who may see what."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from plankton_study.images.catalogue import catalogue_entry
+from plankton_study.images.collection import Collection
+from plankton_study.images.splits import divide, draw_labels, group_codes, make_splits
+from plankton_study.run.errors import StudyError
+from plankton_study.run.schema import Split
+
+
+def make_collection(
+    days: int, per_day: int, seed: int = 0, group_by: str = "day", taxa: int = 4
+) -> Collection:
+    """Return random images of some days of June and as many of July.
+
+    Args:
+        days: of each month; every day has one net.
+        per_day: images of a day.
+        seed: of pixels and taxa.
+        group_by: of the catalogue's entry.
+        taxa: how many; each is half as frequent as the one before.
+    """
+    rng = np.random.default_rng(seed)
+    count = 2 * days * per_day
+    weights = 0.5 ** np.arange(taxa)
+    drawn = rng.choice(taxa, count, p=weights / weights.sum())
+    day = np.arange(count) // per_day
+    first_day = pd.to_datetime(np.where(day < days, "2021-06-01", "2021-07-01"))
+    ids = [str(i) for i in range(count)]
+    columns = {
+        "id": ids,
+        "taxon": [f"taxon{number}" for number in drawn],
+        "time": first_day + pd.to_timedelta(day % days, "D"),
+        "sample": [f"net{number}" for number in day],
+        "site": "bay",
+        "instrument": "camera",
+        "digest": ids,
+    }
+    images = rng.integers(0, 256, (count, 16, 16), dtype=np.uint8)
+    entry = catalogue_entry("test", {"group_by": group_by})
+    return Collection("test", images, pd.DataFrame(columns), f"digest{seed}", entry, ())
+
+
+CONFIG = Split(
+    home={"until": "2021-06-30"},
+    shifts={"later": {"since": "2021-07-01"}},
+    min_images=3,
+    novel=("taxon3",),
+    balanced={"min_images": 10, "train": 5},
+)
+
+
+def config_with(**changes: object) -> Split:
+    """Return the test's configuration with changes, checked like a profile's."""
+    return Split(**{**CONFIG.model_dump(), **changes})
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(8, 25),
+    st.integers(3, 15),
+    st.integers(0, 1000),
+    st.sampled_from(["day", "sample", "image"]),
+)
+def test_nothing_leaks(days, per_day, seed, group_by):
+    collection = make_collection(days, per_day, seed, group_by)
+    try:
+        splits = divide(collection, CONFIG)
+    except StudyError:
+        assume(False)  # too few images for a part: the error says so
+    training = np.concatenate([splits[part] for part in ("pool", "train", "balanced")])
+    held_out = np.concatenate([splits[part] for part in ("validation", "test", "later", "novel")])
+    assert not np.intersect1d(training, held_out).size
+    assert not np.intersect1d(splits["validation"], splits["test"]).size
+
+    not_novel = [training, splits["test"], splits["validation"], splits["later"]]
+    assert "taxon3" not in splits.taxa(np.concatenate(not_novel))
+    assert set(splits.taxa(splits["novel"])) <= {"taxon3"}
+
+    if group_by != "image":
+        nets = collection.records["sample"].to_numpy()  # one net a day
+        for first, second in (("pool", "test"), ("pool", "validation"), ("validation", "test")):
+            assert not np.intersect1d(nets[splits[first]], nets[splits[second]]).size
+    assert (collection.records["time"].iloc[splits["later"]] >= "2021-07-01").all()
+
+    assert set(splits.taxa(splits["train"])) == set(splits.classes)
+    assert set(splits.balanced_classes) <= set(splits.classes)
+    counts = pd.Series(splits.taxa(splits["balanced"])).value_counts()
+    assert counts.empty or counts.max() <= 5
+    assert all((np.diff(rows) > 0).all() for rows in splits.parts.values())
+
+
+def test_the_same_seed_gives_the_same_split_and_another_one_another():
+    collection = make_collection(20, 10)
+    first, second = divide(collection, CONFIG), divide(collection, CONFIG)
+    assert all(np.array_equal(first[part], second[part]) for part in first.parts)
+    other = divide(collection, config_with(seed=1))
+    assert not np.array_equal(first["test"], other["test"])
+
+
+def test_a_file_under_two_taxa_leaves_and_a_copy_stays_once():
+    collection = make_collection(20, 10)
+    records = collection.records
+    records.loc[[3, 5], "digest"] = "conflict"
+    records.loc[[3, 5], "taxon"] = ["taxon0", "taxon1"]
+    records.loc[[10, 11], "digest"] = "copy"
+    records.loc[[10, 11], "taxon"] = "taxon0"
+    splits = divide(collection, CONFIG)
+    everything = np.concatenate(list(splits.parts.values()))
+    assert not {3, 5, 11} & set(everything) and 10 in everything
+    assert splits.removed["same file under two taxa"] == 2
+    assert splits.removed["exact copies"] == 1
+
+
+@pytest.mark.parametrize("part", ["validation", "test", "later", "novel"])
+def test_a_near_copy_of_a_held_out_image_leaves_training(part):
+    collection = make_collection(20, 10)
+    before = divide(collection, CONFIG)
+    near_copy, other = before["pool"][:2]
+    noise = np.random.default_rng(1).integers(-3, 4, (16, 16))
+    original = collection.images[before[part][0]].astype(int)
+    collection.images[near_copy] = (original + noise).clip(0, 255)
+    after = divide(collection, CONFIG)
+    assert near_copy not in after["pool"] and other in after["pool"]
+    assert after.removed["near duplicates of held-out images"] == 1
+
+
+@pytest.mark.parametrize("part", ["test", "later"])
+def test_a_near_copy_of_a_test_image_leaves_validation(part):
+    collection = make_collection(20, 10)
+    before = divide(collection, CONFIG)
+    copy = before["validation"][0]
+    collection.images[copy] = collection.images[before[part][0]]
+    after = divide(collection, CONFIG)
+    assert copy not in after["validation"]
+    assert after.removed["near duplicates of test images in validation"] == 1
+
+
+def test_caps_keep_every_taxon():
+    splits = divide(make_collection(25, 15), config_with(train_images=20, test_images=10))
+    assert len(splits["train"]) == 20 and len(splits["test"]) == 10
+    assert set(splits.taxa(splits["train"])) == set(splits.classes)
+
+
+def test_a_cap_below_the_number_of_taxa_is_refused():
+    with pytest.raises(StudyError, match="2 images cannot hold 3 taxa"):
+        divide(make_collection(25, 15), config_with(train_images=2))
+
+
+def test_the_last_day_belongs_to_home_and_the_next_to_the_shift():
+    collection = make_collection(30, 10)
+    collection.records["time"] += pd.Timedelta(hours=13)
+    splits = divide(collection, config_with(home={"until": "2021-06-30", "site": "bay"}))
+    assert splits.removed["neither home nor shifted"] == 0
+
+
+def test_images_of_unknown_time_belong_to_no_period():
+    collection = make_collection(20, 10)
+    collection.records.loc[:9, "time"] = pd.NaT
+    splits = divide(collection, CONFIG)
+    periods = [rows for part, rows in splits.parts.items() if part != "novel"]
+    assert not set(range(10)) & set(np.concatenate(periods))
+    assert splits.removed["neither home nor shifted"] >= 9
+
+
+def test_images_are_not_called_grouped_where_no_day_is_known():
+    collection = make_collection(20, 10)
+    assert divide(collection, CONFIG).clustered
+    collection.records["time"] = pd.NaT
+    assert not divide(collection, Split(min_images=3)).clustered
+
+
+def test_images_of_unknown_day_are_groups_of_their_own():
+    collection = make_collection(5, 4)
+    collection.records["time"] = pd.NaT
+    assert len(set(group_codes(collection))) == len(collection)
+
+
+def test_an_empty_part_is_named():
+    config = config_with(shifts={"later": {"since": "2022-01-01"}})
+    with pytest.raises(StudyError, match="'later'.*empty"):
+        divide(make_collection(20, 10), config)
+
+
+def test_novel_taxa_must_exist():
+    with pytest.raises(StudyError, match=r"novel names taxa .*: kraken$"):
+        divide(make_collection(20, 10), config_with(novel=("kraken",)))
+
+
+@pytest.mark.parametrize("shares", [{"test": 0.5, "validation": 0.5}, {"test": 0.001}])
+def test_a_division_that_leaves_a_part_empty_says_what_limits_it(shares):
+    collection = make_collection(days=25, per_day=4, group_by="image")
+    expected = r"sets\.test\.split: test and validation .*\(20 folds: as many"
+    with pytest.raises(StudyError, match=expected):
+        divide(collection, Split(**shares))
+
+
+def test_drawn_labels_are_nested_and_capped(shared):
+    splits = make_splits(shared, "shapes")
+    one, two, five = (draw_labels(splits, count, 0) for count in (1, 2, 5))
+    assert set(one) <= set(two) <= set(five) <= set(splits["train"])
+    assert pd.Series(splits.taxa(one)).value_counts().eq(1).all()
+
+
+def test_splits_are_stored(shared):
+    first, second = make_splits(shared, "shapes"), make_splits(shared, "shapes")
+    assert first.digest == second.digest and first.shifts == ("later",)
+    parts = ["pool", "train", "balanced", "validation", "test", "later", "novel"]
+    assert list(first.parts) == parts
+    assert sum(map(len, first.parts.values())) > len(first.collection) / 2
+    made = divide(first.collection, shared.profile.sets["shapes"].split)
+    assert (second.classes, second.balanced_classes) == (made.classes, made.balanced_classes)
+    assert second.removed == made.removed
+    assert all(np.array_equal(second[part], made[part]) for part in parts)

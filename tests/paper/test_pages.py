@@ -1,0 +1,153 @@
+"""Static pages and cards of the published demonstration."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import jinja2
+import pytest
+from stored_runs import PUBLISHED, copy_run, pages
+
+from plankton_study.report.stored import StoredRun
+from plankton_study.run.errors import StudyError
+
+RUN = StoredRun(PUBLISHED)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+PHONE = 390  # px wide
+READABLE = 150  # of 255, the least distance of ink and ground
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder of all pages."""
+    folder = tmp_path_factory.mktemp("pages") / "site"
+    assert pages.build_site(RUN, folder) == folder / "index.html"
+    return folder
+
+
+def test_every_notebook_and_every_card_has_a_page(site):
+    names = {path.stem for path in site.glob("*.html")}
+    notebooks = {path.stem for path in pages.notebooks_of(RUN)}
+    assert "15_verdicts" in notebooks
+    assert names == {"index", *pages.CARDS} | notebooks
+    assert not list(site.parent.glob("*.partial"))
+
+
+def test_the_pages_need_nothing_from_outside(site):
+    for path in site.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        fetched = re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="([^"]*)"', text)
+        assert not [address for address in fetched if re.match(r"(https?:)?//", address)], path
+        assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", text), path
+
+
+def test_every_link_of_the_pages_leads_somewhere(site):
+    for path in site.glob("*.html"):
+        for link in re.findall(r'(?:src|href)="([^"#:]+)"', path.read_text(encoding="utf-8")):
+            assert (site / link).exists(), (path.name, link)
+
+
+def test_the_front_page_tells_the_claims_the_tables_and_how_to_cite(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    assert all(claim in text for claim in RUN.texts("ledger")["claim"])
+    assert text.count("<details>") >= 30
+    assert "author = {{Nieto Juscafresa} and {Mazcuñán Herreros} and {Sullivan}}" in text
+    assert "2601.13416" in text
+    assert "figures/layers_and_noise.png" in text
+    assert "Synthetic demonstration data" in text
+    assert pages.cost_text(RUN) in text
+
+
+def test_pages_are_not_made_from_a_run_without_its_pdf_or_notebooks(tmp_path):
+    run = copy_run(tmp_path / "demo", ["figures", "notebooks"])
+    with pytest.raises(StudyError, match=r"demo lacks paper.pdf: run `make paper`"):
+        pages.build_site(run, tmp_path / "site")
+    (run.folder / "paper.pdf").touch()
+    shutil.rmtree(run.folder / "notebooks")
+    with pytest.raises(StudyError, match="demo lacks notebooks: run `make paper`"):
+        pages.build_site(run, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_notebooks_of_a_run_are_its_own_then_the_joined_and_none_that_failed(tmp_path):
+    for name in ("01_data", "02_denoiser", "02_denoiser.failed", "draft"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").parent.mkdir(exist_ok=True)
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    (tmp_path / "joined" / "notebooks").mkdir(parents=True)
+    (tmp_path / "joined" / "notebooks" / "15_verdicts.ipynb").touch()
+    names = [path.stem for path in pages.notebooks_of(StoredRun(tmp_path))]
+    assert names == ["01_data", "02_denoiser", "15_verdicts"]
+
+
+# --- how they look
+
+
+# reports the width, the ink and the ground of every page as @name width rgb(…) rgb(…)
+LOOK = """<script>addEventListener("load", () => {
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument
+    const style = frame.contentWindow.getComputedStyle(page.body)
+    const width = page.documentElement.scrollWidth
+    document.body.append(`\\n@${frame.name} ${width} ${style.color} ${style.backgroundColor}`)
+  }
+})</script>"""
+
+
+def look_at(site: Path, folder: Path, dark: bool) -> list[tuple[str, int, int, int]]:
+    """Return name, width, ink and ground of each page, as a phone shows it."""
+    frames = [
+        f'<iframe name="{path.stem}" src="{path.as_uri()}" width="{PHONE}" height="800"></iframe>'
+        for path in site.glob("*.html")
+    ]
+    (folder / "frames.html").write_text(f"<meta charset=utf-8>{LOOK}{''.join(frames)}")
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--dump-dom",
+        "--virtual-time-budget=10000",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    if dark:
+        flags.append("--blink-settings=preferredColorScheme=0")
+    command = [CHROMIUM, *flags, str(folder / "frames.html")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    seen = re.findall(r"@(\w+) (\d+) rgb\((\d+).*?\) rgb\((\d+)", ran.stdout)
+    assert len(seen) == len(frames), ran.stderr[-2000:]
+    return [(name, int(width), int(ink), int(ground)) for name, width, ink, ground in seen]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_pages_are_readable_on_a_phone_and_in_the_dark(site, tmp_path, dark):
+    """Nothing sticks out sideways; text and ground differ in brightness."""
+    for name, width, ink, ground in look_at(site, tmp_path, dark):
+        assert width <= PHONE, name
+        assert (ink - ground if dark else ground - ink) > READABLE, name
+
+
+# --- cards
+
+
+def test_the_cards_say_what_the_run_says():
+    model, data = (pages.card(RUN, name) for name in pages.CARDS)
+    assert RUN.number_text("best_accuracy") in model and "Synthetic demonstration data" in model
+    assert all(f"| {part} |" in data for part in RUN.texts("splits")["part"])
+
+
+def test_a_word_that_no_run_has_fails_the_card(tmp_path):
+    (tmp_path / "card.md").write_text("{{ run.seed }} {{ no_such_word }}")
+    with pytest.raises(jinja2.UndefinedError, match="no_such_word"):
+        pages.render(tmp_path / "card.md", RUN)
+    (tmp_path / "card.md").write_text('{{ run["seed"] }}: {{ number("taxa") }}\n')
+    text = pages.render(tmp_path / "card.md", RUN)
+    assert text == f"0: {RUN.number_text('taxa')} taxa\n"
+
+
+def test_a_table_in_markdown_has_a_line_for_each_row():
+    lines = pages.markdown_table(RUN.texts("splits")).splitlines()
+    assert len(lines) == 2 + len(RUN.texts("splits"))
+    assert set(lines[1]) == set("| -")

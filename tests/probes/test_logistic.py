@@ -1,0 +1,125 @@
+"""Logistic regression against scikit-learn's, whose objective it minimises."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from plankton_study.probes.logistic import LogisticModel, logistic_path
+
+#: until which tests iterate where they compare with an exact solution
+EXACT = {"tolerance": 1e-6, "most_iterations": 20_000}
+
+
+def draw_problem(
+    seed: int, samples: int, channels: int, classes: int, rare: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return standardised features, class codes and weights.
+
+    The features are correlated and have some signal. The last class has only `rare` samples.
+    """
+    rng = np.random.default_rng(seed)
+    common_codes = np.arange(samples - rare) % (classes - 1)
+    codes = rng.permutation(np.append(common_codes, np.full(rare, classes - 1)))
+    x = rng.normal(size=(samples, channels)) + rng.normal(0, 0.7, (classes, channels))[codes]
+    mixing = rng.normal(size=(channels, channels)) / channels**0.5
+    x = x @ (0.1 * np.eye(channels) + mixing)
+    weight = rng.uniform(0.2, 3, samples)
+    return StandardScaler().fit_transform(x).astype(np.float32), codes, weight
+
+
+def exact_gradient(
+    model: LogisticModel, x: np.ndarray, codes: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradient of the mean of w_i CE_i + |W|^2 / (2 C sum w), in double precision."""
+    x, share = x.astype(float), (weight / weight.sum())[:, None]
+    scores = np.exp(x @ model.weights.astype(float) + model.bias)
+    chances = scores / scores.sum(axis=1, keepdims=True)
+    residual = (chances - np.eye(model.bias.size)[codes]) * share
+    penalty = model.weights / (model.strength * weight.sum())
+    return x.T @ residual + penalty, residual.sum(axis=0)
+
+
+problem_sizes = st.tuples(
+    st.integers(0, 10**6),
+    st.integers(30, 120),
+    st.integers(2, 40),
+    st.integers(2, 6),
+    st.integers(1, 4),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem_sizes, st.floats(-2, 1), st.booleans())
+def test_logistic_regression_equals_scikit_learns(sizes, exponent, is_weighted):
+    x, codes, weight = draw_problem(*sizes)
+    weight = weight if is_weighted else None
+    (model,) = logistic_path([x], codes, [10**exponent], weight, **EXACT)
+    # of two classes scikit-learn fits one vector, not a pair
+    has_two_classes = sizes[3] == 2
+    strength = 10**exponent * (2 if has_two_classes else 1)
+    reference = LogisticRegression(C=strength, tol=1e-9, max_iter=20_000)
+    reference.fit(x.astype(float), codes, weight)
+    other = np.random.default_rng(0).normal(size=(50, x.shape[1])).astype(np.float32)
+    for features in (x, other):
+        chances = model.probabilities([features])
+        np.testing.assert_allclose(chances, reference.predict_proba(features), atol=2e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(problem_sizes, st.booleans(), st.sampled_from([3e-4, 1e-5]))
+def test_the_gradient_is_as_small_as_promised(sizes, is_weighted, tolerance):
+    x, codes, weight = draw_problem(*sizes)
+    strengths = [0.03, 1.0, 10.0]
+    path = logistic_path(
+        [x], codes, strengths, weight if is_weighted else None, tolerance, most_iterations=20_000
+    )
+    for model in path:
+        own_weight = weight if is_weighted else np.ones(len(x))
+        of_weights, of_bias = exact_gradient(model, x, codes, own_weight)
+        # the tolerance is met along the eigenvectors: in the features' own axes by the norm over
+        # all of them
+        most = 1.1 * tolerance * x.shape[1] ** 0.5 + 1e-6
+        assert np.linalg.norm(of_weights, axis=0).max() < most
+        assert abs(of_bias).max() < 1.1 * tolerance + 1e-6
+
+
+def test_a_path_ends_where_cold_starts_do():
+    x, codes, weight = draw_problem(0, 120, 30, 5, 3)
+    strengths = [0.1, 0.3, 1.0, 3.0]
+    path = list(logistic_path([x], codes, strengths, weight, **EXACT))
+    cold = [next(logistic_path([x], codes, [c], weight, **EXACT)) for c in strengths]
+    assert [model.strength for model in path] == strengths
+    for warm_model, cold_model in zip(path, cold, strict=True):
+        np.testing.assert_allclose(
+            warm_model.probabilities([x]), cold_model.probabilities([x]), atol=2e-3
+        )
+    change = np.abs(path[-1].probabilities([x]) - path[0].probabilities([x]))
+    assert change.max() > 0.1, "the strength does not matter"
+
+
+def test_a_weight_counts_a_sample_that_often():
+    x, codes, _ = draw_problem(1, 60, 8, 3, 2)
+    times = np.random.default_rng(0).integers(1, 4, 60)
+    (weighted,) = logistic_path([x], codes, [0.3], times, **EXACT)
+    repeated_x, repeated_codes = np.repeat(x, times, axis=0), np.repeat(codes, times)
+    (repeated,) = logistic_path([repeated_x], repeated_codes, [0.3], **EXACT)
+    np.testing.assert_allclose(weighted.probabilities([x]), repeated.probabilities([x]), atol=1e-4)
+
+
+def test_the_iterations_are_bounded_and_what_they_give_is_usable():
+    x, codes, _ = draw_problem(2, 100, 20, 4, 2)
+    for model in logistic_path([x], codes, [1.0, 100.0], tolerance=0.0, most_iterations=7):
+        assert model.iterations == 7
+        chances = model.probabilities([x])
+        np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
+        assert np.mean(chances.argmax(axis=1) == codes) > 0.5
+
+
+def test_no_iterations_are_needed_twice_where_nothing_changes():
+    x, codes, _ = draw_problem(3, 80, 10, 3, 2)
+    first, again = logistic_path([x], codes, [1.0, 1.0])
+    assert first.iterations > again.iterations
+    assert again.probabilities([x]) == pytest.approx(first.probabilities([x]), abs=1e-3)

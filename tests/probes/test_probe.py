@@ -1,0 +1,219 @@
+"""What a probe promises, and the rule that only validation data selects."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.utils.class_weight import compute_sample_weight
+
+from plankton_study.features.encoder import Cell
+from plankton_study.features.registry import make_encoder
+from plankton_study.images.splits import Splits, make_splits
+from plankton_study.images.taxonomy import relabelled
+from plankton_study.probes import logistic as logistic_module
+from plankton_study.probes import probe as probe_module
+from plankton_study.probes.judging import evaluate
+from plankton_study.probes.logistic import logistic_path
+from plankton_study.probes.probe import probe_encoder, read_features
+from plankton_study.probes.result import ProbeResult
+from plankton_study.probes.scaling import scaled_features
+from plankton_study.probes.selection import candidate_cells, cells_of
+from plankton_study.run.errors import StudyError
+
+NAMES = {"disc": "round", "bar": "straight", "cross": "straight"}
+
+
+@pytest.fixture
+def splits(shared) -> Splits:
+    return make_splits(shared, "shapes")
+
+
+def heads_and_parts(result: ProbeResult) -> list[tuple[str, str]]:
+    """Return all pairs of a head and a part of a result."""
+    return [(head, part) for head, parts in result.heads.items() for part in parts]
+
+
+# --- what is reported
+
+
+def test_the_selected_cell_is_the_finalist_with_the_best_validation_score(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion")
+    best_places = result.grid["accuracy"].nlargest(shared.profile.probes.finalists).index
+    fitted = result.finalists.drop_duplicates(["layer", "timestep"])
+    assert cells_of(fitted) == cells_of(result.grid.loc[best_places])
+    chosen = result.finalists.loc[result.finalists["accuracy"].idxmax()]
+    assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
+    assert result.linear.strength == chosen["C"]
+    assert result.validation == {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
+
+
+def test_every_head_gives_probabilities_for_every_part(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion")
+    assert set(result.rows) == {"validation", "test", "later"} and "ring" not in result.classes
+    assert set(result.heads) == {"linear", "weighted", "k-NN"}
+    for head, part in heads_and_parts(result):
+        chances = result.heads[head][part]
+        assert chances.shape == (len(result.rows[part]), len(result.classes)), head
+        np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-4)
+        assert (result.classes[chances.argmax(axis=1)] == result.named(part, head)).all()
+    taxa = splits.taxa(splits["train"]).astype(str)
+    assert result.prior.tolist() == [np.mean(taxa == taxon) for taxon in result.classes]
+
+
+def test_the_weighted_head_weights_the_classes_equally(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion")
+    _, bank = read_features(shared, splits, "diffusion")
+    taxa = splits.taxa(splits["train"]).astype(str)
+    codes = np.unique(taxa, return_inverse=True)[1]
+    train, test = scaled_features(bank, result.selected, splits["train"], result.rows["test"])
+    stored = result.heads["weighted"]["test"]
+
+    def is_a_fit(sample_weight):
+        path = logistic_path(train, codes, sorted(shared.profile.probes.logistic), sample_weight)
+        return any(np.allclose(model.probabilities(test), stored, atol=1e-5) for model in path)
+
+    assert is_a_fit(compute_sample_weight("balanced", codes))
+    assert not is_a_fit(None)
+
+
+def test_a_probe_is_evaluated_with_an_interval_and_its_grid_knows_the_layers(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion")
+    estimate = evaluate(shared, splits, result, "test")["accuracy"]
+    assert estimate.low <= estimate.value <= estimate.high
+    assert estimate.n == len(result.rows["test"])
+    columns = {"layer", "timestep", "accuracy", "equal_width", "stage", "resolution", "channels"}
+    assert set(result.grid) >= columns
+
+
+@pytest.mark.parametrize("setting", ["natural", "balanced"])
+def test_every_encoder_is_probed_on_the_same_images(shared, splits, setting):
+    configs = shared.profile.encoders
+    slow = ("U-Net, labels", "ResNet, labels", "fine-tuned")  # to train a second time
+    names = [name for name in configs if setting == "natural" or name not in slow]
+    assert len(names) == (10 if setting == "natural" else 7)
+    results = {name: probe_encoder(shared, splits, name, setting) for name in names}
+    first = results["diffusion"]
+    assert set(first.rows) == {"validation", "test", "later"}
+    for name, result in results.items():
+        assert set(result.rows) == set(first.rows) and list(result.classes) == list(first.classes)
+        assert all(np.array_equal(result.rows[part], first.rows[part]) for part in first.rows)
+        assert result.prior.tolist() == first.prior.tolist()
+        own_head = {"end to end"} if configs[name].kind == "labels" else set()
+        assert set(result.heads) == {"linear", "weighted", "k-NN"} | own_head
+        assert all(set(parts) == set(first.rows) for parts in result.heads.values())
+        assert "head" not in result.grid["layer"].tolist()
+    delta = evaluate(shared, splits, first, "test", minus=results["MAE"])
+    diffusion, mae = (
+        evaluate(shared, splits, results[name], "test")["accuracy"].value
+        for name in ("diffusion", "MAE")
+    )
+    assert delta["accuracy"].value == pytest.approx(diffusion - mae)
+
+
+def test_relabelled_splits_have_no_head_of_the_old_classes(shared, splits):
+    coarse = relabelled(splits, NAMES)
+    assert "end to end" in probe_encoder(shared, splits, "ResNet, labels").heads
+    assert "end to end" not in probe_encoder(shared, coarse, "ResNet, labels").heads
+
+
+def test_relabelled_splits_use_the_encoders_and_features_of_their_base(shared, splits):
+    of_base = probe_encoder(shared, splits, "ResNet, labels")
+    before = {folder.name for folder in (shared.cache / "bank").iterdir()}
+    result = probe_encoder(shared, relabelled(splits, NAMES), "ResNet, labels")
+    assert result.classes.tolist() == ["round", "straight"]
+    assert result.encoder.folder == of_base.encoder.folder is not None
+    assert {folder.name for folder in (shared.cache / "bank").iterdir()} == before
+
+
+# --- settings, searches and what is refused
+
+
+def test_the_balanced_setting_keeps_to_its_classes(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion", setting="balanced")
+    assert set(result.classes) == set(splits.balanced_classes)
+
+
+def test_a_setting_of_a_single_taxon_is_refused(shared, splits):
+    poor = replace(splits, balanced_classes=splits.balanced_classes[:1])
+    message = "fewer than two taxa .* lower sets.shapes.split.balanced.min_images"
+    with pytest.raises(StudyError, match=message):
+        probe_encoder(shared, poor, "pixels + PCA", "balanced")
+
+
+@pytest.mark.parametrize("argument", ["setting", "search", "budget"])
+def test_an_unknown_choice_is_refused_with_the_known_ones(shared, splits, argument):
+    with pytest.raises(StudyError, match=f"{argument} = 'best' is not known, only "):
+        probe_encoder(shared, splits, "pixels + PCA", **{argument: "best"})
+
+
+def test_a_search_probes_no_other_cells(shared, splits):
+    for name in ("diffusion", "SimCLR"):
+        encoder = make_encoder(shared, splits, name)
+        for search, number in (("equal", 3), ("predeclared", 1)):
+            result = probe_encoder(shared, splits, name, search=search)
+            candidates = candidate_cells(encoder, search, shared.profile.probes.candidates)
+            assert cells_of(result.grid) == candidates
+            assert len(candidates) == min(number, len(encoder.layers))
+            assert result.selected in candidates
+            assert "linear" in result.heads
+    predeclared = probe_encoder(shared, splits, "diffusion", search="predeclared")
+    assert predeclared.selected == Cell("up16.resnet1", 20)
+
+
+def test_searches_share_the_regressions_of_the_cells_they_have_in_common(
+    shared, splits, monkeypatch
+):
+    whole = probe_encoder(shared, splits, "diffusion", setting="balanced")
+
+    def refuse_to_fit(*args):
+        raise AssertionError("a regression was fitted")
+
+    for module in (probe_module, logistic_module):
+        monkeypatch.setattr(module, "logistic_path", refuse_to_fit)
+
+    def probe_only(cell):
+        monkeypatch.setattr(probe_module, "candidate_cells", lambda *args: [cell])
+        return probe_encoder(shared, splits, "diffusion", setting="balanced", search="predeclared")
+
+    again = probe_only(whole.selected)
+    assert again.selected == whole.selected
+    assert again.linear.strength == whole.linear.strength
+    assert np.array_equal(again.heads["linear"]["test"], whole.heads["linear"]["test"])
+    fitted = cells_of(whole.finalists)
+    unfitted = next(cell for cell in cells_of(whole.grid) if cell not in fitted)
+    with pytest.raises(AssertionError, match="a regression was fitted"):
+        probe_only(unfitted)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "ViT, labels"])
+def test_test_labels_cannot_change_the_selection(shared, splits, monkeypatch, name):
+    """Labels of test and shifted images are shuffled.
+
+    Training, grid, finalists and selected cell stay as they are.
+    """
+    honest = probe_encoder(shared, splits, name)
+    identity = make_encoder(shared, splits, name).identity
+    true_taxa = Splits.taxa
+    rng = np.random.default_rng(0)
+    held_out = np.concatenate([splits["test"], splits["later"]])
+
+    def shuffled(self, rows):
+        taxa = true_taxa(self, rows)
+        is_held_out = np.isin(rows, held_out)
+        taxa[is_held_out] = rng.permutation(taxa[is_held_out])
+        return taxa
+
+    monkeypatch.setattr(Splits, "taxa", shuffled)
+    monkeypatch.setattr(Splits, "digest", property(lambda self: "shuffled"))
+    again = probe_encoder(shared, splits, name)
+    assert make_encoder(shared, splits, name).identity == identity
+    assert again.selected == honest.selected
+    assert again.linear.strength == honest.linear.strength
+    pd.testing.assert_frame_equal(again.grid, honest.grid)
+    pd.testing.assert_frame_equal(again.finalists, honest.finalists)
+    for head in honest.heads:
+        for part in ("validation", "test"):
+            np.testing.assert_array_equal(
+                again.heads[head][part], honest.heads[head][part], err_msg=head
+            )

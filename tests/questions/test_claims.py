@@ -1,0 +1,261 @@
+"""The rules of the claims, the joining of training seeds, and power, on made-up differences."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from plankton_study.questions import claims
+from plankton_study.questions.claims import BETTER, CLUSTERS, COMPETITIVE, MAPS, Conditions
+
+HALF_WIDTH = 0.03
+Row = tuple[str, str, str, float]
+
+
+def differences(rows: list[Row], half_width: float = HALF_WIDTH, p: float = 0.01) -> pd.DataFrame:
+    """Return the differences (claim, place, rival, value) of one run."""
+    table = pd.DataFrame(rows, columns=["claim", "place", "rival", "value"])
+    table["low"] = table["value"] - half_width
+    table["high"] = table["value"] + half_width
+    return table.assign(n=100, p=p)
+
+
+def word(joined: pd.DataFrame, claim: str, place: str = "") -> str:
+    """Return what the rule says of a claim."""
+    judged = claims.judge(joined, Conditions(synthetic=False, seeds=3, size=64))
+    (said,) = judged[(judged["claim"] == claim) & (judged["place"] == place)]["by the rule"]
+    return said
+
+
+# --- the rules, each on one joined difference
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.029, 0.05, "met"),
+        (-0.031, 0.05, "undecided"),
+        (-0.10, -0.031, "refuted"),
+        (-0.10, -0.029, "undecided"),
+    ],
+)
+def test_competitive_is_judged_by_the_margin(low, high, expected):
+    rows = pd.DataFrame({"value": [(low + high) / 2], "low": [low], "high": [high], "p": [1.0]})
+    assert claims.judge_competitive(rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "p_values", "expected"),
+    [
+        ([0.1, 0.2], [0.01, 0.04], "met"),
+        ([0.1, 0.2], [0.01, 0.06], "undecided"),  # not clearly better than each
+        ([0.1, -0.2], [0.01, 0.04], "refuted"),  # one rival is clearly better
+        ([0.1, -0.2], [0.01, 0.06], "undecided"),
+        ([-0.1, -0.2], [0.2, 0.3], "undecided"),
+    ],
+)
+def test_better_asks_for_every_rival_and_one_may_refute(values, p_values, expected):
+    rows = pd.DataFrame({"value": values, "p": p_values})
+    assert claims.judge_better(rows) == expected
+    assert claims.RULES[CLUSTERS](rows) == expected, "k-means has the same rule"
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [([1.0], "met"), ([0.99], "undecided"), ([0.0], "refuted"), ([1.0, 0.5], "undecided")],
+)
+def test_maps_are_best_only_if_all_near_best_cells_are_of_16_px(shares, expected):
+    assert claims.judge_maps(pd.DataFrame({"value": shares})) == expected
+
+
+# --- one seed
+
+
+def test_one_seed_keeps_its_own_interval():
+    table = differences([(COMPETITIVE, "balanced", "ResNet", 0.02)])
+    joined = claims.join_seeds({0: table})
+    numbers = joined[["value", "low", "high", "p"]].iloc[0].tolist()
+    assert numbers == pytest.approx([0.02, -0.01, 0.05, 0.01])
+    assert joined["freedom"].iloc[0] == np.inf
+    assert joined["error"].iloc[0] == pytest.approx(HALF_WIDTH / 1.959964)
+
+
+def test_p_of_several_rivals_is_corrected_within_a_claim_and_place():
+    rows = [(BETTER, "balanced", "MAE", 0.1), (BETTER, "balanced", "SimCLR", 0.1)]
+    rows += [(BETTER, "natural", "MAE", 0.1)]
+    joined = claims.join_seeds({0: differences(rows, p=0.03)})
+    assert joined["p"].tolist() == pytest.approx([0.06, 0.06, 0.03])
+    assert word(joined, BETTER, "balanced") == "undecided"
+    assert word(joined, BETTER, "natural") == "met"
+
+
+# --- three seeds
+
+
+def test_three_seeds_are_joined_with_the_variation_between_trainings():
+    values = (0.10, 0.12, 0.14)
+    runs = {
+        seed: differences([(BETTER, "balanced", "MAE", value)]) for seed, value in enumerate(values)
+    }
+    (row,) = claims.join_seeds(runs).to_dict("records")
+    between = 0.02 / 3**0.5
+    error = np.hypot(HALF_WIDTH / 1.959964, between)
+    freedom = 2 * (error / between) ** 4
+    reach = stats.t.ppf(0.975, freedom) * error
+    assert row["value"] == pytest.approx(0.12)
+    assert (row["low"], row["high"]) == pytest.approx((0.12 - reach, 0.12 + reach))
+    assert row["p"] == pytest.approx(2 * stats.t.sf(0.12 / error, freedom))
+    assert (row["error"], row["freedom"]) == pytest.approx((error, freedom))
+
+
+def test_seeds_that_agree_decide_and_seeds_that_do_not_leave_it_open():
+    runs = {}
+    for seed, (steady, shaky) in enumerate([(0.02, -0.1), (0.02, 0.1), (0.02, 0.0)]):
+        rows = [(COMPETITIVE, "balanced", "ResNet", steady)]
+        runs[seed] = differences([*rows, (COMPETITIVE, "natural", "ResNet", shaky)])
+    joined = claims.join_seeds(runs)
+    assert word(joined, COMPETITIVE, "balanced") == "met"
+    assert word(joined, COMPETITIVE, "natural") == "undecided"
+
+
+def test_one_seed_with_other_maps_leaves_the_claim_about_maps_open():
+    shares = (1.0, 1.0, 0.5)
+    runs = {
+        seed: differences([(MAPS, "", claims.ALL_OTHER_MAPS, share)], half_width=0)
+        for seed, share in enumerate(shares)
+    }
+    assert word(claims.join_seeds(runs), MAPS) == "undecided"
+    same = {seed: runs[0] for seed in range(3)}
+    joined = claims.join_seeds(same)
+    assert word(joined, MAPS) == "met"
+    assert joined[["low", "high"]].iloc[0].tolist() == [1.0, 1.0]
+
+
+def test_the_supervised_rival_may_be_another_one_in_another_seed():
+    runs = {
+        seed: differences([(COMPETITIVE, "balanced", rival, 0.02)])
+        for seed, rival in enumerate(["ResNet", "ViT", "ResNet"])
+    }
+    joined = claims.join_seeds(runs)
+    assert joined["rival"].tolist() == ["ResNet or ViT"]
+    assert claims.incomplete_rivals(runs) == []
+
+
+def test_a_difference_that_one_seed_lacks_is_left_out_and_named():
+    rows = [(BETTER, "natural", "MAE", -0.1)]
+    runs = {seed: differences(rows) for seed in range(3)}
+    runs[1] = differences([*rows, (BETTER, "natural", "VICReg", 0.5)])
+    joined = claims.join_seeds(runs)
+    assert joined["rival"].tolist() == ["MAE"]
+    assert claims.incomplete_rivals(runs) == ["VICReg"]
+    assert word(joined, BETTER, "natural") == "refuted"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(-0.3, 0.3), min_size=2, max_size=5),
+    st.floats(0.001, 0.1),
+)
+def test_joined_intervals_hold_the_mean_and_are_never_narrower_than_one_run(values, half_width):
+    runs = {
+        seed: differences([(COMPETITIVE, "natural", "ResNet", value)], half_width)
+        for seed, value in enumerate(values)
+    }
+    (row,) = claims.join_seeds(runs).to_dict("records")
+    assert row["low"] <= row["value"] <= row["high"]
+    assert row["value"] == pytest.approx(np.mean(values))
+    assert row["high"] - row["low"] >= 2 * half_width - 1e-9
+    assert 0 <= row["p"] <= 1
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize(
+    ("conditions", "claim", "reasons"),
+    [
+        (Conditions(synthetic=False, seeds=3, size=64), MAPS, []),
+        (Conditions(synthetic=True, seeds=3, size=64), BETTER, ["synthetic images"]),
+        (Conditions(synthetic=False, seeds=1, size=64), BETTER, ["one training seed, 3 needed"]),
+        (
+            Conditions(synthetic=False, seeds=2, size=64),
+            BETTER,
+            ["2 training seeds, 3 needed"],
+        ),
+        (Conditions(synthetic=False, seeds=3, size=32), MAPS, ["images of 32 px, 64 needed"]),
+        (Conditions(synthetic=False, seeds=3, size=32), BETTER, []),
+    ],
+)
+def test_what_speaks_against_a_verdict(conditions, claim, reasons):
+    assert conditions.against_verdict(claim) == reasons
+
+
+def test_a_verdict_is_passed_or_says_why_not():
+    rows = [(MAPS, "", claims.ALL_OTHER_MAPS, 1.0), (COMPETITIVE, "balanced", "ResNet", 0.05)]
+    joined = claims.join_seeds({seed: differences(rows, half_width=0.01) for seed in range(3)})
+    judged = claims.judge(joined, Conditions(synthetic=False, seeds=3, size=32))
+    verdicts = dict(zip(judged["claim"], judged["verdict"], strict=True))
+    assert verdicts[MAPS] == "not judged (images of 32 px, 64 needed)"
+    assert verdicts[COMPETITIVE] == "supported"
+    assert verdicts[claims.GEOGRAPHY] == "not judged (no such set)"
+    assert claims.count_words(judged["by the rule"]) == "2 met, 0 refuted, 0 undecided"
+    assert claims.count_verdicts(judged["verdict"]) == "1 supported"
+    assert claims.count_verdicts(["not judged (x)"]) == "none"
+
+
+def test_the_ledger_shows_each_difference_and_the_smallest_that_would_be_found():
+    rows = [(BETTER, "natural", "SimCLR", -0.07), (BETTER, "natural", "MAE", 0.058)]
+    joined = claims.join_seeds({0: differences(rows)})
+    judged = claims.judge(joined, Conditions(synthetic=False, seeds=1, size=32))
+    ledger = claims.ledger_table(joined, judged)
+    line = ledger.iloc[0]
+    assert line["claim"] == "better than self-supervised (natural)"
+    shown = "−7.0 [−10.0, −4.0] to SimCLR; +5.8 [2.8, 8.8] to MAE"
+    assert line["statistic (95 %)"] == shown
+    smallest = 100 * (1.959964 + 0.841621) * HALF_WIDTH / 1.959964
+    assert line["smallest difference found (points)"] == "; ".join([f"{smallest:.1f}"] * 2)
+    assert ledger["claim"].iloc[-1] == claims.GEOGRAPHY
+
+
+# --- power
+
+
+@pytest.mark.parametrize("freedom", [np.inf, 4.0])
+def test_the_smallest_difference_is_found_four_times_out_of_five(freedom):
+    rng = np.random.default_rng(0)
+    error = 0.02
+    true_difference = claims.smallest_difference(error, freedom)
+    draws = 200_000
+    if np.isinf(freedom):
+        estimated_error = np.full(draws, error)
+    else:
+        estimated_error = error * np.sqrt(rng.chisquare(freedom, draws) / freedom)
+    estimates = rng.normal(true_difference, error, draws)
+    is_found = estimates / estimated_error > stats.t.ppf(0.975, freedom)
+    assert is_found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+# --- what the claims rest on, in a real run
+
+
+def test_the_claims_of_a_run_rest_on_differences_at_all_places(shared):
+    from plankton_study.images.splits import make_splits
+    from plankton_study.probes.judging import evaluate
+
+    splits = make_splits(shared, "shapes")
+    table = claims.claim_differences(shared, {"shapes": splits})
+    assert set(table["claim"]) == {MAPS, COMPETITIVE, BETTER, CLUSTERS}
+    assert set(table["place"]) == {"", "balanced", "natural", "shapes: later"}
+    better = table[table["claim"] == BETTER]
+    assert set(better["rival"]) == {"SimCLR", "VICReg", "MAE"}
+    places = {place.name: place for place in claims.places(shared, {"shapes": splits})}
+    away = places["shapes: later"]
+    gain = evaluate(
+        shared, splits, away.results["diffusion"], "later", minus=away.results["SimCLR"]
+    )
+    is_row = (better["place"] == "shapes: later") & (better["rival"] == "SimCLR")
+    assert better[is_row]["value"].item() == gain["macro_f1"].value
+    clusters = table[table["claim"] == CLUSTERS]
+    assert not any("labels" in rival for rival in clusters["rival"])

@@ -1,0 +1,167 @@
+"""Profiles: what is accepted, what is refused, and how it is said."""
+
+from pathlib import Path
+
+import pytest
+
+from plankton_study.run.errors import StudyError
+from plankton_study.run.profile import PROFILES, read_profile
+from plankton_study.run.schema import BASIC_ENCODERS, Profile
+
+
+def write_profile(folder: Path, text: str, name: str = "changed") -> str:
+    """Write a profile and return its path, as a user would give it."""
+    file = folder / f"{name}.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def read_changed_demo(folder: Path, changes: str) -> Profile:
+    return read_profile(write_profile(folder, f'extends = "demo"\n{changes}'))
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.toml")))
+def test_every_profile_of_the_package_is_valid(name):
+    profile = read_profile(name)
+    assert profile.name == name and profile.sets
+
+
+# --- a profile that extends another
+
+
+def test_extends_changes_a_few_keys_and_keeps_the_rest(tmp_path):
+    changed = read_changed_demo(tmp_path, "[training]\nimages_seen = 99\n")
+    demo = read_profile("demo")
+    assert changed.name == "changed" and changed.training.images_seen == 99
+    assert changed.unet == demo.unet
+    assert changed.training.learning_rate == demo.training.learning_rate
+
+
+def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
+    changed = read_changed_demo(tmp_path, '[sets.birds]\nsource = "/somewhere"\n')
+    assert list(changed.sets) == ["birds"]
+
+
+def test_a_profile_may_leave_out_transfers_of_its_parent(tmp_path):
+    assert read_profile("demo").transfers
+    assert not read_changed_demo(tmp_path, "[transfers]\nflowcam_wheel = false").transfers
+
+
+def test_a_profile_may_leave_out_encoders_of_its_parent(tmp_path):
+    fewer_text = 'extends = "demo"\n[encoders]\n"MAE" = false\n"SimCLR" = { crop = 0.2 }\n'
+    again_text = 'extends = "fewer.toml"\n[encoders."MAE"]\nkind = "mae"\nnetwork = "vit"\n'
+    fewer = read_profile(write_profile(tmp_path, fewer_text, "fewer")).encoders
+    again = read_profile(write_profile(tmp_path, again_text, "again")).encoders
+    demo = read_profile("demo").encoders
+    assert set(demo) - set(fewer) == {"MAE"} and fewer["SimCLR"].crop == 0.2
+    assert again["MAE"].kind == "mae" and set(again) == set(demo)
+
+
+def test_a_profile_adds_encoders_and_changes_those_it_inherits(tmp_path):
+    changes = '[encoders.SimCLR]\nbatch_size = 8\n[encoders."two words"]\nkind = "mae"'
+    changed, demo = read_changed_demo(tmp_path, changes).encoders, read_profile("demo").encoders
+    assert list(changed) == [*demo, "two words"]
+    assert list(demo)[:3] == list(BASIC_ENCODERS) == ["diffusion", "random U-Net", "pixels + PCA"]
+    assert changed["SimCLR"] == demo["SimCLR"].model_copy(update={"batch_size": 8})
+
+
+def test_paths_in_a_profile_start_at_its_own_folder(tmp_path, monkeypatch):
+    for folder in ("images", "model"):
+        (tmp_path / folder).mkdir()
+    changes = """
+        [sets.own]
+        source = "images"
+        [unet]
+        pretrained = "model"
+        [encoders.x]
+        kind = "pretrained"
+        folder = "model"
+    """
+    monkeypatch.chdir("/")
+    profile = read_changed_demo(tmp_path, changes)
+    model = str((tmp_path / "model").resolve())
+    assert profile.sets["own"].source == str((tmp_path / "images").resolve())
+    assert profile.unet.pretrained == profile.encoders["x"].folder == model
+    # there is no such folder: a name of the Hub
+    assert profile.encoders["CLIP"].folder == "openai/clip-vit-base-patch32"
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("[training]\nimage_seen = 5", ["training.image_seen", "images_seen"]),
+        ("[images]\nsize = 'big'", ["images.size", "'big'"]),
+        ("[features]\npooling = 'max'", ["features.pooling", "mean_std"]),
+        ("[features]\ntimesteps = [2000]", ["features.timesteps", "999"]),
+        ("[unet]\nchannels = [30]", ["unet.channels", "groups"]),
+        ("[sets.x.split]\ntests = 0.2", ["sets.x.split.tests", "test"]),
+        ("nonsense = 1", ["nonsense", "training"]),
+        ("[training", ["TOML"]),
+        ("[sets.synthetic.split.shifts]\ntest = {}", ["shifts", "test", "another part"]),
+        ("[unet]\nattention = [7]", ["unet.attention", "7", "32"]),
+        ("[probes]\nridge = []", ["probes.ridge", "at least 1"]),
+        ("[probes]\nlogistic = [0.0]", ["probes.logistic", "greater than 0"]),
+        ("[probes]\ncandidates = 0", ["probes.candidates", "greater than or equal to 1"]),
+        ("[vit]\npatch = 5", ["vit.patch", "images.size"]),
+        ("[vit]\nheads = 3", ["vit.heads", "vit.width"]),
+        ("[resnet]\nwidths = [8, 16]", ["resnet.widths", "resnet.depths"]),
+        ("[encoders.x]\nkind = 'gan'", ["encoders.x.kind", "'simclr'", "'gan'"]),
+        ("[encoders.x]\nnetwork = 'unet'", ["encoders.x.kind", "required"]),
+        ("[encoders.x]\nkind = 'mae'\nmasks = 0.5", ["encoders.x.masks", "mask,"]),
+        (
+            "[encoders.x]\nkind = 'simclr'\nnetwork = 'unet'",
+            ["encoders.x", "network", "'resnet' or 'vit'"],
+        ),
+        (
+            "[encoders.x]\nkind = 'vicreg'\nnetwork = 'unet'",
+            ["encoders.x", "network", "'resnet' or 'vit'"],
+        ),
+        (
+            "[encoders.x]\nkind = 'labels'\nstart = 'denoiser'",
+            ["encoders.x", "network = 'unet'", "denoiser"],
+        ),
+        ("[encoders.x]\nkind = 'pretrained'", ["encoders.x", "'pretrained' needs a folder"]),
+    ],
+)
+def test_wrong_changes_are_refused_in_one_sentence(tmp_path, changes, words):
+    assert_is_refused(tmp_path, f'extends = "demo"\n{changes}', [*words, "changed.toml"])
+
+
+def test_a_profile_without_sets_is_refused_in_one_sentence(tmp_path):
+    assert_is_refused(tmp_path, "title = 'x'\nsets = {}", ["sets", "at least 1", "changed.toml"])
+
+
+def test_a_profile_that_extends_a_missing_one_is_refused_in_one_sentence(tmp_path):
+    assert_is_refused(tmp_path, "extends = 'nowhere'", ["no profile 'nowhere'", "demo"])
+    assert_is_refused(tmp_path, "extends = 'nowhere.toml'", ["'nowhere.toml'", "changed.toml"])
+
+
+def assert_is_refused(folder: Path, text: str, words: list[str]) -> None:
+    profile = write_profile(folder, text)
+    with pytest.raises(StudyError) as error:
+        read_profile(profile)
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in words)
+
+
+def test_a_profile_in_another_encoding_is_one_sentence(tmp_path):
+    text = 'extends = "demo"\ntitle = "Méduses"'
+    (tmp_path / "changed.toml").write_bytes(text.encode("cp1252"))
+    with pytest.raises(StudyError, match=r"changed\.toml is not valid TOML in UTF-8"):
+        read_profile(str(tmp_path / "changed.toml"))
+
+
+def test_a_circle_of_profiles_is_refused(tmp_path):
+    write_profile(tmp_path, 'extends = "b.toml"', "a")
+    write_profile(tmp_path, 'extends = "a.toml"', "b")
+    with pytest.raises(StudyError, match="itself"):
+        read_profile(str(tmp_path / "a.toml"))
+
+
+def test_a_profile_may_not_take_the_name_of_one_of_the_package(tmp_path):
+    profile = write_profile(tmp_path, 'extends = "smoke"', "demo")
+    with pytest.raises(StudyError, match="rename"):
+        read_profile(profile)

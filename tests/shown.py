@@ -1,0 +1,23 @@
+"""The examples that README and the guide show, as a reader copies them."""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def guide_text() -> str:
+    """Return the words of the guide notebook."""
+    cells = nbformat.read(ROOT / "notebooks" / "guide.ipynb", 4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of one language in a Markdown text."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+PROFILES = blocks(README, "toml") + blocks(guide_text(), "toml")

@@ -1,0 +1,152 @@
+"""The cache names the code that shapes a result: traced in real runs of every stage.
+
+If a module that computed something is not named, an edit of it would leave stale results. If one
+is named that computes nothing, an edit would retrain for nothing.
+"""
+
+import ast
+import json
+import sys
+import threading
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import write_study
+from transformers import ResNetConfig, ResNetModel
+
+from plankton_study.features import encoders
+from plankton_study.images.collection import load_collection
+from plankton_study.images.splits import make_splits
+from plankton_study.probes import scaling
+from plankton_study.probes.probe import probe_encoder
+from plankton_study.questions.clusters import cluster_encoder
+from plankton_study.questions.few_labels import probe_few_labels
+from plankton_study.run import cache
+from plankton_study.run.files import PACKAGE
+
+#: rooms and modules that can run without changing a number: messages, files, settings
+CANNOT_SHAPE = (
+    "run.errors",
+    "run.files",
+    "run.progress",
+    "run.machine",
+    "run.cache",
+    "run.study",
+    "run.schema",
+    "run.profile",
+)
+
+
+class Tracer:
+    """Records which modules of the package run while a stage makes its result."""
+
+    def __init__(self) -> None:
+        self.ran: dict[str, set[str]] = defaultdict(set)
+        self.named: dict[str, set[str]] = defaultdict(set)
+        self.stages: list[str] = []
+
+    def record(self, frame, event, argument) -> None:
+        if event == "call" and self.stages:
+            file = Path(frame.f_code.co_filename)
+            if file.is_relative_to(PACKAGE):
+                module = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+                self.ran[self.stages[-1]].add(module)
+
+    @contextmanager
+    def during(self, stage: str):
+        self.stages.append(stage)
+        sys.setprofile(self.record)
+        threading.setprofile(self.record)
+        try:
+            yield
+        finally:
+            self.stages.pop()
+            if not self.stages:
+                sys.setprofile(None)
+                threading.setprofile(None)
+
+    def keep(self, study, stage, inputs, code, make, resume=False):
+        self.named[stage] |= set(code)
+
+        def traced_make(folder):
+            with self.during(stage):
+                make(folder)
+
+        return REAL_KEEP(study, stage, inputs, code, traced_make, resume)
+
+
+REAL_KEEP = cache.keep
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory, shapes):
+    """The tracer, after every stage of a small study has run once."""
+    tracer = Tracer()
+    folder = tmp_path_factory.mktemp("traced")
+    brief = {"images_seen = 320": "images_seen = 32"}
+    more = "[transfers.synthetic]\nimages = 200\n[labels]\ncounts = [1]\ndraws = 1\n"
+    more += f'[encoders.elsewhere]\nkind = "pretrained"\nfolder = "{folder / "model"}"\n'
+    save_vision_model(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("plankton_study.") and getattr(module, "keep", None) is REAL_KEEP:
+                patch.setattr(module, "keep", tracer.keep)
+        patch.setattr(scaling, "BLOCK_ROWS", 7)  # so that features are read again and again
+        study = write_study(folder / "test.toml", shapes, patch, folder / "cache", brief, more)
+        load_collection(study, "synthetic")
+        splits = make_splits(study, "shapes")
+        for name in study.profile.encoders:
+            probe_encoder(study, splits, name)
+        cluster_encoder(study, splits, "pixels + PCA")
+        probe_few_labels(study, splits, "pixels + PCA")
+    # an encoder names its own code in its identity, which is part of the key
+    tracer.named["bank"] |= set(encoders.SHAPED_BY)
+    return tracer
+
+
+def save_vision_model(folder: Path) -> None:
+    """Save a small vision model, as the Hub has large ones."""
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
+    ResNetModel(config).save_pretrained(folder)
+    settings = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def has_functions(module: str) -> bool:
+    nodes = ast.walk(ast.parse(cache.SOURCES[module]))
+    return any(isinstance(node, ast.FunctionDef) for node in nodes)
+
+
+STAGES = [
+    "synthetic",
+    "collection",
+    "splits",
+    "denoiser",
+    "encoder",
+    "bank",
+    "probe",
+    "logistic",
+    "clusters",
+    "few_labels",
+]
+
+
+def test_every_stage_was_traced(traced):
+    assert set(traced.named) == set(STAGES) == set(traced.ran)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_module_that_shaped_the_numbers_is_missing(traced, stage):
+    assert traced.ran[stage] - set(CANNOT_SHAPE) <= traced.named[stage]
+
+
+#: it runs when an encoder is made, before its features are extracted
+RUNS_EARLIER = {"features.taps"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_module_is_named_in_vain(traced, stage):
+    computing = {module for module in traced.named[stage] if has_functions(module)}
+    assert computing - RUNS_EARLIER <= traced.ran[stage]
