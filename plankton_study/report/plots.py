@@ -37,7 +37,8 @@ def plot_estimates(table: pd.DataFrame, xlabel: str) -> Figure:
         _draw_panel(ax, table[table["panel"] == panel], names, looks)
         ax.set(title=panel, xlabel=xlabel)
     if table.empty:
-        axes[0, 0].set(title=NOT_ASKED_FOR, xticks=[])
+        axes[0, 0].set(title=NOT_ASKED_FOR)
+        axes[0, 0].set_axis_off()
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].invert_yaxis()
     handles = [
