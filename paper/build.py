@@ -14,7 +14,7 @@ import publishing
 import typst
 from agreement import AGAIN
 
-from plankton_study.probes.metrics import number_text
+from plankton_study.probes.intervals import number_text
 from plankton_study.report.stored import JOINED_RESULTS, PAPER, StoredRun
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from shown import ROOT
+from examples import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERED = [path for path in NOTEBOOKS if path.stem[0].isdigit()]

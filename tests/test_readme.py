@@ -1,11 +1,11 @@
-"""README and the guide: short, true, and their examples run. Profiles: test_shown_profiles.py."""
+"""README and the guide: short, true, and their examples run. Profiles: test_example_profiles.py."""
 
 import re
 from pathlib import Path
 
+import examples
 import pytest
-import shown
-from shown import README, ROOT
+from examples import README, ROOT
 
 from plankton_study.questions.claims import BETTER, COMPETITIVE, claim_title
 from plankton_study.report.stored import StoredRun
@@ -48,14 +48,16 @@ def is_there(folder: Path, link: str) -> bool:
 
 
 def test_every_target_that_is_shown_exists():
-    targets = set(re.findall(r"\bmake ([a-z]+)\b", README + shown.guide_text()))
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", README + examples.guide_text()))
     rules = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert {"paper", "lab", "test", "pdf", "publish", "compare", "site"} <= targets
     assert [name for name in targets if not re.search(rf"^{name}:", rules, re.M)] == []
 
 
 def test_stored_numbers_are_read_as_the_guide_shows(monkeypatch):
-    (code,) = [block for block in shown.blocks(shown.guide_text(), "python") if "run." in block]
+    (code,) = [
+        block for block in examples.blocks(examples.guide_text(), "python") if "run." in block
+    ]
     monkeypatch.chdir(ROOT)
     names: dict[str, object] = {"Path": Path}
     *statements, expression = code.strip().splitlines()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from plankton_study.features.encoder import Cell, Encoder
+from plankton_study.features.interface import Cell, Encoder
 from plankton_study.features.pooling import VECTORS
 from plankton_study.images.collection import Collection
 from plankton_study.images.splits import Splits
@@ -22,7 +22,7 @@ from plankton_study.run.progress import progress
 from plankton_study.run.study import Study
 
 #: modules whose code shapes a bank, in addition to those in the encoder's identity
-SHAPED_BY = ("features.bank", "features.encoder")
+SHAPED_BY = ("features.bank", "features.interface")
 FLOAT_BYTES = 4
 
 

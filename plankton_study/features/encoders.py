@@ -10,8 +10,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from sklearn.decomposition import PCA
 
-from plankton_study.features.encoder import HEAD, Cell
 from plankton_study.features.hooks import tapped
+from plankton_study.features.interface import HEAD, Cell
 from plankton_study.features.noise import add_noise
 from plankton_study.features.taps import Tap, find_taps
 from plankton_study.models.batches import to_input

@@ -1,6 +1,6 @@
 """Creating encoders by name.
 
-To add your own encoder, write a class with the members of `encoder.Encoder` and register a
+To add your own encoder, write a class with the members of `interface.Encoder` and register a
 function that creates it: `ENCODERS["mine"] = make_mine`. A pretrained model needs no code: add a
 table `[encoders."…"]` with `kind = "pretrained"` to the profile.
 """
@@ -8,13 +8,13 @@ table `[encoders."…"]` with `kind = "pretrained"` to the profile.
 from collections.abc import Callable
 from functools import partial
 
-from plankton_study.features.encoder import Encoder
 from plankton_study.features.encoders import (
     DiffusionEncoder,
     NetworkEncoder,
     PixelEncoder,
     enlarge_and_normalise,
 )
+from plankton_study.features.interface import Encoder
 from plankton_study.images.splits import Splits
 from plankton_study.models.batches import to_input
 from plankton_study.models.denoiser import initial_unet, trained_denoiser

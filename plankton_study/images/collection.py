@@ -125,7 +125,7 @@ def _set_config(study: Study, name: str) -> DataSet:
 
 
 def _draw_synthetic_images(study: Study, images: int) -> Path:
-    inputs = {"images": images, "seed": 0, "nature": digest(synthetic.NATURE)}
+    inputs = {"images": images, "seed": 0, "parameters": digest(synthetic.PARAMETERS)}
     draw = partial(synthetic.write_images, images=images, seed=0)
     return keep(study, "synthetic", inputs, synthetic.SHAPED_BY, draw)
 

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
 from plankton_study.features.bank import FeatureBank, extract_features
-from plankton_study.features.encoder import HEAD, Cell, Encoder
+from plankton_study.features.interface import HEAD, Cell, Encoder
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
@@ -42,16 +42,17 @@ BUDGETS = ("images", "flops")
 SHAPED_BY = (
     "probes.probe",
     "probes.logistic",
+    "probes.intervals",
     "probes.metrics",
     "probes.ridge",
     "probes.scaling",
     "probes.selection",
     "features.bank",
-    "features.encoder",
+    "features.interface",
     "images.splits",
 )
 #: modules whose code turns features and labels into the regressions of one cell
-PATH_SHAPED_BY = ("probes.logistic", "probes.scaling", "features.bank", "features.encoder")
+PATH_SHAPED_BY = ("probes.logistic", "probes.scaling", "features.bank", "features.interface")
 
 
 def probe_encoder(
@@ -131,6 +132,24 @@ def read_features(
     base = splits.base or splits
     encoder = make_encoder(study, base, name, setting, budget)
     return encoder, extract_features(study, encoder, base, base.evaluated)
+
+
+def best_ridge_accuracy(
+    study: Study, splits: Splits, encoder: Encoder, setting: str = "natural"
+) -> tuple[float, float]:
+    """Return the best validation accuracy of ridge on an encoder's cells, and its standard error.
+
+    It needs no probe result, so it is a fast score for encoders that are only ranked.
+    """
+    parts = probed_parts(splits, setting)
+    rows = {part: parts[part] for part in ("train", "validation")}
+    taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
+    bank = extract_features(study, encoder, splits, np.union1d(*rows.values()))
+    cells = candidate_cells(encoder, "all", 0)
+    grid = ridge_grid(bank, cells, rows, taxa, study.profile.probes)
+    groups = splits.groups(rows["validation"])
+    certainty = near_best(grid.is_right, groups, study.profile.probes.draws)
+    return float(grid.table["accuracy"].max()), certainty.standard_error
 
 
 @dataclass(frozen=True)

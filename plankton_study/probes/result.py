@@ -1,4 +1,4 @@
-"""The result of a probe: the fitted model, the selected cell, and the predictions for each part."""
+"""The result of a probe: the fitted model, the selection, its predictions, and their evaluation."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +9,14 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import Cell, Encoder
+from plankton_study.features.interface import Cell, Encoder
+from plankton_study.images.splits import Splits
+from plankton_study.probes import metrics
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.scaling import ScaledFeatures, Scaler
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json, write_json
+from plankton_study.run.study import Study
 
 
 @dataclass(frozen=True)
@@ -226,3 +230,43 @@ class ProbeResult:
         """
         linear = {part: self.probabilities(banks[part], rows) for part, rows in parts.items()}
         return replace(self, rows=parts, heads={"linear": linear})
+
+
+def evaluate(
+    study: Study,
+    splits: Splits,
+    result: ProbeResult,
+    part: str,
+    head: str = "linear",
+    adjusted: bool = False,
+    minus: ProbeResult | None = None,
+    taxa: tuple[str, ...] | None = None,
+) -> dict[str, Estimate]:
+    """Return accuracy, macro_f1 and balanced_accuracy of a part with 95 % intervals.
+
+    Args:
+        study: provides the number of bootstrap draws.
+        splits: splits of the part's images; their groups are resampled.
+        result: the result of a probe.
+        part: a key of `result.rows`.
+        head, adjusted: see `ProbeResult.named`.
+        minus: another encoder's result; the estimates are then paired differences to it.
+        taxa: evaluate only these taxa, see `metrics.scores`.
+
+    Raises:
+        ValueError: the two results are for different images.
+    """
+    rows = result.rows[part]
+    other_predictions = None
+    if minus is not None:
+        if not np.array_equal(rows, minus.rows[part]):
+            raise ValueError("paired differences need the same images")
+        other_predictions = minus.named(part, head, adjusted)
+    return metrics.estimates(
+        truth=splits.taxa(rows).astype(str),
+        predicted=result.named(part, head, adjusted),
+        groups=splits.groups(rows),
+        draws=study.profile.probes.draws,
+        minus=other_predictions,
+        taxa=taxa,
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import Cell
+from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
 from plankton_study.probes.scaling import in_blocks, scaled_features
 from plankton_study.run.progress import progress

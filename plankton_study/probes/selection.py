@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from plankton_study.features.encoder import HEAD, Cell, Encoder
+from plankton_study.features.interface import HEAD, Cell, Encoder
 from plankton_study.images.splits import Splits
-from plankton_study.probes import metrics
+from plankton_study.probes import intervals
 
 SETTINGS = ("natural", "balanced")
 SEARCHES = ("all", "equal", "predeclared")
@@ -91,7 +91,7 @@ def near_best(is_right: np.ndarray, groups: np.ndarray, draws: int) -> NearBest:
         groups: (n,) codes of the groups that are resampled as a whole.
         draws: number of bootstrap draws.
     """
-    weights = metrics.resample(groups, draws, seed=1)
+    weights = intervals.resample(groups, draws, seed=1)
     drawn = weights @ is_right.T.astype(float) / weights.sum(axis=1, keepdims=True)
     accuracy = is_right.mean(axis=1)
     best = accuracy.argmax()

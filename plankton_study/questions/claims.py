@@ -23,9 +23,8 @@ from scipy.stats import norm, t
 
 from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
-from plankton_study.probes import metrics
+from plankton_study.probes import intervals
 from plankton_study.probes.probe import probe_encoder
-from plankton_study.questions.away.other_sets import coarse_results, crossings
 from plankton_study.questions.clusters import cluster_encoder
 from plankton_study.questions.compare import (
     Results,
@@ -33,6 +32,7 @@ from plankton_study.questions.compare import (
     compare_encoders,
     differences,
 )
+from plankton_study.questions.shift.other_sets import coarse_results, crossings
 from plankton_study.run.study import Study
 
 MAPS = "16 × 16 maps are best"
@@ -121,12 +121,12 @@ def claim_differences(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _line(claim: str, place: str, rival: str, estimate: metrics.Estimate) -> dict[str, Any]:
+def _line(claim: str, place: str, rival: str, estimate: intervals.Estimate) -> dict[str, Any]:
     numbers = {key: getattr(estimate, key) for key in NUMBERS}
     return {"claim": claim, "place": place, "rival": rival, **numbers}
 
 
-def _macro_f1_differences(study: Study, place: Place) -> dict[str, metrics.Estimate]:
+def _macro_f1_differences(study: Study, place: Place) -> dict[str, intervals.Estimate]:
     table = differences(study, place.splits, place.results, place.part)
     table = table[table["metric"] == "macro-F1"]
     return dict(zip(table["encoder"], table["estimate"], strict=True))
@@ -137,7 +137,7 @@ def _share_of_best_maps(study: Study, splits: Splits) -> dict[str, Any]:
     grid = probe_encoder(study, splits, "diffusion").grid
     sides = grid["resolution"][grid["near_best_equal_width"]]
     share = float((sides == BEST_SIDE).mean())
-    estimate = metrics.Estimate(share, share, share, len(sides), p=1.0)
+    estimate = intervals.Estimate(share, share, share, len(sides), p=1.0)
     return _line(MAPS, "", ALL_OTHER_MAPS, estimate)
 
 
@@ -182,7 +182,7 @@ def join_seeds(runs: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
         ]
     )
     by_place = joined.groupby(["claim", "place"], sort=False)["p"]
-    joined["p"] = by_place.transform(lambda p: metrics.holm(p.to_numpy(dtype=float)))
+    joined["p"] = by_place.transform(lambda p: intervals.holm(p.to_numpy(dtype=float)))
     return joined
 
 
@@ -371,7 +371,7 @@ def statistic_text(differences: pd.DataFrame) -> str:
         return f"{share:.0%} of the cells within one standard error are of {BEST_SIDE} px"
     texts = []
     for row in differences.to_dict("records"):
-        estimate = metrics.Estimate(row["value"], row["low"], row["high"], 0, p=row["p"])
+        estimate = intervals.Estimate(row["value"], row["low"], row["high"], 0, p=row["p"])
         texts.append(f"{estimate.text()} to {row['rival']}")
     return "; ".join(texts)
 
@@ -380,7 +380,7 @@ def _power_text(differences: pd.DataFrame) -> str:
     if differences.empty or differences["claim"].iloc[0] == MAPS:
         return ""
     texts = [
-        metrics.number_text(100 * smallest_difference(row["error"], row["freedom"]), 1)
+        intervals.number_text(100 * smallest_difference(row["error"], row["freedom"]), 1)
         for row in differences.to_dict("records")
     ]
     return "; ".join(texts)

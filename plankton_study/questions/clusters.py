@@ -9,10 +9,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import HEAD, Cell
+from plankton_study.features.interface import HEAD, Cell
 from plankton_study.images.splits import Splits
-from plankton_study.probes import metrics
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes import intervals
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.scaling import scaled_features
 from plankton_study.probes.selection import cells_of, probed_parts
@@ -23,11 +23,11 @@ from plankton_study.run.study import Study
 #: modules whose code turns features into clusters
 SHAPED_BY = (
     "questions.clusters",
-    "probes.metrics",
+    "probes.intervals",
     "probes.scaling",
     "probes.selection",
     "features.bank",
-    "features.encoder",
+    "features.interface",
     "images.splits",
 )
 
@@ -67,12 +67,12 @@ class Clusters(NamedTuple):
 
     def estimate(self, measure: str) -> Estimate:
         """Return an agreement measure with its 95 % interval."""
-        return metrics.percentiles(self.agreement[measure], len(self.rows))
+        return intervals.percentiles(self.agreement[measure], len(self.rows))
 
     def difference(self, other: "Clusters", measure: str = "NMI") -> Estimate:
         """Return a measure minus that of another encoder on the same images."""
         drawn = self.agreement[measure] - other.agreement[measure]
-        return metrics.percentiles(drawn, len(self.rows), is_difference=True)
+        return intervals.percentiles(drawn, len(self.rows), is_difference=True)
 
 
 def cluster_encoder(study: Study, splits: Splits, name: str) -> Clusters:
@@ -177,7 +177,7 @@ def draw_agreement(
     Returns:
         Measure → (1 + draws,): the mean over restarts, then its draws.
     """
-    weights = metrics.resample(groups, draws).astype(int)
+    weights = intervals.resample(groups, draws).astype(int)
     agreement = {}
     for name, measure in AGREEMENT.items():
         value = np.mean([measure(truth, of_restart) for of_restart in labels])

@@ -14,11 +14,10 @@ from plankton_study.features.registry import (
     why_unavailable,
 )
 from plankton_study.images.splits import Splits
-from plankton_study.probes import metrics
-from plankton_study.probes.judging import best_ridge_accuracy, evaluate
-from plankton_study.probes.metrics import Estimate, MeanWithError
-from plankton_study.probes.probe import probe_encoder
-from plankton_study.probes.result import ProbeResult
+from plankton_study.probes import intervals
+from plankton_study.probes.intervals import Estimate, MeanWithError
+from plankton_study.probes.probe import best_ridge_accuracy, probe_encoder
+from plankton_study.probes.result import ProbeResult, evaluate
 from plankton_study.run.errors import StudyError
 from plankton_study.run.study import Study
 
@@ -159,7 +158,7 @@ def differences(study: Study, splits: Splits, results: Results, part: str) -> pd
 def _corrected_within_metric(table: pd.DataFrame) -> pd.Series:
     p_values = table["estimate"].map(_p_value)
     by_metric = p_values.groupby(table["metric"])
-    return by_metric.transform(lambda p: metrics.holm(p.to_numpy(dtype=float)))
+    return by_metric.transform(lambda p: intervals.holm(p.to_numpy(dtype=float)))
 
 
 def _p_value(estimate: Estimate) -> float | None:

@@ -14,8 +14,8 @@ from plankton_study.features.registry import diffusion_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.models.pretrained import open_denoiser
 from plankton_study.models.training import images_to_see, training_cost
-from plankton_study.probes.judging import best_ridge_accuracy
-from plankton_study.probes.metrics import MeanWithError
+from plankton_study.probes.intervals import MeanWithError
+from plankton_study.probes.probe import best_ridge_accuracy
 from plankton_study.run.schema import UNet
 from plankton_study.run.study import Study
 

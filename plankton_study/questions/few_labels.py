@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import Cell
+from plankton_study.features.interface import Cell
 from plankton_study.images.splits import Splits, draw_labels
-from plankton_study.probes import metrics
+from plankton_study.probes import intervals, metrics
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.logistic import logistic_path
-from plankton_study.probes.metrics import Estimate
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.scaling import scaled_features
 from plankton_study.probes.selection import probed_parts
@@ -23,7 +23,7 @@ SHAPED_BY = (
     "probes.scaling",
     "probes.selection",
     "features.bank",
-    "features.encoder",
+    "features.interface",
     "images.splits",
 )
 
@@ -102,7 +102,7 @@ def score_curve(
         A column for each number of labels; row 0 is the mean over draws of labels, the other rows
         are its bootstrap draws.
     """
-    weights = metrics.resample(groups, draws)
+    weights = intervals.resample(groups, draws)
     curve = {}
     for count, label_draws in predicted.items():
         values = [metrics.scores(truth, taxa)[metric][0] for taxa in label_draws]
@@ -116,7 +116,7 @@ def score_curve(
 
 def curve_estimates(curve: pd.DataFrame, n: int) -> dict[int, Estimate]:
     """Return number of labels → estimate, from the result of `score_curve` on n test images."""
-    return {count: metrics.percentiles(curve[count].to_numpy(), n) for count in curve}
+    return {count: intervals.percentiles(curve[count].to_numpy(), n) for count in curve}
 
 
 def labels_needed(curve: pd.DataFrame, level: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ def labels_saved_table(curves: dict[str, pd.DataFrame], count: int, n: int) -> p
         needed = labels_needed(curve, level)
         ratio = needed / needed_by_diffusion
         low, high = np.percentile(ratio[1:], [2.5, 97.5], method="nearest")
-        gain = metrics.percentiles(level - curve[count].to_numpy(), n, is_difference=True)
+        gain = intervals.percentiles(level - curve[count].to_numpy(), n, is_difference=True)
         lines.append(
             {
                 "encoder": name,

@@ -6,9 +6,8 @@ import pandas as pd
 
 from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
-from plankton_study.probes.judging import evaluate
-from plankton_study.probes.metrics import Estimate
-from plankton_study.probes.result import ProbeResult
+from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.result import ProbeResult, evaluate
 from plankton_study.questions.compare import Results
 from plankton_study.run.study import Study
 

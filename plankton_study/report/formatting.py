@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plankton_study.probes.metrics import Estimate, MeanWithError, Spread, number_text
+from plankton_study.probes.intervals import Estimate, MeanWithError, Spread, number_text
 
 #: text for an infinite number of labels
 NOT_REACHED = "not reached"

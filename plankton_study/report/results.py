@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from plankton_study.images.splits import Splits
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.intervals import Estimate
 from plankton_study.report.formatting import stored_text, text_table
 from plankton_study.report.provenance import provenance
 from plankton_study.report.tidy import CHOICE, MEASURED, kind_of, tidy_table

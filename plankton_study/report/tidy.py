@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plankton_study.probes.metrics import Estimate, MeanWithError, Spread
+from plankton_study.probes.intervals import Estimate, MeanWithError, Spread
 
 #: columns after those that identify the row
 VALUE_COLUMNS = ["quantity", "kind", "value", "low", "high", "error", "n", "p", "text"]

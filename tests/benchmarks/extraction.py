@@ -14,9 +14,9 @@ from timing import result_row, time_in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
 from plankton_study.features.bank import Extraction
-from plankton_study.features.encoder import Cell
 from plankton_study.features.encoders import DiffusionEncoder
 from plankton_study.features.hooks import tapped
+from plankton_study.features.interface import Cell
 from plankton_study.features.pooling import pool
 from plankton_study.features.taps import Tap
 from plankton_study.models.denoiser import initial_unet

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from timing import result_row
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import Cell
+from plankton_study.features.interface import Cell
 from plankton_study.probes.logistic import logistic_path
 from plankton_study.probes.ridge import ridge_grid
 from plankton_study.probes.scaling import ScaledFeatures, scaled_features

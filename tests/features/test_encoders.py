@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from plankton_study.features.encoder import HEAD, Cell
 from plankton_study.features.encoders import SHAPED_BY, DiffusionEncoder, PixelEncoder
 from plankton_study.features.hooks import tapped
+from plankton_study.features.interface import HEAD, Cell
 from plankton_study.features.noise import add_noise
 from plankton_study.features.registry import diffusion_encoder, make_encoder
 from plankton_study.features.taps import find_taps

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plankton_study.images.synthetic.nature import TAXA
+from plankton_study.images.synthetic.parameters import TAXA
 from plankton_study.images.synthetic.sampling import catch, true_mix
 from plankton_study.images.synthetic.writing import write_images
 from plankton_study.run.errors import StudyError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import write_study
 
-from plankton_study.features.encoder import HEAD
+from plankton_study.features.interface import HEAD
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import make_splits
 from plankton_study.models import denoiser, rivals

@@ -14,7 +14,7 @@ from stored_runs import (
     copy_run,
 )
 
-from plankton_study.probes.metrics import Estimate, MeanWithError
+from plankton_study.probes.intervals import Estimate, MeanWithError
 from plankton_study.report.stored import StoredRun
 from plankton_study.report.tidy import tidy_table
 from plankton_study.run.errors import StudyError

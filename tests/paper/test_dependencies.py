@@ -186,23 +186,23 @@ def test_all_means_every_notebook_but_those_that_run_after_it(root):
     after = {
         "01_data": [],
         "05_long_tail": ["01_data"],
-        "14_claims": ["all"],
-        "15_verdicts": ["14_claims"],
+        "14_evidence": ["all"],
+        "15_verdicts": ["14_evidence"],
         "16_sizes": None,
     }
     write_notebooks(root, after)
     rules = read_rules(root)
-    assert rules["14_claims"][0] == ["01_data", "05_long_tail", "16_sizes"]
-    assert rules["15_verdicts"][0] == ["14_claims"]
+    assert rules["14_evidence"][0] == ["01_data", "05_long_tail", "16_sizes"]
+    assert rules["15_verdicts"][0] == ["14_evidence"]
     assert order_of(rules)[-1] == "15_verdicts"
 
 
 def test_several_notebooks_may_come_last(root):
-    after = {"01_data": [], "14_claims": ["all"], "15_verdicts": ["14_claims"], "16_end": ["all"]}
-    after |= {"17_after": ["15_verdicts"]}
+    after = {"01_data": [], "14_evidence": ["all"], "15_verdicts": ["14_evidence"]}
+    after |= {"16_end": ["all"], "17_after": ["15_verdicts"]}
     write_notebooks(root, after)
     rules = read_rules(root)
-    assert rules["14_claims"][0] == rules["16_end"][0] == ["01_data"]
+    assert rules["14_evidence"][0] == rules["16_end"][0] == ["01_data"]
     assert rules["17_after"][0] == ["15_verdicts"]
     order_of(rules)
 
@@ -262,9 +262,9 @@ def test_the_notebooks_of_the_study_run_in_the_order_of_their_numbers(own_rules)
 
 
 def test_the_claims_wait_for_every_notebook_but_the_verdicts(own_rules):
-    others = set(own_rules) - {"14_claims", "15_verdicts"}
-    assert set(own_rules["14_claims"][0]) == others
-    assert own_rules["15_verdicts"][0] == ["14_claims"]
+    others = set(own_rules) - {"14_evidence", "15_verdicts"}
+    assert set(own_rules["14_evidence"][0]) == others
+    assert own_rules["15_verdicts"][0] == ["14_evidence"]
 
 
 def test_the_notebooks_of_the_study_say_when_they_run():

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import Cell
+from plankton_study.features.interface import Cell
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.probe import probe_encoder, read_features
 from plankton_study.probes.ridge import ridge_grid

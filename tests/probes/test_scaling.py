@@ -6,7 +6,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.encoder import Cell
+from plankton_study.features.interface import Cell
 from plankton_study.probes import scaling
 from plankton_study.probes.logistic import logistic_path
 from plankton_study.probes.ridge import ridge_grid

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plankton_study.features.encoder import HEAD, Cell
+from plankton_study.features.interface import HEAD, Cell
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.selection import candidate_cells, cells_of, near_best, probed_parts
 

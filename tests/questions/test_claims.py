@@ -242,7 +242,7 @@ def test_the_smallest_difference_is_found_four_times_out_of_five(freedom):
 
 def test_the_claims_of_a_run_rest_on_differences_at_all_places(shared):
     from plankton_study.images.splits import make_splits
-    from plankton_study.probes.judging import evaluate
+    from plankton_study.probes.result import evaluate
 
     splits = make_splits(shared, "shapes")
     table = claims.claim_differences(shared, {"shapes": splits})

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from plankton_study.images.splits import Splits, make_splits
-from plankton_study.probes.judging import evaluate
-from plankton_study.probes.metrics import holm
+from plankton_study.probes.intervals import holm
+from plankton_study.probes.result import evaluate
 from plankton_study.questions.compare import (
     METRICS,
     Comparison,

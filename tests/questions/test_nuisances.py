@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plankton_study.questions.away.nuisances import (
+from plankton_study.questions.shift.nuisances import (
     home_away_auroc,
     rank_correlation,
     readable_variance,

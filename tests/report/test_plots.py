@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.intervals import Estimate
 from plankton_study.report.plots import (
     grid_axes,
     plot_cells,

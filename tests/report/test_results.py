@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from plankton_study.images.splits import make_splits
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.intervals import Estimate
 from plankton_study.report.provenance import code_revision, provenance
 from plankton_study.report.results import CAPTIONS, SYNTHETIC, Results, optimistic_note
 from plankton_study.report.style import set_style

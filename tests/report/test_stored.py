@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from plankton_study.images.splits import make_splits
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.intervals import Estimate
 from plankton_study.report import stored
 from plankton_study.report.provenance import code_revision
 from plankton_study.report.results import Results

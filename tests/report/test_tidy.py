@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from plankton_study.probes.metrics import Estimate, MeanWithError, Spread
+from plankton_study.probes.intervals import Estimate, MeanWithError, Spread
 from plankton_study.report.tidy import VALUE_COLUMNS, read_tidy, tidy_table
 
 

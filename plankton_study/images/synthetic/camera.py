@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from plankton_study.images.synthetic.nature import CAMERAS, TAXA
 from plankton_study.images.synthetic.organisms import FINE, Rng, Sketch
+from plankton_study.images.synthetic.parameters import CAMERAS, TAXA
 
 #: spread between samples of level, gradient, noise, blur, zoom and contrast
 SAMPLE_SPREAD = (0.015, 0.2, 0.3, 0.2, 0.02, 0.1)
@@ -18,7 +18,7 @@ def photograph(taxon: str, camera: str, water: Rng, rng: Rng, size: int) -> Imag
     """Draw the image of one organism, as a camera would crop it.
 
     Args:
-        taxon, camera: names in nature.toml.
+        taxon, camera: names in parameters.toml.
         water: random generator of the sample, in the same state for all of its images.
         rng: random generator of this image.
         size: length of a typical organism, px.

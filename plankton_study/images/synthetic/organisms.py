@@ -14,7 +14,7 @@ FINE = 3
 class Sketch:
     """One individual: a canvas for tissue, one for fine parts, and a random pose.
 
-    The methods named after groups draw; their arguments are the `shape` of nature.toml.
+    The methods named after groups draw; their arguments are the `shape` of parameters.toml.
 
     Args:
         rng: random generator of this individual.

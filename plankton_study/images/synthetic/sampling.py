@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from plankton_study.images.synthetic.nature import STRATA, TAXA
 from plankton_study.images.synthetic.organisms import Rng
+from plankton_study.images.synthetic.parameters import STRATA, TAXA
 
 SECONDS_BETWEEN_IMAGES = 7
 IMAGES_OF_A_SAMPLE = 9  # on average

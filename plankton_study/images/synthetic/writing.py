@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from plankton_study.images.synthetic.camera import photograph
-from plankton_study.images.synthetic.nature import NATURE, TAXA
+from plankton_study.images.synthetic.parameters import PARAMETERS, TAXA
 from plankton_study.images.synthetic.sampling import catch
 from plankton_study.run.errors import StudyError
 
-__all__ = ["NATURE", "SHAPED_BY", "write_images"]
+__all__ = ["PARAMETERS", "SHAPED_BY", "write_images"]
 
 #: modules whose code draws the images
 SHAPED_BY = (
@@ -18,7 +18,7 @@ SHAPED_BY = (
     "images.synthetic.sampling",
     "images.synthetic.organisms",
     "images.synthetic.outlines",
-    "images.synthetic.nature",
+    "images.synthetic.parameters",
 )
 IMAGES_FOR_EACH_TAXON = 10
 

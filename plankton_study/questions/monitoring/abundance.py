@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plankton_study.probes import metrics
+from plankton_study.probes import intervals
 from plankton_study.questions.monitoring.calibration import Calibrated
 from plankton_study.run.study import Study
 
@@ -166,9 +166,9 @@ def taxon_bias(study: Study, counted: pd.DataFrame) -> pd.DataFrame:
 
 def mean_over_periods(
     study: Study, values: np.ndarray, is_difference: bool = False
-) -> metrics.Estimate:
+) -> intervals.Estimate:
     """Return the mean of the values of all periods, with its interval over resampled periods."""
     n = len(values)
-    resampled = metrics.resample(np.arange(n), study.profile.probes.draws)
+    resampled = intervals.resample(np.arange(n), study.profile.probes.draws)
     weights = np.vstack([np.ones(n), resampled]) / n
-    return metrics.percentiles(weights @ values, n, is_difference)
+    return intervals.percentiles(weights @ values, n, is_difference)

@@ -8,8 +8,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from plankton_study.images.splits import Splits
-from plankton_study.probes import metrics
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes import intervals
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.result import ProbeResult
 from plankton_study.questions.compare import Results
 from plankton_study.run.study import Study
@@ -150,7 +150,7 @@ def calibration_table(study: Study, calibrated: list[Calibrated]) -> pd.DataFram
 def _calibration_line(study: Study, probe: Calibrated, part: str) -> dict[str, object]:
     is_right = probe.is_right(part)
     groups = probe.splits.groups(probe.result.rows[part])
-    resampled = metrics.resample(groups, study.profile.probes.draws)
+    resampled = intervals.resample(groups, study.profile.probes.draws)
     weights = np.vstack([np.ones(len(is_right)), resampled])
     before = probe.result.heads["linear"][part].max(axis=1)
     errors, surest, area = _selective_prediction(probe, part, weights)
@@ -179,7 +179,7 @@ def _calibration_estimate(
     errors = calibration_error(confidence, is_right, weights)
     value, draws = errors[0], errors[1:]
     centred = np.append(value, draws - draws.mean() + value)
-    return metrics.percentiles(centred, len(is_right))
+    return intervals.percentiles(centred, len(is_right))
 
 
 def _selective_prediction(
@@ -196,9 +196,9 @@ def _selective_prediction(
     errors, surest, area = np.array(drawn_risks).T
     n = len(is_right)
     return (
-        metrics.percentiles(errors, n),
-        metrics.percentiles(surest, n),
-        metrics.percentiles(area, n),
+        intervals.percentiles(errors, n),
+        intervals.percentiles(surest, n),
+        intervals.percentiles(area, n),
     )
 
 

@@ -13,11 +13,11 @@ from plankton_study.images.splits import Splits
 from plankton_study.models.batches import to_input
 from plankton_study.models.denoiser import losses_by_level, trained_denoiser
 from plankton_study.models.pretrained import open_denoiser
-from plankton_study.probes import metrics
+from plankton_study.probes import intervals
 from plankton_study.probes.result import ProbeResult
 from plankton_study.probes.selection import probed_parts
-from plankton_study.questions.away.shift import predict_elsewhere
 from plankton_study.questions.compare import Results
+from plankton_study.questions.shift.shifted_parts import predict_elsewhere
 from plankton_study.run.study import Study
 
 #: the parts whose images are scored
@@ -149,12 +149,12 @@ def _judge_score(
     values = np.append(test, novel)
     groups = np.append(splits.groups(result.rows["test"]), splits.groups(splits["novel"]))
     draws = min(study.profile.probes.draws, MOST_DRAWS)
-    weights = np.vstack([np.ones(len(values)), metrics.resample(groups, draws)])
+    weights = np.vstack([np.ones(len(values)), intervals.resample(groups, draws)])
     areas = [roc_auc_score(is_novel, values, sample_weight=weight) for weight in weights]
     threshold = np.quantile(scores["validation"], ACCEPTED_SHARE)
     passes = (values <= threshold) & (is_novel == 1)
     rates = (weights @ passes) / (weights @ is_novel)
     return {
-        "AUROC (%)": metrics.percentiles(np.array(areas), len(novel)),
-        "unknowns that pass (%)": metrics.percentiles(rates, len(novel)),
+        "AUROC (%)": intervals.percentiles(np.array(areas), len(novel)),
+        "unknowns that pass (%)": intervals.percentiles(rates, len(novel)),
     }

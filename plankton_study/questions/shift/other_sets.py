@@ -15,17 +15,16 @@ from plankton_study.images.collection import load_collection
 from plankton_study.images.splits import Splits
 from plankton_study.images.taxonomy import relabelled, shared_classes
 from plankton_study.probes import metrics
-from plankton_study.probes.judging import evaluate
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import probe_encoder
-from plankton_study.probes.result import ProbeResult
-from plankton_study.questions.away.shift import (
+from plankton_study.probes.result import ProbeResult, evaluate
+from plankton_study.questions.compare import Results, compare_encoders
+from plankton_study.questions.shift.shifted_parts import (
     answers,
     decompose_loss,
     predict_elsewhere,
     rename_classes,
 )
-from plankton_study.questions.compare import Results, compare_encoders
 from plankton_study.run.errors import StudyError
 from plankton_study.run.study import Study
 

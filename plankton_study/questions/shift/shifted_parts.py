@@ -8,10 +8,9 @@ import pandas as pd
 
 from plankton_study.features.bank import FeatureBank, extract_features
 from plankton_study.images.splits import Splits
-from plankton_study.probes import metrics
-from plankton_study.probes.judging import evaluate
-from plankton_study.probes.metrics import Estimate
-from plankton_study.probes.result import ProbeResult, merge_classes
+from plankton_study.probes import intervals
+from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.result import ProbeResult, evaluate, merge_classes
 from plankton_study.questions.compare import (
     Comparison,
     best_on_validation,
@@ -266,10 +265,10 @@ def decompose_loss(home: Answers, away: Answers, draws: int) -> dict[str, Estima
         at_away = _weighted_accuracy(away_weights, away)
     n = len(away.truth)
     return {
-        "home": metrics.percentiles(at_home, n),
-        "away": metrics.percentiles(at_away, n),
-        "mix": metrics.percentiles(at_home - with_mix, n, is_difference=True),
-        "appearance": metrics.percentiles(with_mix - at_away, n, is_difference=True),
+        "home": intervals.percentiles(at_home, n),
+        "away": intervals.percentiles(at_away, n),
+        "mix": intervals.percentiles(at_home - with_mix, n, is_difference=True),
+        "appearance": intervals.percentiles(with_mix - at_away, n, is_difference=True),
     }
 
 
@@ -277,7 +276,7 @@ def _bootstrap_side(
     side: Answers, taxa: np.ndarray, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (1 + draws, n) of the images, and their taxa as (n, taxa) of 0 and 1."""
-    weights = np.vstack([np.ones(len(side.truth)), metrics.resample(side.groups, draws, seed)])
+    weights = np.vstack([np.ones(len(side.truth)), intervals.resample(side.groups, draws, seed)])
     weights *= np.isin(side.truth, taxa)
     return weights, (side.truth[:, None] == taxa).astype(float)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import draw_shape
-from shown import PROFILES, ROOT
+from examples import PROFILES, ROOT
 
 from plankton_study.report import stored
 from plankton_study.report.stored import StoredRun

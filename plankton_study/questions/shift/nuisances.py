@@ -11,12 +11,12 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from plankton_study.probes import metrics
-from plankton_study.probes.metrics import Estimate
+from plankton_study.probes import intervals
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.ridge import ridge_grid
 from plankton_study.probes.selection import cells_of, probed_parts
-from plankton_study.questions.away.shift import ShiftedPart
+from plankton_study.questions.shift.shifted_parts import ShiftedPart
 from plankton_study.run.study import Study
 
 #: bootstrap draws over cells
@@ -85,7 +85,7 @@ def rank_correlation(
     for _ in range(CELL_DRAWS):
         drawn = table.iloc[rng.integers(len(table), size=len(table))]
         values.append(_spearman(drawn, first, second))
-    return metrics.percentiles(np.array(values), len(table))
+    return intervals.percentiles(np.array(values), len(table))
 
 
 def _spearman(table: pd.DataFrame, first: str, second: str) -> float:

@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from plankton_study.images.splits import make_splits
-from plankton_study.probes.judging import best_ridge_accuracy, evaluate
-from plankton_study.probes.probe import probe_encoder
+from plankton_study.probes.probe import best_ridge_accuracy, probe_encoder
+from plankton_study.probes.result import evaluate
 
 
 def test_a_result_judged_on_some_taxa_and_against_itself(shared):

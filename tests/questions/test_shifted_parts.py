@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plankton_study.images.splits import Splits, make_splits
-from plankton_study.probes.judging import evaluate
 from plankton_study.probes.probe import probe_encoder, read_features
-from plankton_study.probes.result import LinearProbe
-from plankton_study.questions.away.shift import (
+from plankton_study.probes.result import LinearProbe, evaluate
+from plankton_study.questions.shift.shifted_parts import (
     Answers,
     answers,
     decompose_loss,

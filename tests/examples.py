@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def guide_text() -> str:
     """Return the words of the guide notebook."""
-    cells = nbformat.read(ROOT / "notebooks" / "guide.ipynb", 4).cells
+    cells = nbformat.read(ROOT / "notebooks" / "guide_your_own_study.ipynb", 4).cells
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 

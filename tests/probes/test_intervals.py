@@ -1,0 +1,136 @@
+"""Intervals: how often they cover the truth, paired differences, and Holm's correction."""
+
+import gc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plankton_study.probes import intervals, metrics
+from plankton_study.probes.intervals import Estimate, MeanWithError, Spread
+
+TAXA = np.array(["a", "b", "c", "d"])
+
+
+def right_share(truth: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Return predictions of which about a share is right."""
+    return np.where(rng.random(len(truth)) < share, truth, "wrong")
+
+
+def test_the_bootstrap_keeps_groups_together():
+    groups = np.repeat(np.arange(5), 4)
+    by_group = intervals.resample(groups, 50).reshape(50, 5, 4)
+    assert (by_group == by_group[:, :, :1]).all()
+    assert (by_group[:, :, 0].sum(axis=1) == 5).all()
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(100):
+        truth = rng.choice(TAXA, 150)
+        predicted = right_share(truth, 0.7, rng)
+        estimate = metrics.estimates(truth, predicted, np.arange(150), 300)["accuracy"]
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 88 <= covered <= 100
+
+
+def test_an_interval_is_the_middle_95_percent_of_the_draws():
+    estimate = intervals.percentiles(np.append(0.5, np.arange(1001) / 1000), 9)
+    assert estimate[:3] == pytest.approx((0.5, 0.025, 0.975))
+    assert estimate.n == 9 and estimate.p is None
+
+
+def test_clustered_intervals_are_wider_when_errors_come_in_days():
+    rng = np.random.default_rng(0)
+    days = np.repeat(np.arange(20), 20)
+    truth = rng.choice(TAXA, 400)
+    predicted = np.where(rng.random(20)[days] < 0.6, truth, "wrong")
+    single = metrics.estimates(truth, predicted, np.arange(400), 500)["accuracy"]
+    by_day = metrics.estimates(truth, predicted, days, 500)["accuracy"]
+    assert by_day.high - by_day.low > 2 * (single.high - single.low)
+
+
+# --- differences
+
+
+def test_paired_differences_are_narrower_than_unpaired_ones():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(TAXA, 400)
+    first = right_share(truth, 0.6, rng)
+    second = np.where(rng.random(400) < 0.1, "wrong", first)
+    delta = metrics.estimates(truth, first, np.arange(400), 500, minus=second)["accuracy"]
+    unpaired = metrics.estimates(truth, first, np.arange(400), 500)["accuracy"]
+    assert delta.low > 0 and delta.high - delta.low < unpaired.high - unpaired.low
+    value, low, high = (100 * number for number in delta[:3])
+    assert delta.text() == f"+{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def test_p_is_small_for_a_clear_difference_and_not_for_none():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(TAXA, 300)
+    good, bad = right_share(truth, 0.8, rng), right_share(truth, 0.5, rng)
+    images = np.arange(300)
+    for first, second in ((good, bad), (bad, good)):
+        delta = metrics.estimates(truth, first, images, 400, minus=second)
+        assert delta["accuracy"].p == pytest.approx(2 / 401) and delta["macro_f1"].p < 0.01
+    assert metrics.estimates(truth, good, images, 400, minus=good)["accuracy"].p == 1
+    assert metrics.estimates(truth, good, images, 400)["accuracy"].p is None
+
+
+def test_p_is_about_uniform_between_equals():
+    rng, p_values = np.random.default_rng(1), []
+    images = np.arange(120)
+    for _ in range(150):
+        truth = rng.choice(TAXA, 120)
+        first, second = right_share(truth, 0.7, rng), right_share(truth, 0.7, rng)
+        delta = metrics.estimates(truth, first, images, 200, minus=second)
+        p_values.append(delta["accuracy"].p)
+    assert np.mean(np.array(p_values) < 0.05) < 0.11
+    assert 0.35 < np.mean(np.array(p_values) < 0.5) < 0.65
+
+
+@pytest.fixture(scope="module")
+def quick_holm():
+    """Hide all objects from the garbage collector, which the library calls in each correction."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def test_holm_corrects_as_worked_by_hand(quick_holm):
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 is 0.02, 0.03, 0.06 and 0.04, and the last
+    # is raised to the one before it
+    corrected = intervals.holm([0.01, 0.04, 0.03, 0.005])
+    assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert intervals.holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    assert intervals.holm([0.6]) == pytest.approx([0.6]) and intervals.holm([]).size == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_holm_never_lowers_and_keeps_the_order(quick_holm, p_values, random):
+    corrected = intervals.holm(p_values)
+    assert (corrected >= np.array(p_values)).all() and (corrected <= 1).all()
+    bonferroni = min(1.0, len(p_values) * min(p_values))
+    assert min(corrected) == pytest.approx(bonferroni)  # of the smallest
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(corrected[order]) >= 0).all()
+    mixed = random.sample(range(len(p_values)), len(p_values))
+    assert intervals.holm(np.array(p_values)[mixed]) == pytest.approx(corrected[mixed])
+
+
+# --- texts
+
+
+def test_values_are_written_with_their_interval_and_a_true_minus_sign():
+    assert Estimate(0.521, 0.503, 0.539, 9).text() == "52.1 [50.3, 53.9]"
+    assert Estimate(-0.021, -0.039, 0.003, 9, 0.2).text() == "−2.1 [−3.9, 0.3]"
+    assert Estimate(0.021, -0.003, 0.039, 9, 0.2).text() == "+2.1 [−0.3, 3.9]"
+    assert str(MeanWithError(0.61, 0.027)) == "61.0 ± 2.7"
+    assert str(Spread(0.42, 0.417, 0.425, 3)) == "42.0 (41.7 to 42.5)"
+
+
+def test_a_spread_is_mean_least_and_most():
+    assert intervals.spread_of([0.3, 0.1, 0.2]) == pytest.approx((0.2, 0.1, 0.3, 3))
+    assert intervals.spread_of([0.3]).text() == "30.0 (one seed)"
