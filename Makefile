@@ -167,7 +167,7 @@ lab: $(ENV) ## open the notebooks in JupyterLab
 	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(LAB)
 
 test: lint unit ## run lint, unit tests, the smoke profile, and every notebook under nbval
-	@$(MAKE) paper PROFILE=smoke SEED=0 DATA=
+	@$(MAKE) -j2 paper PROFILE=smoke SEED=0 DATA=
 	@$(MAKE) nbval
 
 lint: $(ENV) ## check the style, and that notebooks contain no bulky outputs
@@ -176,11 +176,14 @@ lint: $(ENV) ## check the style, and that notebooks contain no bulky outputs
 	"$(PY)" -m nbstripout --verify $(STRIP)
 
 unit: $(ENV) ## run the unit tests
-	"$(PY)" -m pytest tests
+	"$(PY)" -m pytest tests $(IN_PARALLEL)
 
 nbval: $(ENV) ## rerun the notebooks with the smoke profile and compare their checked cells
 	PLANKTON_PROFILE=smoke PLANKTON_SEED=0 "$(PY)" -m pytest --nbval-lax --nbval-current-env -p no:cacheprovider \
-	  $(wildcard notebooks/*.ipynb)
+	  $(IN_PARALLEL) $(wildcard notebooks/*.ipynb)
+
+# a worker for each core; tests of one file, and cells of one notebook, stay together
+IN_PARALLEL = -n logical --maxprocesses 8 --dist loadscope
 
 bench: $(ENV) ## measure speed, memory and scale, about 20 minutes; writes tests/benchmarks/
 	PLANKTON_THREADS=$(PLANKTON_THREADS) OMP_NUM_THREADS=$(PLANKTON_THREADS) "$(PY)" tests/benchmarks/bench.py
