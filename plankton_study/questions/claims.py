@@ -223,7 +223,7 @@ def _join_difference(claim: str, place: str, rows: pd.DataFrame) -> dict[str, An
     }
 
 
-def smallest_difference(error: float, freedom: float) -> float:
+def detectable_difference(error: float, freedom: float) -> float:
     """Return the smallest true difference that would be detected with 80 % power.
 
     Its estimate would be significant (two-sided, 5 %, one comparison) in 80 % of repetitions:
@@ -345,7 +345,7 @@ def ledger_table(joined: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """Return the ledger as readable text, with a row for each claim and place.
 
     Returns:
-        Columns claim, statistic (95 %), smallest difference found (points), by the rule, verdict.
+        Columns claim, statistic (95 %), detectable difference (points), by the rule, verdict.
     """
     lines = []
     for row in judged.to_dict("records"):
@@ -354,7 +354,7 @@ def ledger_table(joined: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
             {
                 "claim": claim_title(row["claim"], row["place"]),
                 "statistic (95 %)": statistic_text(joined[is_row]),
-                "smallest difference found (points)": _power_text(joined[is_row]),
+                "detectable difference (points)": _power_text(joined[is_row]),
                 "by the rule": row["by the rule"],
                 "verdict": row["verdict"],
             }
@@ -380,7 +380,7 @@ def _power_text(differences: pd.DataFrame) -> str:
     if differences.empty or differences["claim"].iloc[0] == MAPS:
         return ""
     texts = [
-        intervals.number_text(100 * smallest_difference(row["error"], row["freedom"]), 1)
+        intervals.number_text(100 * detectable_difference(row["error"], row["freedom"]), 1)
         for row in differences.to_dict("records")
     ]
     return "; ".join(texts)

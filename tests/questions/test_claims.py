@@ -215,7 +215,7 @@ def test_the_ledger_shows_each_difference_and_the_smallest_that_would_be_found()
     shown = "−7.0 [−10.0, −4.0] to SimCLR; +5.8 [2.8, 8.8] to MAE"
     assert line["statistic (95 %)"] == shown
     smallest = 100 * (1.959964 + 0.841621) * HALF_WIDTH / 1.959964
-    assert line["smallest difference found (points)"] == "; ".join([f"{smallest:.1f}"] * 2)
+    assert line["detectable difference (points)"] == "; ".join([f"{smallest:.1f}"] * 2)
     assert ledger["claim"].iloc[-1] == claims.GEOGRAPHY
 
 
@@ -226,7 +226,7 @@ def test_the_ledger_shows_each_difference_and_the_smallest_that_would_be_found()
 def test_the_smallest_difference_is_found_four_times_out_of_five(freedom):
     rng = np.random.default_rng(0)
     error = 0.02
-    true_difference = claims.smallest_difference(error, freedom)
+    true_difference = claims.detectable_difference(error, freedom)
     draws = 200_000
     if np.isinf(freedom):
         estimated_error = np.full(draws, error)
