@@ -371,7 +371,7 @@ def test_an_active_environment_is_used_only_if_it_holds_the_pins(tree):
         (held,) = tree.make("-n", "unit", stub=False, HELD="0", **active).stdout.splitlines()
         assert held.startswith(f'"{tree.root}/active/bin/python" -m pytest tests')
         lacking = tree.make("-n", "unit", stub=False, HELD="1", **active).stdout
-        assert lacking.splitlines()[-1] == '".venv/bin/python" -m pytest tests'
+        assert lacking.splitlines()[-1].startswith('".venv/bin/python" -m pytest tests')
         assert "-m venv" in lacking
 
 
