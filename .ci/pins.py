@@ -97,7 +97,7 @@ def check() -> int:
         lines = missing(read())
     except ImportError:  # `packaging` is a pin itself, so it is missing
         lines = ["packaging"]
-    print("\n".join(f"not held: {line}" for line in lines) or "every pin is held")
+    print("\n".join(f"not satisfied: {line}" for line in lines) or "all pins are satisfied")
     return 1 if lines else 0
 
 

@@ -72,7 +72,8 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
     """Return the texts of all stored numbers, which the manuscript cannot format itself.
 
     Returns:
-        "numbers": training seed → name → text, of this run and of other published seeds;
+        "numbers": "0" → name → text of this run; and training seed → name → text of the other
+        published seeds;
         "joined": the names of the tables that combine all seeds.
     """
     runs = {"0": run}

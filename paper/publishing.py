@@ -19,6 +19,8 @@ from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT, read_json
 from plankton_study.run.study import run_name
 
+#: the notebook whose results combine all training seeds
+VERDICTS = "15_verdicts.ipynb"
 #: folders that are published for seed 0 only
 BULKY = ("figures", "notebooks")
 NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf")
@@ -141,7 +143,7 @@ def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> No
         other = read_json(path)["provenance"]
         if other["config"] == origin["config"] and other["inputs"] == origin["inputs"]:
             expected.add(str(other["seed"]))
-    notebook = live.folder / "notebooks" / "15_verdicts.ipynb"
+    notebook = live.folder / "notebooks" / VERDICTS
     missing, unknown = sorted(expected - joined), sorted(joined - expected)
     if missing:
         raise StudyError(
@@ -172,13 +174,13 @@ def _replace_joined(live: StoredRun, first: Path) -> None:
     partial = first / f".{JOINED}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(live.folder / JOINED, partial)
-    notebook = live.folder / "notebooks" / "15_verdicts.ipynb"
+    notebook = live.folder / "notebooks" / VERDICTS
     (partial / "notebooks").mkdir(exist_ok=True)
     shutil.copy(notebook, partial / "notebooks")
     shrink(partial)
     shutil.rmtree(first / JOINED, ignore_errors=True)
     partial.replace(first / JOINED)
-    (first / "notebooks" / "15_verdicts.ipynb").unlink(missing_ok=True)
+    (first / "notebooks" / VERDICTS).unlink(missing_ok=True)
 
 
 def shrink(folder: Path) -> None:

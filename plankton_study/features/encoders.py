@@ -36,7 +36,7 @@ SHAPED_BY = (
     "models.networks.unet",
 )
 #: images from which the principal components of the pixels are computed
-MOST_IMAGES_FOR_PCA = 5_000
+MAX_IMAGES_FOR_PCA = 5_000
 
 #: images (B, R, R) uint8 → the network's input
 PrepareInput = Callable[[np.ndarray], torch.Tensor]
@@ -189,7 +189,10 @@ class DiffusionEncoder(NetworkEncoder):
         cells = {str(cell): cell for cell in self.cells}
         name = self.settings.predeclared
         if name not in cells:
-            raise StudyError(f"features.predeclared = {name!r} is none of {', '.join(cells)}")
+            raise StudyError(
+                f"features.predeclared = {name!r} is not a cell of {self.name}; "
+                f"its cells are {', '.join(cells)}"
+            )
         return cells[name]
 
     def inputs(
@@ -223,17 +226,18 @@ class PixelEncoder:
     def __init__(
         self, images: np.ndarray, rows: np.ndarray, components: tuple[int, ...], seed: int
     ) -> None:
-        sample = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_IMAGES_FOR_PCA])
+        sample = np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_IMAGES_FOR_PCA])
         pixels = images[sample].reshape(len(sample), -1)
-        most = min(max(components), *pixels.shape)
-        self._pca = PCA(most, svd_solver="randomized", random_state=seed)
+        limit = min(max(components), *pixels.shape)
+        self._pca = PCA(limit, svd_solver="randomized", random_state=seed)
         self._pca.fit(pixels.astype(np.float32))
-        self._widths = {f"pixels.pca{min(count, most)}": min(count, most) for count in components}
+        widths = [min(count, limit) for count in components]
+        self._widths = {f"pixels.pca{width}": width for width in widths}
         self.cells = [*(Cell(layer) for layer in self._widths), Cell("pixels.raw")]
         self.predeclared = self.cells[-2]
-        widths = [*self._widths.values(), pixels.shape[1]]
+        channels = [*self._widths.values(), pixels.shape[1]]
         self.layers = pd.DataFrame(
-            {"stage": "pixels", "resolution": images.shape[1], "channels": widths, "order": 0},
+            {"stage": "pixels", "resolution": images.shape[1], "channels": channels, "order": 0},
             index=pd.Index([cell.layer for cell in self.cells], name="layer"),
         )
         self.identity = {

@@ -54,7 +54,7 @@ class Encoder(Protocol):
         Args:
             images: (B, R, R) uint8, dark on light.
             ids: ids of the images, which may seed the noise.
-            cells: the cells to read, all of one timestep.
+            cells: the cells to read; those of a diffusion model must have one timestep.
 
         Returns:
             Cell → (B, C) float32.

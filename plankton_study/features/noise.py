@@ -27,6 +27,9 @@ def add_noise(
             image's id, so that it does not depend on batch or order.
         ids: ids of the images; used by "by_image".
         seed, draw: seeds of the noise.
+
+    Returns:
+        (B, C, R, R) float32, on the device of `x`.
     """
     if mode == "clean":
         return x

@@ -10,23 +10,28 @@ from plankton_study.models.networks.outputs import first_tensor, to_map
 VECTORS = {"mean": 1, "mean_std": 2, "grid": 4}
 
 
-def pool(output: Any, how: str) -> torch.Tensor:
+def pool(output: Any, pooling: str) -> torch.Tensor:
     """Reduce the output of a block to float32 vectors.
 
     Args:
         output: a map (B, C, H, W), tokens (B, T, C) that form a square, or vectors (B, C), which
             are returned unchanged.
-        how: "mean" (B, C); "mean_std", mean and standard deviation (B, 2 C); or "grid", the means
-            of 2 × 2 quarters (B, 4 C). A class token (B, C) is appended.
+        pooling: "mean" (B, C); "mean_std", mean and standard deviation (B, 2 C); or "grid", the
+            means of 2 × 2 quarters (B, 4 C). A class token (B, C) is appended.
+
+    Raises:
+        ValueError: there is no such pooling.
     """
+    if pooling not in VECTORS:
+        raise ValueError(f"pooling {pooling!r} is not one of {', '.join(VECTORS)}")
     tensor = first_tensor(output)
     if tensor.ndim == 2:
         return tensor.float()
-    if how == "grid":
+    if pooling == "grid":
         quarters = torch.nn.functional.adaptive_avg_pool2d(to_map(output).float(), 2)
         parts = [quarters.flatten(1)]
     else:
-        parts = _moments(to_map(output), with_deviation=how == "mean_std")
+        parts = _moments(to_map(output), with_deviation=pooling == "mean_std")
     has_class_token = tensor.ndim == 3 and tensor.shape[1] > to_map(output)[0, 0].numel()
     if has_class_token:
         parts.append(tensor[:, 0].float())

@@ -53,7 +53,7 @@ def make_encoder(
         return ENCODERS[name](study, splits)
     if name not in configs:
         names = ", ".join([*configs, *ENCODERS])
-        raise StudyError(f"there is no encoder {name!r}, only {names}")
+        raise StudyError(f"unknown encoder {name!r}; available: {names}")
     kind = configs[name].kind
     settings = study.profile.features
     if kind == "pixels":

@@ -3,7 +3,6 @@
 import datetime as dt
 import re
 import tomllib
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,7 +53,11 @@ def catalogue(file: Path = CATALOGUE) -> dict[str, CatalogueEntry]:
     Raises:
         StudyError: an entry is invalid; the message names file, set and key.
     """
-    return _check_entries(str(file), lambda: tomllib.loads(file.read_text("utf-8")))
+    try:
+        tables = tomllib.loads(file.read_text("utf-8"))
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise StudyError(f"{file} is not a TOML file: {error}") from None
+    return _check_entries(str(file), tables)
 
 
 def catalogue_entry(source: str, changes: dict[str, Any] | None = None) -> CatalogueEntry:
@@ -71,16 +74,13 @@ def catalogue_entry(source: str, changes: dict[str, Any] | None = None) -> Catal
     if source in catalogue():
         values = catalogue()[source].model_dump()
     values |= changes or {}
-    return _check_entries("the entry of", lambda: {source: values})[source]
+    return _check_entries("the entry of", {source: values})[source]
 
 
-def _check_entries(
-    where: str, read_tables: Callable[[], dict[str, Any]]
-) -> dict[str, CatalogueEntry]:
+def _check_entries(where: str, tables: dict[str, Any]) -> dict[str, CatalogueEntry]:
     try:
-        return TypeAdapter(dict[str, CatalogueEntry]).validate_python(read_tables())
-    except ValueError as error:
-        is_key = isinstance(error, ValidationError)
-        problem = describe_validation_error(error) if is_key else str(error)
+        return TypeAdapter(dict[str, CatalogueEntry]).validate_python(tables)
+    except ValidationError as error:
+        problem = describe_validation_error(error)
         keys = ", ".join(CatalogueEntry.model_fields)
         raise StudyError(f"{where} {problem}; the keys are {keys}") from None

@@ -18,7 +18,8 @@ from plankton_study.images.catalogue import CatalogueEntry, catalogue_entry
 from plankton_study.images.decoding import DECODING_ERRORS, PreparedImage, prepare_image
 from plankton_study.images.download import locate
 from plankton_study.images.readers import READERS, ImageFiles
-from plankton_study.images.synthetic import writing as synthetic
+from plankton_study.images.synthetic import writing
+from plankton_study.images.synthetic.parameters import PARAMETERS
 from plankton_study.run.cache import digest, keep
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json, require_space, write_json
@@ -125,9 +126,9 @@ def _set_config(study: Study, name: str) -> DataSet:
 
 
 def _draw_synthetic_images(study: Study, images: int) -> Path:
-    inputs = {"images": images, "seed": 0, "parameters": digest(synthetic.PARAMETERS)}
-    draw = partial(synthetic.write_images, images=images, seed=0)
-    return keep(study, "synthetic", inputs, synthetic.SHAPED_BY, draw)
+    inputs = {"images": images, "seed": 0, "parameters": digest(PARAMETERS)}
+    draw = partial(writing.write_images, images=images, seed=0)
+    return keep(study, "synthetic", inputs, writing.SHAPED_BY, draw)
 
 
 def _prepare_images(study: Study, source: _Source) -> Path:

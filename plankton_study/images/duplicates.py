@@ -27,6 +27,9 @@ def near_duplicates(
         rows: the images to check.
         others: the images that they are compared with.
         correlation: two images with a larger Pearson correlation are near duplicates.
+
+    Returns:
+        A subset of `rows`, in their order.
     """
     from torch import pca_lowrank, zeros
 

@@ -21,8 +21,10 @@ from plankton_study.run.study import Study
 #: modules whose code divides a collection
 SHAPED_BY = ("images.splits", "images.duplicates")
 #: home is divided into at most this many folds, which form the test, validation and training parts
-MOST_FOLDS = 20
+MAX_FOLDS = 20
 OPTIONAL_PARTS = ("novel", "balanced")
+#: of the names of parts in the cache, since a shifted part may have any name
+PART_PREFIX = "part/"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Splits:
 
     def __getitem__(self, part: str) -> np.ndarray:
         return self.parts[part]
+
+    @property
+    def original(self) -> "Splits":
+        """The splits that encoders are trained on: these, or the base of relabelled ones."""
+        return self.base or self
 
     @property
     def shifts(self) -> tuple[str, ...]:
@@ -106,12 +113,21 @@ def make_splits(study: Study, name: str) -> Splits:
 
     def compute() -> dict[str, Any]:
         splits = divide(collection, config)
-        about = [splits.classes, splits.balanced_classes, splits.removed]
-        return {**splits.parts, ".": about}
+        parts = {f"{PART_PREFIX}{part}": rows for part, rows in splits.parts.items()}
+        return parts | {
+            "classes": splits.classes,
+            "balanced_classes": splits.balanced_classes,
+            "removed": splits.removed,
+        }
 
-    parts = computed(study, "splits", inputs, SHAPED_BY, compute)
-    classes, balanced_classes, removed = parts.pop(".")
-    return Splits(collection, parts, tuple(classes), tuple(balanced_classes), removed)
+    stored = computed(study, "splits", inputs, SHAPED_BY, compute)
+    parts = {
+        key.removeprefix(PART_PREFIX): rows
+        for key, rows in stored.items()
+        if key.startswith(PART_PREFIX)
+    }
+    classes, balanced_classes = tuple(stored["classes"]), tuple(stored["balanced_classes"])
+    return Splits(collection, parts, classes, balanced_classes, stored["removed"])
 
 
 def divide(collection: Collection, config: Split) -> Splits:
@@ -241,14 +257,14 @@ def _hold_out(
     groups = group_codes(collection)[rows]
     number_of_groups = len(np.unique(groups))
     commonest = max(Counter(taxa).values(), default=0)
-    folds = min(MOST_FOLDS, commonest, number_of_groups)
+    folds = min(MAX_FOLDS, commonest, number_of_groups)
     test_folds = round(config.test * folds)
     validation_folds = round(config.validation * folds)
     if min(test_folds, validation_folds) < 1 or test_folds + validation_folds >= folds:
         raise StudyError(
             f"sets.{collection.name}.split: test and validation leave a part empty "
             f"({folds} folds: as many as home has groups, or images of its commonest taxon, "
-            f"and at most {MOST_FOLDS}): change these shares"
+            f"and at most {MAX_FOLDS}): change these shares"
         )
     is_grouped = number_of_groups < len(rows)
     if is_grouped:
@@ -304,21 +320,21 @@ def _choose_classes(
     return classes, balanced
 
 
-def _sample(is_chosen: np.ndarray, taxa: np.ndarray, most: int | None, seed: int) -> np.ndarray:
-    """Draw at most `most` of the chosen rows in natural proportions, at least one of each taxon."""
+def _sample(is_chosen: np.ndarray, taxa: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
+    """Draw at most `limit` chosen rows in natural proportions, at least one of each taxon."""
     rows = np.flatnonzero(is_chosen)
-    if most is None or len(rows) <= most:
+    if limit is None or len(rows) <= limit:
         return rows
     present = sorted(set(taxa[rows]))
-    if most <= len(present):
+    if limit <= len(present):
         raise StudyError(
-            f"{most} images cannot hold {len(present)} taxa: raise train_images, "
+            f"{limit} images cannot hold {len(present)} taxa: raise train_images, "
             "validation_images or test_images of the split"
         )
     rng = np.random.default_rng(seed)
     first = np.array([rng.choice(rows[taxa[rows] == taxon]) for taxon in present])
     rest = np.setdiff1d(rows, first)
-    drawn, _ = train_test_split(rest, train_size=most - len(first), random_state=seed)
+    drawn, _ = train_test_split(rest, train_size=limit - len(first), random_state=seed)
     return np.sort(np.concatenate([first, drawn]))
 
 

@@ -11,7 +11,8 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from plankton_study.images.splits import Splits
 from plankton_study.models import training
 from plankton_study.models.batches import StepRandomness, to_input
-from plankton_study.models.networks.unet import build_scheduler, build_unet
+from plankton_study.models.networks.unet import build_unet
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.models.precision import autocast
 from plankton_study.models.pretrained import find_model_folder, open_denoiser
 from plankton_study.models.training import StepLoss, Trainer, TrainingImages
@@ -20,7 +21,12 @@ from plankton_study.run.machine import processes
 from plankton_study.run.study import Study
 
 #: modules whose code turns images into a denoiser
-SHAPED_BY = (*training.SHAPED_BY, "models.denoiser", "models.networks.unet")
+SHAPED_BY = (
+    *training.SHAPED_BY,
+    "models.denoiser",
+    "models.networks.unet",
+    "models.noise_schedule",
+)
 #: noise levels at which the held-out loss is stored
 STORED_LEVELS = 20
 BATCH_SIZE = 32

@@ -43,7 +43,7 @@ SHAPED_BY = ("models.training", "models.batches", "models.precision")
 StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, StepRandomness], torch.Tensor]
 
 CURVE_POINTS = 10
-MOST_HELD_OUT_IMAGES = 256
+MAX_HELD_OUT_IMAGES = 256
 #: images used to recompute the batch-normalisation statistics for the averaged weights
 IMAGES_FOR_STATISTICS = 1024
 
@@ -72,7 +72,7 @@ def images_to_see(study: Study, splits: Splits) -> int:
 def choose_held_out(validation: np.ndarray) -> np.ndarray:
     """Return the validation rows on which learning curves are measured, sorted."""
     shuffled = np.random.default_rng(0).permutation(validation)
-    return np.sort(shuffled[:MOST_HELD_OUT_IMAGES])
+    return np.sort(shuffled[:MAX_HELD_OUT_IMAGES])
 
 
 def training_inputs(

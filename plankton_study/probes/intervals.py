@@ -106,6 +106,22 @@ def resample(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
     return counts[:, codes].astype(float)
 
 
+def draw_weights(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+    """Return weights for a value and its bootstrap draws, (1 + draws, n) float64.
+
+    The first row counts each image once; the others are those of `resample`.
+    """
+    return np.vstack([np.ones(len(groups)), resample(groups, draws, seed)])
+
+
+def with_centred_draws(value: float, drawn: np.ndarray) -> np.ndarray:
+    """Return a value and its draws, (1 + draws,), shifted to have the value as their mean.
+
+    It serves measures that rise when images are repeated, as they are in bootstrap draws.
+    """
+    return np.append(value, drawn - np.mean(drawn) + value)
+
+
 def percentiles(values: np.ndarray, n: int, is_difference: bool = False) -> Estimate:
     """Return the estimate of a value from its bootstrap draws.
 

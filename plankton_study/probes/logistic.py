@@ -10,7 +10,7 @@ from scipy.special import softmax
 #: a fit ends when no entry of the gradient is larger. With thousands of images a weak penalty
 #: changes the gradient by less, so such fits are regularised by early stopping rather than by C.
 TOLERANCE = 3e-4
-MOST_ITERATIONS = 500
+MAX_ITERATIONS = 500
 
 
 class LogisticModel(NamedTuple):
@@ -34,7 +34,7 @@ def logistic_path(
     strengths: Iterable[float],
     sample_weight: np.ndarray | None = None,
     tolerance: float = TOLERANCE,
-    most_iterations: int = MOST_ITERATIONS,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> Iterator[LogisticModel]:
     """Fit multinomial logistic regression for each strength, starting from the previous solution.
 
@@ -49,12 +49,12 @@ def logistic_path(
         strengths: values of C, preferably from strong to weak regularisation.
         sample_weight: (n,) float; None: equal weights.
         tolerance: a fit ends when no entry of the gradient is larger.
-        most_iterations: limit for each strength.
+        max_iterations: limit for each strength.
     """
     problem = _Problem(features, codes, sample_weight)
     solution = problem.start()
     for strength in strengths:
-        solution, iterations = problem.minimise(solution, strength, tolerance, most_iterations)
+        solution, iterations = problem.minimise(solution, strength, tolerance, max_iterations)
         weights, bias = problem.to_features(solution)
         yield LogisticModel(strength, weights.numpy(), bias.numpy(), iterations)
 
@@ -141,7 +141,7 @@ class _Problem:
         return torch.cat([along_vectors, of_bias[None]])
 
     def minimise(
-        self, solution: torch.Tensor, strength: float, tolerance: float, most_iterations: int
+        self, solution: torch.Tensor, strength: float, tolerance: float, max_iterations: int
     ) -> tuple[torch.Tensor, int]:
         """Return the solution for one strength, and the number of iterations.
 
@@ -153,7 +153,7 @@ class _Problem:
         penalty[-1] = 0  # the bias is not penalised
         step_size = self.curvature + penalty + 1e-6
         ahead, momentum, iteration = solution.clone(), 1.0, 0
-        for iteration in range(1, most_iterations + 1):  # noqa: B007 - returned
+        for iteration in range(1, max_iterations + 1):  # noqa: B007 - returned
             uphill = self.gradient(ahead) + penalty * ahead
             if uphill.abs().max() < tolerance:
                 break

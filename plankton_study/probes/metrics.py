@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from plankton_study.probes.intervals import Estimate, percentiles, resample
+from plankton_study.probes.intervals import Estimate, draw_weights, percentiles
 
 
 def scores(
@@ -94,7 +94,7 @@ def estimates(
             them, over the same draws.
         taxa: the taxa to evaluate, see `scores`.
     """
-    weights = np.vstack([np.ones(len(truth)), resample(groups, draws)])
+    weights = draw_weights(groups, draws)
     values = scores(truth, predicted, weights, taxa)
     if minus is not None:
         others = scores(truth, minus, weights, taxa)

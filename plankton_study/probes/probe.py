@@ -1,5 +1,6 @@
 """Probing an encoder: extract, fit, select on validation data, predict test data once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -127,11 +128,11 @@ def read_features(
 ) -> tuple[Encoder, FeatureBank]:
     """Return an encoder and the features of all rows that its probes use.
 
-    Relabelled splits share the encoder and the features of their base.
+    Relabelled splits share the encoder and the features of the original ones.
     """
-    base = splits.base or splits
-    encoder = make_encoder(study, base, name, setting, budget)
-    return encoder, extract_features(study, encoder, base, base.evaluated)
+    original = splits.original
+    encoder = make_encoder(study, original, name, setting, budget)
+    return encoder, extract_features(study, encoder, original, original.evaluated)
 
 
 def best_ridge_accuracy(
@@ -145,7 +146,7 @@ def best_ridge_accuracy(
     rows = {part: parts[part] for part in ("train", "validation")}
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
     bank = extract_features(study, encoder, splits, np.union1d(*rows.values()))
-    cells = candidate_cells(encoder, "all", 0)
+    cells = candidate_cells(encoder, "all")
     grid = ridge_grid(bank, cells, rows, taxa, study.profile.probes)
     groups = splits.groups(rows["validation"])
     certainty = near_best(grid.is_right, groups, study.profile.probes.draws)
@@ -181,7 +182,7 @@ class _Probing:
         best = max(finalists, key=lambda finalist: finalist.validation[self.config.metric])
         tested = {part: rows for part, rows in self.rows.items() if part != "train"}
         heads = self._heads(best, tested, with_all_heads)
-        return {
+        result = {
             **self._about_selection(grid, cells),
             "finalists": _finalists_table(finalists),
             "validation": best.validation,
@@ -193,13 +194,13 @@ class _Probing:
             "scale": best.scaler.scale,
             "classes": self.classes,
             "prior": np.bincount(self.codes) / len(self.codes),
-            **{f"rows/{part}": rows for part, rows in tested.items()},
-            **{
-                f"{head}/{part}": probabilities
-                for head, parts in heads.items()
-                for part, probabilities in parts.items()
-            },
         }
+        for part, rows in tested.items():
+            result[f"rows/{part}"] = rows
+        for head, parts in heads.items():
+            for part, probabilities in parts.items():
+                result[f"{head}/{part}"] = probabilities
+        return result
 
     def _ridge_grid(self, cells: list[Cell]) -> RidgeGrid:
         home = {part: self.rows[part] for part in ("train", "validation")}
@@ -207,7 +208,7 @@ class _Probing:
 
     def _best_cells(self, grid: RidgeGrid, cells: list[Cell]) -> list[Cell]:
         ranked = grid.table["accuracy"].sort_values(ascending=False, kind="stable")
-        return [cells[place] for place in ranked.index[: self.config.finalists]]
+        return [cells[position] for position in ranked.index[: self.config.finalists]]
 
     def _about_selection(self, grid: RidgeGrid, cells: list[Cell]) -> dict[str, Any]:
         """Return the grid joined with the layers, and the cells that are near the best."""
@@ -215,11 +216,12 @@ class _Probing:
         wide = near_best(grid.is_right, groups, self.config.draws)
         narrow = near_best(grid.is_right_at_equal_width, groups, self.config.draws)
         table = grid.table.assign(near_best_equal_width=narrow.is_near)
-        order = [place for place in np.argsort(-wide.share, kind="stable") if wide.is_near[place]]
+        by_share = np.argsort(-wide.share, kind="stable")
+        near = by_share[wide.is_near[by_share]]
         return {
             "grid": table.join(self.bank.layers, on="layer"),
             "standard_error": wide.standard_error,
-            "near_best": [[str(cells[place]), wide.share[place]] for place in order],
+            "near_best": [[str(cells[position]), wide.share[position]] for position in near],
         }
 
     def _fit_finalists(self, cells: list[Cell]) -> list[_Finalist]:
@@ -262,21 +264,26 @@ class _Probing:
     ) -> dict[str, dict[str, np.ndarray]]:
         """Return head → part → class probabilities (n, K) float32."""
         features = {part: self._scaled(best.cell, best.scaler, part) for part in tested}
-        heads = {"linear": {p: best.model.probabilities(f) for p, f in features.items()}}
+        heads = {"linear": _on_each(features, best.model.probabilities)}
         if with_all_heads:
             train = self._scaled(best.cell, best.scaler, "train")
-            weighted = self._fit_weighted(train, features["validation"])
-            heads["weighted"] = {p: weighted.probabilities(f) for p, f in features.items()}
-            neighbours = self._fit_neighbours(train, features["validation"])
-            heads["k-NN"] = {
-                p: np.float32(neighbours.predict_proba(f.whole())) for p, f in features.items()
-            }
+            validation = features["validation"]
+            weighted = self._fit_weighted(train, validation)
+            heads["weighted"] = _on_each(features, weighted.probabilities)
+            neighbours = self._fit_neighbours(train, validation)
+
+            def share_of_neighbours(values: ScaledFeatures) -> np.ndarray:
+                return np.float32(neighbours.predict_proba(values.whole()))
+
+            heads["k-NN"] = _on_each(features, share_of_neighbours)
         has_own_head = HEAD in self.bank.cells and self.splits.base is None
         if has_own_head:  # relabelled splits have no head for their classes
-            heads["end to end"] = {
-                part: softmax(self.bank.take(HEAD, rows), axis=1) for part, rows in tested.items()
-            }
+            heads["end to end"] = _on_each(tested, self._own_probabilities)
         return heads
+
+    def _own_probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """Return the class probabilities (n, K) of the encoder's own classifier."""
+        return softmax(self.bank.take(HEAD, rows), axis=1)
 
     def _fit_weighted(self, train: ScaledFeatures, validation: ScaledFeatures) -> LogisticModel:
         """Fit with balanced class weights, which serve rare taxa; so macro-F1 selects C."""
@@ -304,6 +311,11 @@ class _Probing:
             return self._validation_scores(probabilities)["accuracy"]
 
         return max(models, key=accuracy)
+
+
+def _on_each(parts: dict[str, Any], function: Callable[[Any], np.ndarray]) -> dict[str, Any]:
+    """Return part → value of a function."""
+    return {part: function(values) for part, values in parts.items()}
 
 
 def _finalists_table(finalists: list[_Finalist]) -> pd.DataFrame:

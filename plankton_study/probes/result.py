@@ -166,7 +166,7 @@ class ProbeResult:
         """The taxa that the probe can predict, (K,)."""
         return self.linear.classes
 
-    def named(self, part: str, head: str = "linear", adjusted: bool = False) -> np.ndarray:
+    def predicted_taxa(self, part: str, head: str = "linear", adjusted: bool = False) -> np.ndarray:
         """Return the taxa (n,) that a head predicts for the images of a part.
 
         Args:
@@ -249,7 +249,7 @@ def evaluate(
         splits: splits of the part's images; their groups are resampled.
         result: the result of a probe.
         part: a key of `result.rows`.
-        head, adjusted: see `ProbeResult.named`.
+        head, adjusted: see `ProbeResult.predicted_taxa`.
         minus: another encoder's result; the estimates are then paired differences to it.
         taxa: evaluate only these taxa, see `metrics.scores`.
 
@@ -261,10 +261,10 @@ def evaluate(
     if minus is not None:
         if not np.array_equal(rows, minus.rows[part]):
             raise ValueError("paired differences need the same images")
-        other_predictions = minus.named(part, head, adjusted)
+        other_predictions = minus.predicted_taxa(part, head, adjusted)
     return metrics.estimates(
         truth=splits.taxa(rows).astype(str),
-        predicted=result.named(part, head, adjusted),
+        predicted=result.predicted_taxa(part, head, adjusted),
         groups=splits.groups(rows),
         draws=study.profile.probes.draws,
         minus=other_predictions,

@@ -110,18 +110,21 @@ def _probe_cell(
     """Return one cell's line of the table, and which validation images its probes get right."""
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     others = [part for part in rows if part != "train"]
-    train, *scaled = scaled_features(bank, cell, rows["train"], *(rows[p] for p in others))
+    train, *scaled = scaled_features(bank, cell, rows["train"], *(rows[part] for part in others))
     features = dict(zip(others, scaled, strict=True))
     path = RidgePath(train, codes)
 
-    def named(part: str, penalty: float, width: int | None = None) -> np.ndarray:
+    def predicted(part: str, penalty: float, width: int | None = None) -> np.ndarray:
         return classes[path.predict(features[part], penalty, width)]
 
     truth = taxa["validation"]
-    wide = {penalty: named("validation", penalty) for penalty in config.ridge}
-    penalty = max(wide, key=lambda penalty: np.mean(wide[penalty] == truth))
-    narrow = [named("validation", penalty, config.width) == truth for penalty in config.ridge]
-    right_narrow = max(narrow, key=np.mean)
+    wide, narrow = {}, {}  # penalty → predicted taxa of the validation images
+    for penalty in config.ridge:
+        wide[penalty] = predicted("validation", penalty)
+        narrow[penalty] = predicted("validation", penalty, config.width)
+    penalty = _best_penalty(wide, truth)
+    right = wide[penalty] == truth
+    right_narrow = narrow[_best_penalty(narrow, truth)] == truth
 
     validation = metrics.scores(truth, wide[penalty])
     line = {
@@ -134,5 +137,11 @@ def _probe_cell(
     }
     for part in others:
         if part not in NOT_SCORED_AWAY:
-            line[part] = np.mean(named(part, penalty) == taxa[part])
-    return line, wide[penalty] == truth, right_narrow
+            line[part] = np.mean(predicted(part, penalty) == taxa[part])
+    return line, right, right_narrow
+
+
+def _best_penalty(predicted: dict[float, np.ndarray], truth: np.ndarray) -> float:
+    """Return the penalty whose predictions have the best accuracy."""
+    accuracy = {penalty: np.mean(taxa == truth) for penalty, taxa in predicted.items()}
+    return max(accuracy, key=accuracy.__getitem__)

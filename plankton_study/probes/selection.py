@@ -13,7 +13,7 @@ SETTINGS = ("natural", "balanced")
 SEARCHES = ("all", "equal", "predeclared")
 
 
-def candidate_cells(encoder: Encoder, search: str, number: int) -> list[Cell]:
+def candidate_cells(encoder: Encoder, search: str, number: int = 0) -> list[Cell]:
     """Return the cells that a search may choose from.
 
     Args:
@@ -28,17 +28,19 @@ def candidate_cells(encoder: Encoder, search: str, number: int) -> list[Cell]:
     if search == "all":
         return cells
     cells = [cell for cell in cells if cell.timestep == encoder.predeclared.timestep]
-    places = np.linspace(len(cells) - 1, 0, min(number, len(cells))).round().astype(int)
-    return [cells[place] for place in sorted(places)]
+    positions = np.linspace(len(cells) - 1, 0, min(number, len(cells))).round().astype(int)
+    return [cells[position] for position in sorted(positions)]
 
 
 def cells_of(table: pd.DataFrame) -> list[Cell]:
     """Return the cells of a table's rows, from its columns layer and timestep."""
-    cells = []
-    for row in table.itertuples():
-        timestep = None if pd.isna(row.timestep) else int(row.timestep)
-        cells.append(Cell(row.layer, timestep))
-    return cells
+    return [cell_of(row) for _, row in table.iterrows()]
+
+
+def cell_of(row: pd.Series) -> Cell:
+    """Return the cell of one row of a table, from its columns layer and timestep."""
+    timestep = row["timestep"]
+    return Cell(row["layer"], None if pd.isna(timestep) else int(timestep))
 
 
 def setting_classes(splits: Splits, setting: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from plankton_study.probes import intervals
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import cluster_encoder
 from plankton_study.questions.compare import (
-    Results,
+    ProbeResults,
     best_on_validation,
     compare_encoders,
     differences,
@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
     name: str
     splits: Splits
-    results: Results
+    results: ProbeResults
     part: str
 
 

@@ -15,7 +15,7 @@ from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.scaling import scaled_features
-from plankton_study.probes.selection import cells_of, probed_parts
+from plankton_study.probes.selection import cell_of, probed_parts
 from plankton_study.run.cache import computed
 from plankton_study.run.progress import progress
 from plankton_study.run.study import Study
@@ -97,7 +97,7 @@ def cluster_encoder(study: Study, splits: Splits, name: str) -> Clusters:
 
     stored = computed(study, "clusters", inputs, SHAPED_BY, compute)
     table = stored["table"]
-    (selected,) = cells_of(table.loc[[table["validation NMI"].idxmax()]])
+    selected = cell_of(table.loc[table["validation NMI"].idxmax()])
     agreement = {measure: stored[measure] for measure in AGREEMENT}
     rows = probed_parts(splits, "natural")["test"]
     return Clusters(table, selected, rows, stored["labels"], stored["distance"], agreement)
@@ -185,7 +185,7 @@ def draw_agreement(
         for draw, times in enumerate(weights):
             of_restart = labels[draw % len(labels)]
             drawn[draw] = measure(np.repeat(truth, times), np.repeat(of_restart, times))
-        agreement[name] = np.append(value, drawn - np.mean(drawn) + value)
+        agreement[name] = intervals.with_centred_draws(value, drawn)
     return agreement
 
 
@@ -218,21 +218,21 @@ def _share_of_commonest(taxa: pd.Series) -> float:
     return taxa.value_counts(normalize=True).iloc[0]
 
 
-def split_taxa(members: pd.DataFrame, least_images: int = 10) -> pd.DataFrame:
+def split_taxa(members: pd.DataFrame, min_images: int = 10) -> pd.DataFrame:
     """Return the taxa by the number of clusters that are needed for half of their images.
 
     Returns:
-        Columns taxon, clusters for half of it, and images, the most divided taxa first.
+        Columns taxon, clusters holding half of it, and images, the most divided taxa first.
     """
     by_taxon = members.groupby("taxon")["cluster"]
-    table = by_taxon.agg(_clusters_for_half).to_frame("clusters for half of it")
+    table = by_taxon.agg(_clusters_holding_half).to_frame("clusters holding half of it")
     table["images"] = members["taxon"].value_counts()
-    table = table[table["images"] >= least_images]
-    order = ["clusters for half of it", "images"]
+    table = table[table["images"] >= min_images]
+    order = ["clusters holding half of it", "images"]
     return table.sort_values(order, ascending=False).reset_index()
 
 
-def _clusters_for_half(clusters: pd.Series) -> int:
+def _clusters_holding_half(clusters: pd.Series) -> int:
     shares = clusters.value_counts(normalize=True)
     return int((shares.cumsum() < 0.5).sum()) + 1
 
@@ -241,7 +241,7 @@ def merged_taxa(members: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs of taxa that are the largest two of one cluster.
 
     Returns:
-        Columns taxa and images of the smaller one, summed over clusters, largest first.
+        Columns taxa and images of the smaller taxon, summed over clusters, largest first.
     """
     lines = []
     for _, taxa in members.groupby("cluster")["taxon"]:
@@ -249,6 +249,6 @@ def merged_taxa(members: pd.DataFrame) -> pd.DataFrame:
         if len(counts) > 1:
             pair = " and ".join(sorted(counts.index[:2]))
             lines.append((pair, int(counts.iloc[1])))
-    table = pd.DataFrame(lines, columns=["taxa", "images of the smaller one"])
-    by_pair = table.groupby("taxa", sort=True)["images of the smaller one"].sum()
+    table = pd.DataFrame(lines, columns=["taxa", "images of the smaller taxon"])
+    by_pair = table.groupby("taxa", sort=True)["images of the smaller taxon"].sum()
     return by_pair.sort_values(ascending=False, kind="stable").reset_index()

@@ -26,7 +26,7 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 #: a relative change of the held-out loss by more than this counts as falling or rising
 FLAT = 0.02
 
-Results = dict[str, ProbeResult]
+ProbeResults = dict[str, ProbeResult]
 
 
 class Comparison(NamedTuple):
@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
         absent: encoder → why it was not run.
     """
 
-    results: Results
+    results: ProbeResults
     absent: dict[str, str]
 
     def same_images(self) -> bool:
@@ -110,7 +110,7 @@ def scores_table(
     return pd.DataFrame(lines)
 
 
-def searches_table(study: Study, splits: Splits, results: Results) -> pd.DataFrame:
+def searches_table(study: Study, splits: Splits, results: ProbeResults) -> pd.DataFrame:
     """Return test macro-F1 by the number of candidate cells.
 
     Returns:
@@ -125,15 +125,15 @@ def searches_table(study: Study, splits: Splits, results: Results) -> pd.DataFra
     searches["all"] = results
     table = pd.DataFrame({"encoder": list(results)})
     for search, search_results in searches.items():
-        most = max(len(result.grid) for result in search_results.values())
-        table[f"{search} ({most} at most, %)"] = [
+        largest = max(len(result.grid) for result in search_results.values())
+        table[f"{search} ({largest} at most, %)"] = [
             evaluate(study, splits, result, "test")["macro_f1"]
             for result in search_results.values()
         ]
     return table
 
 
-def differences(study: Study, splits: Splits, results: Results, part: str) -> pd.DataFrame:
+def differences(study: Study, splits: Splits, results: ProbeResults, part: str) -> pd.DataFrame:
     """Return the paired differences between diffusion's linear probe and each other encoder's.
 
     Returns:
@@ -176,7 +176,7 @@ def differences_table(differences: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
+def best_on_validation(study: Study, results: ProbeResults, learnt_from: str) -> str:
     """Return the encoder of a family whose selected probe has the best validation macro-F1.
 
     Args:
@@ -199,7 +199,7 @@ def best_on_validation(study: Study, results: Results, learnt_from: str) -> str:
 # --- did every encoder learn, and what did it cost?
 
 
-def learning_curves(results: Results) -> dict[str, pd.DataFrame]:
+def learning_curves(results: ProbeResults) -> dict[str, pd.DataFrame]:
     """Return encoder → its learning curve, for the encoders that were trained here."""
     curves = {}
     for name, result in results.items():
@@ -208,7 +208,9 @@ def learning_curves(results: Results) -> dict[str, pd.DataFrame]:
     return curves
 
 
-def learning_table(study: Study, splits: Splits, results: Results, setting: str) -> pd.DataFrame:
+def learning_table(
+    study: Study, splits: Splits, results: ProbeResults, setting: str
+) -> pd.DataFrame:
     """Return ridge validation accuracy before and after training, and the trend of the loss.
 
     Returns:
@@ -231,7 +233,7 @@ def learning_table(study: Study, splits: Splits, results: Results, setting: str)
 
 
 def _accuracy_before(
-    study: Study, splits: Splits, results: Results, name: str, setting: str
+    study: Study, splits: Splits, results: ProbeResults, name: str, setting: str
 ) -> MeanWithError:
     if name == "diffusion":
         random = results["random U-Net"]
@@ -250,7 +252,7 @@ def loss_trend(losses: pd.Series) -> str:
     return "flat"
 
 
-def cost_table(study: Study, results: Results) -> pd.DataFrame:
+def cost_table(study: Study, results: ProbeResults) -> pd.DataFrame:
     """Return the cost of each encoder.
 
     Returns:
@@ -275,7 +277,7 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def equal_flops_table(study: Study, splits: Splits, results: Results) -> pd.DataFrame:
+def equal_flops_table(study: Study, splits: Splits, results: ProbeResults) -> pd.DataFrame:
     """Return the test scores of encoders that were trained with the denoiser's training FLOPs.
 
     They are the encoders with `equal_flops = true`. The table is empty if the denoiser is a
@@ -320,19 +322,23 @@ def fine_tuning_table(study: Study, splits: Splits, comparison: Comparison) -> p
         if "end to end" in result.heads and study.profile.encoders[name].network == "unet"
     }
     table = scores_table(study, splits, Comparison(supervised_unets, {}), "test", heads)
-    by_start = {
-        study.profile.encoders[name].start: supervised_unets[name]
-        for name in reversed(supervised_unets)
-    }
-    if len(by_start) < 2:
+    tuned = _first_with_start(study, supervised_unets, "denoiser")
+    scratch = _first_with_start(study, supervised_unets, "random")
+    if tuned is None or scratch is None:
         return table
-    tuned, scratch = by_start["denoiser"], by_start["random"]
     for head in heads:
         gain = evaluate(study, splits, tuned, "test", head, minus=scratch)
         line = {"encoder": "difference", "learnt from": "", "head": head, "cell": ""}
         line |= {"accuracy (%)": gain["accuracy"], "macro-F1 (%)": gain["macro_f1"]}
         table.loc[len(table)] = line
     return table
+
+
+def _first_with_start(study: Study, results: ProbeResults, start: str) -> ProbeResult | None:
+    for name, result in results.items():
+        if study.profile.encoders[name].start == start:
+            return result
+    return None
 
 
 # --- which taxa, which confusions?
@@ -351,7 +357,7 @@ def f1_by_taxon(
     table = table.sort_index().reset_index()
     for result in (first, other):
         f1 = f1_score(
-            truth, result.named(part), labels=table["taxon"], average=None, zero_division=0
+            truth, result.predicted_taxa(part), labels=table["taxon"], average=None, zero_division=0
         )
         table[result.name] = 100 * f1
     table["gain"] = table[first.name] - table[other.name]
@@ -359,7 +365,7 @@ def f1_by_taxon(
 
 
 def commonest_confusions(
-    splits: Splits, result: ProbeResult, most: int = 5, part: str = "test"
+    splits: Splits, result: ProbeResult, number: int = 5, part: str = "test"
 ) -> pd.DataFrame:
     """Return the pairs of taxa that a probe confuses most often.
 
@@ -367,9 +373,9 @@ def commonest_confusions(
         Columns true, taken for, count, and rows of the images.
     """
     rows = result.rows[part]
-    truth, predicted = splits.taxa(rows).astype(str), result.named(part)
+    truth, predicted = splits.taxa(rows).astype(str), result.predicted_taxa(part)
     images = pd.DataFrame({"true": truth, "taken for": predicted, "row": rows})
     wrong = images[truth != predicted]
     pairs = wrong.groupby(["true", "taken for"])["row"].agg(count="size", rows=list)
-    pairs = pairs.sort_values("count", ascending=False, kind="stable").head(most)
+    pairs = pairs.sort_values("count", ascending=False, kind="stable").head(number)
     return pairs.reset_index()

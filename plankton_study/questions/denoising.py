@@ -16,6 +16,7 @@ from plankton_study.models.pretrained import open_denoiser
 from plankton_study.models.training import images_to_see, training_cost
 from plankton_study.probes.intervals import MeanWithError
 from plankton_study.probes.probe import best_ridge_accuracy
+from plankton_study.run.files import read_json
 from plankton_study.run.schema import UNet
 from plankton_study.run.study import Study
 
@@ -104,7 +105,7 @@ def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
     """Return the size of each denoiser and the cost of its training.
 
     Args:
-        study: provides size and device.
+        study: provides the size of the images.
         folders: set → folder of its denoiser.
 
     Returns:
@@ -120,7 +121,7 @@ def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
                 "parameters": sum(parameter.numel() for parameter in unet.parameters()),
                 "images seen": int(cost["images_seen"]) if cost else "pretrained",
                 "seconds": round(cost["seconds"]) if cost else None,
-                "device": study.device,
+                "device": read_json(folder / "origin.json")["device"] if cost else None,
             }
         )
     return pd.DataFrame(lines)

@@ -37,7 +37,7 @@ def probe_few_labels(study: Study, splits: Splits, name: str) -> dict[int, np.nd
 
     Returns:
         Labels per class → (draws, n test) predicted taxa. Numbers of labels that even the
-        commonest class does not have are left out.
+        commonest class does not have are left out; if none remains, the smallest is kept.
     """
     config = study.profile.labels
     encoder, bank = read_features(study, splits, name)
@@ -149,9 +149,9 @@ def labels_saved_table(curves: dict[str, pd.DataFrame], count: int, n: int) -> p
         n: number of test images.
 
     Returns:
-        One row for each encoder; columns encoder, labels needed, times diffusion's (with its 95 %
-        interval in from and to; infinity if the level is not reached), and diffusion minus it with
-        the same number of labels.
+        One row for each encoder; columns encoder, labels needed, ratio to diffusion (with its
+        95 % interval in ratio, low and ratio, high; infinity if the level is not reached), and
+        diffusion minus it with the same number of labels.
     """
     level = curves["diffusion"][count].to_numpy()
     needed_by_diffusion = labels_needed(curves["diffusion"], level)
@@ -161,16 +161,16 @@ def labels_saved_table(curves: dict[str, pd.DataFrame], count: int, n: int) -> p
         ratio = needed / needed_by_diffusion
         low, high = np.percentile(ratio[1:], [2.5, 97.5], method="nearest")
         gain = intervals.percentiles(level - curve[count].to_numpy(), n, is_difference=True)
+        if name == "diffusion":
+            gain = None
         lines.append(
             {
                 "encoder": name,
                 "labels needed": needed[0],
-                "times diffusion's": ratio[0],
-                "from": low,
-                "to": high,
-                f"diffusion minus it at {count} labels (points)": (
-                    None if name == "diffusion" else gain
-                ),
+                "ratio to diffusion": ratio[0],
+                "ratio, low": low,
+                "ratio, high": high,
+                f"diffusion minus it at {count} labels (points)": gain,
             }
         )
     return pd.DataFrame(lines)

@@ -8,7 +8,7 @@ from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.result import ProbeResult, evaluate
-from plankton_study.questions.compare import Results
+from plankton_study.questions.compare import ProbeResults
 from plankton_study.run.study import Study
 
 #: remedy → (head, whether probabilities are divided by the training prior)
@@ -55,7 +55,7 @@ def describe_region(region: str, bounds: tuple[int, int]) -> str:
 
 
 def regions_table(
-    study: Study, splits: Splits, results: Results, regions: dict[str, tuple[str, ...]]
+    study: Study, splits: Splits, results: ProbeResults, regions: dict[str, tuple[str, ...]]
 ) -> pd.DataFrame:
     """Return macro-F1 over the taxa of each region, on test images.
 
@@ -90,7 +90,7 @@ def regions_table(
 
 
 def remedies_table(
-    study: Study, splits: Splits, results: Results, rare_taxa: tuple[str, ...]
+    study: Study, splits: Splits, results: ProbeResults, rare_taxa: tuple[str, ...]
 ) -> pd.DataFrame:
     """Return scores of linear probes: plain, with equal class weights, with logit adjustment.
 

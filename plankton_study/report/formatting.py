@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from plankton_study.probes.intervals import Estimate, MeanWithError, Spread, number_text
+from plankton_study.probes.intervals import (
+    MINUS,
+    Estimate,
+    MeanWithError,
+    Spread,
+    number_text,
+)
 
 #: text for an infinite number of labels
 NOT_REACHED = "not reached"
@@ -26,6 +32,11 @@ NOISE_IN_WORDS = {
     "mean": "Features are the mean over several noise tensors",
     "clean": "No noise is added to the image",
 }
+
+
+def shown_name(taxon: str) -> str:
+    """Return the name of a taxon as it is shown in figures and in prose."""
+    return taxon.replace("_", " ")
 
 
 def is_percent(name: str) -> bool:
@@ -67,13 +78,13 @@ def _float_text(value: float, column: str, digits: int | None) -> str:
     if digits is None and is_percent(column):
         digits = 1
     if digits is None:
-        return f"{value:.3g}".replace("-", "−")
+        return f"{value:.3g}".replace("-", MINUS)
     return number_text(value, digits)
 
 
 def whole_text(value: int) -> str:
     """Return a whole number with thousands separators."""
-    return f"{value:,}".replace("-", "−")
+    return f"{value:,}".replace("-", MINUS)
 
 
 def stored_text(entry: dict[str, Any]) -> str:
@@ -94,7 +105,7 @@ def stored_text(entry: dict[str, Any]) -> str:
         return f"{value / MILLION:.2f} million"
     if isinstance(value, int):
         return whole_text(value)
-    return f"{value:.3g}".replace("-", "−")
+    return f"{value:.3g}".replace("-", MINUS)
 
 
 def minutes_text(minutes: float) -> str:

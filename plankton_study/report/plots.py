@@ -7,20 +7,30 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plankton_study.report.results import NOT_ASKED_FOR
+from plankton_study.report.results import NOT_IN_PROFILE
+from plankton_study.report.style import line_looks
 
-MARKS = "os^Dvph"
+#: families of encoders, which have the same look in every figure
+FAMILIES = (
+    "self-supervised",
+    "labels",
+    "diffusion, then labels",
+    "nothing",
+    "elsewhere",
+    "diffusion",
+)
 #: share of the space between two lines of a panel that points may take
 SPREAD = 0.7
 
 
-def plot_estimates(table: pd.DataFrame, xlabel: str) -> Figure:
+def plot_estimates(table: pd.DataFrame, xlabel: str, legend: str | None = None) -> Figure:
     """Draw estimates with their intervals, in percent or points.
 
     Args:
         table: columns panel; encoder, one line each; kind, one colour each; estimate; and
             optionally filled (bool), false for hollow points.
         xlabel: x label of every panel.
+        legend: title of the legend.
     """
     panels = table["panel"].unique()
     names = list(table["encoder"].unique())
@@ -29,6 +39,7 @@ def plot_estimates(table: pd.DataFrame, xlabel: str) -> Figure:
         1,
         width,
         figsize=(2 + 2.6 * width, 1.3 + 0.26 * len(names)),
+        sharex=True,  # so that panels can be compared
         sharey=True,
         squeeze=False,
     )
@@ -37,22 +48,27 @@ def plot_estimates(table: pd.DataFrame, xlabel: str) -> Figure:
         _draw_panel(ax, table[table["panel"] == panel], names, looks)
         ax.set(title=panel, xlabel=xlabel)
     if table.empty:
-        axes[0, 0].set(title=NOT_ASKED_FOR)
+        axes[0, 0].set(title=NOT_IN_PROFILE)
         axes[0, 0].set_axis_off()
     axes[0, 0].set_yticks(range(len(names)), names)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)  # the first name at the top
     handles = [
         plt.Line2D([], [], color=colour, marker=mark, label=kind)
         for kind, (colour, mark) in looks.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncol=4, frameon=False)
+    place = {"loc": "outside lower center", "ncol": 4, "frameon": False}
+    figure.legend(handles=handles, title=legend, **place)
     return figure
 
 
 def _looks_of_kinds(table: pd.DataFrame) -> dict[str, tuple[object, str]]:
     """Return kind → colour and mark."""
-    styles = zip(sns.color_palette("colorblind"), MARKS, strict=False)
-    return dict(zip(table["kind"].unique(), styles, strict=False))
+    kinds = list(table["kind"].unique())
+    if set(kinds) <= set(FAMILIES):
+        looks = dict(zip(FAMILIES, line_looks(len(FAMILIES)), strict=True))
+    else:
+        looks = dict(zip(kinds, line_looks(len(kinds)), strict=True))
+    return {kind: (looks[kind]["color"], looks[kind]["marker"]) for kind in kinds}
 
 
 def _draw_panel(
@@ -81,7 +97,9 @@ def plot_differences(differences: pd.DataFrame) -> Figure:
     """
     table = differences.rename(columns={"metric": "panel", "learnt from": "kind"})
     table["filled"] = differences["p_holm"] < 0.05
-    return plot_estimates(table, "diffusion minus the other (points)")
+    return plot_estimates(
+        table, "diffusion minus the other (points)", legend="the other encoder learnt from"
+    )
 
 
 def plot_cells(
@@ -119,7 +137,7 @@ def plot_cells(
 
 
 def grid_axes(
-    number: int, columns: int, width: float, height: float, empty: str = NOT_ASKED_FOR
+    number: int, columns: int, width: float, height: float, empty: str = NOT_IN_PROFILE
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with a grid of panels, and the panels.
 
@@ -149,4 +167,5 @@ def shared_legend(figure: Figure, ax: Axes, columns: int) -> None:
         ncol=columns,
         frameon=False,
         fontsize=7,
+        handlelength=3,  # so that dashes are visible
     )

@@ -23,7 +23,7 @@ from plankton_study.run.files import read_json, write_file, write_json
 from plankton_study.run.study import Study
 
 SYNTHETIC = "synthetic demonstration data"
-NOT_ASKED_FOR = "not part of this profile"
+NOT_IN_PROFILE = "not part of this profile"
 NAME = re.compile(r"[a-z0-9_]+")
 #: the captions of the study's own results, by name
 CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text("utf-8"))
@@ -112,7 +112,7 @@ class Results:
         numbers = tidy_table(table, keys, measured)
         texts = text_table(table, digits)
         if texts.empty:
-            texts = pd.DataFrame({"": [NOT_ASKED_FOR]})
+            texts = pd.DataFrame({"": [NOT_IN_PROFILE]})
         write_file(self.folder / "values" / f"{name}.csv", _csv(numbers))
         write_file(self.folder / "tables" / f"{name}.csv", _csv(texts))
         latex = texts.to_latex(index=False, escape=True)
@@ -147,7 +147,12 @@ class Results:
         if isinstance(value, Estimate):
             entry |= value._asdict()
         entry["unit"] = "" if isinstance(value, str) else unit
-        entry["kind"] = MEASURED if measured else CHOICE if choice else kind_of(value)
+        if measured:
+            entry["kind"] = MEASURED
+        elif choice:
+            entry["kind"] = CHOICE
+        else:
+            entry["kind"] = kind_of(value)
         write_json(self.folder / "numbers" / f"{name}.json", entry)
         self._save_provenance("number", name)
 

@@ -1,10 +1,10 @@
 """The style of figures, and montages of images."""
 
+from itertools import cycle, islice
+
 import numpy as np
 from matplotlib.axes import Axes
 
-#: seaborn's colour-blind palette without pink and grey
-COLOURS = 8
 MARKERS = "os^DvPX*<>"
 
 SETTINGS = {
@@ -28,14 +28,14 @@ def set_style() -> None:
 
 
 def line_looks(number: int) -> list[dict[str, object]]:
-    """Return a colour and a marker for each line of a plot."""
+    """Return a colour and a marker for each line of a plot; no two of the first 40 are the same."""
     import seaborn as sns
 
     palette = sns.color_palette("colorblind")
-    colours = palette[:6] + palette[8:]
+    colours = palette[:6] + palette[8:]  # without pink and grey
     return [
-        {"color": colours[place % COLOURS], "marker": MARKERS[place % len(MARKERS)]}
-        for place in range(number)
+        {"color": colour, "marker": marker}
+        for colour, marker in islice(zip(cycle(colours), cycle(MARKERS)), number)
     ]
 
 
@@ -53,6 +53,11 @@ def show_images(ax: Axes, images: np.ndarray, columns: int, title: str = "") -> 
     """Draw images (N, R, R) uint8 as one montage without axes."""
     show_grey(ax, montage(images, columns))
     ax.set_title(title, fontsize=7, loc="left", pad=2)
+
+
+def label_row(ax: Axes, text: str) -> None:
+    """Write a vertical label to the left of a panel without axes."""
+    ax.text(-0.08, 0.5, text, transform=ax.transAxes, rotation="vertical", ha="right", va="center")
 
 
 def show_grey(ax: Axes, picture: np.ndarray) -> None:

@@ -21,8 +21,9 @@ import pandas as pd
 from filelock import FileLock
 
 from plankton_study.run.files import (
+    DISK_ERRORS,
     PACKAGE,
-    explain_disk_error,
+    disk_error,
     read_json,
     require_space,
     write_json,
@@ -54,7 +55,11 @@ STORED_AS = 1
 
 
 def digest(*parts: Any) -> str:
-    """Return 20 hex digits that identify JSON values, bytes or NumPy arrays."""
+    """Return 20 hex digits that identify JSON values, bytes or NumPy arrays.
+
+    Raises:
+        TypeError: an array holds Python objects, whose bytes are only addresses.
+    """
     total = hashlib.sha256()
     for part in parts:
         total.update(hashlib.sha256(_to_bytes(part)).digest())
@@ -65,6 +70,8 @@ def _to_bytes(part: Any) -> bytes:
     if isinstance(part, bytes):
         return part
     if hasattr(part, "tobytes"):
+        if part.dtype.hasobject:
+            raise TypeError("an array of Python objects has no digest: convert it to a list")
         return f"{part.dtype}{part.shape}".encode() + part.tobytes()
     return json.dumps(part, sort_keys=True, default=str).encode()
 
@@ -147,7 +154,9 @@ def keep(
                     _finish(study, folder, stage, inputs, seconds, team)
             team.wait()
     except OSError as error:
-        raise explain_disk_error(error, folder) from error
+        if error.errno in DISK_ERRORS:
+            raise disk_error(error, Path(error.filename or folder)) from error
+        raise
     return folder
 
 

@@ -32,7 +32,9 @@ def write_file(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        raise explain_disk_error(error, path) from error
+        if error.errno in DISK_ERRORS:
+            raise disk_error(error, path) from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -52,10 +54,13 @@ def _to_json(value: Any) -> Any:
     return str(value)
 
 
-def explain_disk_error(error: OSError, path: Path) -> Exception:
-    """Turn an error about a full or read-only disk into a StudyError; return others unchanged."""
-    if error.errno not in DISK_ERRORS:
-        return error
+def disk_error(error: OSError, path: Path) -> StudyError:
+    """Return what a user can do about an error of `DISK_ERRORS`.
+
+    Args:
+        error: from a full or read-only disk.
+        path: what was being written.
+    """
     return StudyError(
         f"{path} could not be written ({error.strerror}): "
         "free some space, or set PLANKTON_CACHE to another folder"
@@ -74,4 +79,4 @@ def require_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free + used
     if free < size:
         reason = f"no space left: {size:,} bytes needed, {free:,} free"
-        raise explain_disk_error(OSError(errno.ENOSPC, reason), folder)
+        raise disk_error(OSError(errno.ENOSPC, reason), folder)

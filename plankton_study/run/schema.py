@@ -89,7 +89,7 @@ class Split(Strict):
     def problems(self) -> list[str]:
         taken = sorted(set(PARTS) & set(self.shifts))
         if taken:
-            return [f"shifts: {', '.join(taken)} is the name of another part"]
+            return [f"shifts: {', '.join(taken)} already names another part"]
         return []
 
 

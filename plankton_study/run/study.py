@@ -64,7 +64,7 @@ def load_study(profile: str | None = None, seed: int | None = None) -> Study:
     name = profile or os.environ.get("PLANKTON_PROFILE") or DEFAULT_PROFILE
     checked = read_profile(name)
     if seed is None:
-        seed = _whole_number("PLANKTON_SEED", default=0, least=0)
+        seed = _whole_number("PLANKTON_SEED", default=0, minimum=0)
     data = _data_folder()
     threads = _threads()
     _allow_hub(checked.hub)
@@ -91,21 +91,21 @@ def _threads() -> int:
     cores = os.cpu_count() or 1
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     default = max(cores // processes_here, 1)
-    threads = _whole_number("PLANKTON_THREADS", default, least=1)
+    threads = _whole_number("PLANKTON_THREADS", default, minimum=1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     return threads
 
 
-def _whole_number(variable: str, default: int, least: int) -> int:
+def _whole_number(variable: str, default: int, minimum: int) -> int:
     text = os.environ.get(variable) or str(default)
-    if not text.isdecimal() or int(text) < least:
-        raise StudyError(f"{variable}={text} is not a whole number of at least {least}")
+    if not text.isdecimal() or int(text) < minimum:
+        raise StudyError(f"{variable}={text} is not a whole number of at least {minimum}")
     return int(text)
 
 
 def _allow_hub(allowed: bool) -> None:
     """Allow or block the Hugging Face Hub, also for libraries that are already imported."""
-    offline = str(int(not allowed))
+    offline = "0" if allowed else "1"
     os.environ["HF_HUB_OFFLINE"] = offline
     os.environ["HF_DATASETS_OFFLINE"] = offline
     for name in ("huggingface_hub.constants", "datasets.config"):

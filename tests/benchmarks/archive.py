@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import GAIN
 
 from plankton_study.features.encoders import DiffusionEncoder
-from plankton_study.models.networks.unet import build_scheduler, build_unet
+from plankton_study.models.networks.unet import build_unet
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.run.profile import read_profile
 from plankton_study.run.schema import Profile
 

@@ -20,7 +20,7 @@ from plankton_study.features.interface import Cell
 from plankton_study.features.pooling import pool
 from plankton_study.features.taps import Tap
 from plankton_study.models.denoiser import initial_unet
-from plankton_study.models.networks.unet import build_scheduler
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.models.precision import autocast, uses_bfloat16
 from plankton_study.run.study import load_study
 

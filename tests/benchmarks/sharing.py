@@ -18,7 +18,7 @@ from plankton_study.features.bank import extract_features
 from plankton_study.features.encoders import DiffusionEncoder
 from plankton_study.images.splits import Splits, make_splits
 from plankton_study.models.denoiser import initial_unet
-from plankton_study.models.networks.unet import build_scheduler
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.run.machine import processes
 from plankton_study.run.schema import Features
 from plankton_study.run.study import Study, load_study

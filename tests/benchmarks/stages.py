@@ -201,7 +201,8 @@ def extraction_call(number: int, folder: Path) -> Callable[[], object]:
 
     from plankton_study.features.bank import Extraction
     from plankton_study.features.encoders import DiffusionEncoder
-    from plankton_study.models.networks.unet import build_scheduler, build_unet
+    from plankton_study.models.networks.unet import build_unet
+    from plankton_study.models.noise_schedule import build_scheduler
     from plankton_study.run.schema import Features, Noise, UNet
 
     settings = Features(timesteps=(15,))
@@ -244,7 +245,7 @@ def fit_logistic(bank: "FeatureBank", train: np.ndarray, codes: np.ndarray) -> N
     from plankton_study.probes.scaling import scaled_features
 
     (features,) = scaled_features(bank, bank.cells[0], train)
-    path = logistic_path(features, codes[train], [1.0], tolerance=0.0, most_iterations=ITERATIONS)
+    path = logistic_path(features, codes[train], [1.0], tolerance=0.0, max_iterations=ITERATIONS)
     list(path)
 
 

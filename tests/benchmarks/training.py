@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
 from plankton_study.models.denoiser import batch_denoising_loss, initial_unet
-from plankton_study.models.networks.unet import build_scheduler
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.models.training import Trainer, TrainingImages, training_cost
 from plankton_study.run.study import Study, load_study
 

@@ -14,7 +14,8 @@ from plankton_study.features.registry import diffusion_encoder, make_encoder
 from plankton_study.features.taps import find_taps
 from plankton_study.images.splits import make_splits
 from plankton_study.models.batches import to_input
-from plankton_study.models.networks.unet import build_scheduler, build_unet
+from plankton_study.models.networks.unet import build_unet
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.run import cache
 from plankton_study.run.schema import Features, Noise, UNet
 

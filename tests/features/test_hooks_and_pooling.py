@@ -87,6 +87,11 @@ def test_features_of_a_transformer_are_its_hidden_states(shared):
         assert torch.allclose(features[tap.name], expected, atol=1e-5)
 
 
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="'std' is not one of mean, mean_std, grid"):
+        pool(torch.zeros(1, 2, 4, 4), "std")
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("class_tokens", [0, 1])
 def test_tokens_are_pooled_as_the_square_they_lie_on(pooling, class_tokens):

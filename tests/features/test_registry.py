@@ -18,13 +18,13 @@ from plankton_study.run.errors import StudyError
 def test_a_predeclared_cell_that_the_network_lacks_is_refused_at_once(make_study):
     change = {'predeclared = "up16.resnet1@t20"': 'predeclared = "up64.resnet1@t20"'}
     study = make_study(change)
-    message = "features.predeclared = 'up64.resnet1@t20' is none of .*up16.resnet1@t20"
+    message = "'up64.resnet1@t20' is not a cell of diffusion; its cells are .*up16.resnet1@t20"
     with pytest.raises(StudyError, match=message):
         make_encoder(study, make_splits(study, "shapes"), "diffusion")
 
 
 def test_an_unknown_encoder_is_named(shared):
-    with pytest.raises(StudyError, match=r"no encoder 'dino'.*diffusion.*SimCLR"):
+    with pytest.raises(StudyError, match=r"unknown encoder 'dino'; available: .*diffusion.*SimCLR"):
         make_encoder(shared, make_splits(shared, "shapes"), "dino")
 
 

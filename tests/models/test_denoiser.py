@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from plankton_study.images.splits import make_splits
 from plankton_study.models import training
 from plankton_study.models.denoiser import denoising_loss, losses_by_level, trained_denoiser
-from plankton_study.models.networks.unet import build_scheduler
+from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.run.schema import Noise
 
 TRAIN = """

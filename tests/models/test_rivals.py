@@ -253,7 +253,7 @@ def test_a_resnet_names_the_classes_in_the_probes_order(longer):
         assert chances.shape == (len(rows), len(taxa))
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
         expected = taxa[logits(encoder, splits, rows).argmax(axis=1)]
-        assert np.array_equal(result.named(part, "end to end"), expected)
+        assert np.array_equal(result.predicted_taxa(part, "end to end"), expected)
 
 
 def test_simclr_learns_to_tell_images_apart(longer):

@@ -218,6 +218,6 @@ def test_attention_counts_among_the_flops(shared, data, tmp_path):
 def test_held_out_rows_are_few_and_sorted():
     validation = np.arange(1000) * 2
     rows = training.choose_held_out(validation)
-    assert len(rows) == training.MOST_HELD_OUT_IMAGES == len(np.unique(rows))
+    assert len(rows) == training.MAX_HELD_OUT_IMAGES == len(np.unique(rows))
     assert np.array_equal(rows, np.sort(rows)) and set(rows) <= set(validation)
     assert np.array_equal(training.choose_held_out(validation[:7]), validation[:7])

@@ -15,7 +15,7 @@ def test_a_result_judged_on_some_taxa_and_against_itself(shared):
     splits = make_splits(shared, "shapes")
     result = probe_encoder(shared, splits, "pixels + PCA", setting="balanced")
     truth = splits.taxa(result.rows["test"]).astype(str)
-    named = result.named("test")
+    named = result.predicted_taxa("test")
     assert set(truth) == {"bar", "disc"}
     of_bars = evaluate(shared, splits, result, "test", taxa=("bar",))
     is_bar = truth == "bar"

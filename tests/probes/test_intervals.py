@@ -25,6 +25,18 @@ def test_the_bootstrap_keeps_groups_together():
     assert (by_group[:, :, 0].sum(axis=1) == 5).all()
 
 
+def test_the_first_weights_are_those_of_the_value():
+    groups = np.repeat(np.arange(5), 4)
+    weights = intervals.draw_weights(groups, 50, seed=3)
+    assert weights.shape == (51, 20) and (weights[0] == 1).all()
+    assert np.array_equal(weights[1:], intervals.resample(groups, 50, seed=3))
+
+
+def test_centred_draws_have_the_value_as_their_mean():
+    centred = intervals.with_centred_draws(0.5, np.array([0.6, 0.8, 1.0]))
+    np.testing.assert_allclose(centred, [0.5, 0.3, 0.5, 0.7])
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng, covered = np.random.default_rng(0), 0
     for _ in range(100):

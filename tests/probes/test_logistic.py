@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study.probes.logistic import LogisticModel, logistic_path
 
 #: until which tests iterate where they compare with an exact solution
-EXACT = {"tolerance": 1e-6, "most_iterations": 20_000}
+EXACT = {"tolerance": 1e-6, "max_iterations": 20_000}
 
 
 def draw_problem(
@@ -74,7 +74,7 @@ def test_the_gradient_is_as_small_as_promised(sizes, is_weighted, tolerance):
     x, codes, weight = draw_problem(*sizes)
     strengths = [0.03, 1.0, 10.0]
     path = logistic_path(
-        [x], codes, strengths, weight if is_weighted else None, tolerance, most_iterations=20_000
+        [x], codes, strengths, weight if is_weighted else None, tolerance, max_iterations=20_000
     )
     for model in path:
         own_weight = weight if is_weighted else np.ones(len(x))
@@ -111,7 +111,7 @@ def test_a_weight_counts_a_sample_that_often():
 
 def test_the_iterations_are_bounded_and_what_they_give_is_usable():
     x, codes, _ = draw_problem(2, 100, 20, 4, 2)
-    for model in logistic_path([x], codes, [1.0, 100.0], tolerance=0.0, most_iterations=7):
+    for model in logistic_path([x], codes, [1.0, 100.0], tolerance=0.0, max_iterations=7):
         assert model.iterations == 7
         chances = model.probabilities([x])
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)

@@ -55,7 +55,7 @@ def test_every_head_gives_probabilities_for_every_part(shared, splits):
         chances = result.heads[head][part]
         assert chances.shape == (len(result.rows[part]), len(result.classes)), head
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-4)
-        assert (result.classes[chances.argmax(axis=1)] == result.named(part, head)).all()
+        assert (result.classes[chances.argmax(axis=1)] == result.predicted_taxa(part, head)).all()
     taxa = splits.taxa(splits["train"]).astype(str)
     assert result.prior.tolist() == [np.mean(taxa == taxon) for taxon in result.classes]
 

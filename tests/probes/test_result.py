@@ -48,7 +48,7 @@ def test_images_get_the_probabilities_that_are_stored_of_them(shared, splits, na
     assert result.predict(images, ids).tolist() == expected.tolist()
     is_clear = np.ptp(np.sort(stored, axis=1)[:, -2:], axis=1) > 1e-3
     assert is_clear.any()
-    assert np.array_equal(result.predict(images)[is_clear], result.named("test")[is_clear])
+    assert np.array_equal(result.predict(images)[is_clear], result.predicted_taxa("test")[is_clear])
 
 
 def test_the_size_of_a_batch_does_not_matter(splits, result):
@@ -118,9 +118,9 @@ def test_adjusting_divides_by_the_training_prior(shared, splits):
         prior=np.array([0.6, 0.3, 0.1]),
         heads={"linear": {"test": chances}},
     )
-    assert made_up.named("test").tolist() == ["a", "a", "a"]
+    assert made_up.predicted_taxa("test").tolist() == ["a", "a", "a"]
     # in proportion to 0.83, 1, 2; to 0.83, 1.5, 0.5; and to 1.5, 0.17, 0.5
-    assert made_up.named("test", adjusted=True).tolist() == ["c", "b", "a"]
+    assert made_up.predicted_taxa("test", adjusted=True).tolist() == ["c", "b", "a"]
 
 
 # --- saved probes

@@ -61,5 +61,5 @@ def test_a_temperature_changes_confidence_but_no_answer(shared):
         np.testing.assert_allclose(
             chances, temper(result.heads["linear"][part], probe.temperature), atol=1e-12
         )
-        assert (result.classes[chances.argmax(axis=1)] == result.named(part)).all()
+        assert (result.classes[chances.argmax(axis=1)] == result.predicted_taxa(part)).all()
         assert (result.classes[probe.codes(part)] == probe.truth(part)).all()

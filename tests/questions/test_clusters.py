@@ -118,20 +118,20 @@ def test_the_most_divided_taxa_come_first():
         quarter + 20 * "b", quarter + 6 * "c", quarter + 6 * "c", quarter + 6 * "c" + 5 * "d"
     )
     table = split_taxa(members)
-    assert table.columns.tolist() == ["taxon", "clusters for half of it", "images"]
+    assert table.columns.tolist() == ["taxon", "clusters holding half of it", "images"]
     # half of a lies in two of its four clusters; d has too few images
     assert table["taxon"].tolist() == ["c", "a", "b"]
-    assert table["clusters for half of it"].tolist() == [2, 2, 1]
+    assert table["clusters holding half of it"].tolist() == [2, 2, 1]
     assert table["images"].tolist() == [18, 12, 20]
-    with_few = split_taxa(members, least_images=5).set_index("taxon")
+    with_few = split_taxa(members, min_images=5).set_index("taxon")
     assert with_few.loc["d"].tolist() == [1, 5]
 
 
 def test_merged_taxa_are_the_largest_two_of_a_cluster():
     table = merged_taxa(made_up_members("aaaaabbb", "bbbbaac", "ccc", "cccca"))
-    assert table.columns.tolist() == ["taxa", "images of the smaller one"]
+    assert table.columns.tolist() == ["taxa", "images of the smaller taxon"]
     assert table["taxa"].tolist() == ["a and b", "a and c"]
-    assert table["images of the smaller one"].tolist() == [3 + 2, 1]
+    assert table["images of the smaller taxon"].tolist() == [3 + 2, 1]
 
 
 def test_pure_clusters_merge_nothing():

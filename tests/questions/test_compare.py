@@ -53,7 +53,7 @@ def test_what_is_not_available_stands_in_the_table_without_a_number(shared, spli
     assert (text_table(table).iloc[-1, 3:] == "").all()
     for name, accuracy in zip(NAMES, table["accuracy (%)"], strict=False):
         result = comparison.results[name]
-        is_right = result.named("test") == splits.taxa(result.rows["test"])
+        is_right = result.predicted_taxa("test") == splits.taxa(result.rows["test"])
         assert accuracy.value == pytest.approx(is_right.mean())
         assert accuracy.text().startswith(f"{100 * is_right.mean():.1f} [")
 
@@ -103,10 +103,10 @@ def test_a_difference_is_diffusion_minus_the_other_and_p_is_corrected_within_a_m
 def test_searches_show_fewer_candidates_first(shared, splits, comparison):
     results = comparison.results
     table = searches_table(shared, splits, results)
-    most = [int(column.split("(")[1].split()[0]) for column in table.columns[1:]]
-    assert most[0] == 1 and most == sorted(most)
-    assert most[1] == shared.profile.probes.candidates
-    assert most[2] == len(results["diffusion"].grid)
+    largest = [int(column.split("(")[1].split()[0]) for column in table.columns[1:]]
+    assert largest[0] == 1 and largest == sorted(largest)
+    assert largest[1] == shared.profile.probes.candidates
+    assert largest[2] == len(results["diffusion"].grid)
     macro_f1 = evaluate(shared, splits, results["pixels + PCA"], "test")["macro_f1"]
     assert table.set_index("encoder").loc["pixels + PCA"].iloc[-1] == macro_f1
 
@@ -178,7 +178,7 @@ class NamedImages:
     rows: dict[str, np.ndarray]
     taxa: dict[str, np.ndarray]
 
-    def named(self, part: str) -> np.ndarray:
+    def predicted_taxa(self, part: str) -> np.ndarray:
         return self.taxa[part]
 
 
@@ -206,7 +206,7 @@ def test_the_commonest_confusions_come_first_with_their_images():
     splits = made_up_splits("xaaabbbbc")
     rows = {"later": np.arange(1, 9)}
     result = NamedImages("made up", rows, {"later": np.array(list("abcaaabb"))})
-    table = commonest_confusions(splits, result, most=3, part="later")
+    table = commonest_confusions(splits, result, number=3, part="later")
     assert table.columns.tolist() == ["true", "taken for", "count", "rows"]
     pairs = list(zip(table["true"], table["taken for"], table["count"], strict=True))
     assert pairs == [("b", "a", 3), ("a", "b", 1), ("a", "c", 1)]

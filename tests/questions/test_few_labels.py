@@ -88,14 +88,14 @@ def test_labels_saved_are_counted_from_what_diffusion_reaches():
     assert table.columns.tolist() == [
         "encoder",
         "labels needed",
-        "times diffusion's",
-        "from",
-        "to",
+        "ratio to diffusion",
+        "ratio, low",
+        "ratio, high",
         difference,
     ]
     assert table["encoder"].tolist() == list(curves)
     assert table["labels needed"].tolist() == pytest.approx([10, 100, 1, np.inf])
-    for column in ("times diffusion's", "from", "to"):
+    for column in ("ratio to diffusion", "ratio, low", "ratio, high"):
         assert table[column].tolist() == pytest.approx([1, 10, 0.1, np.inf])
     assert table[difference][0] is None
     gains = table[difference][1:].tolist()
@@ -109,5 +109,5 @@ def test_the_interval_of_labels_saved_may_end_in_infinity():
     other.loc[30:, 100] = 0.4  # in ten of the draws the level is not reached
     other.loc[1:10, 10] = 0.5  # and in ten it is reached at once
     line = labels_saved_table({"diffusion": diffusion, "other": other}, 10, 77).loc[1]
-    assert line["times diffusion's"] == pytest.approx(10)
-    assert line["from"] == pytest.approx(1) and np.isinf(line["to"])
+    assert line["ratio to diffusion"] == pytest.approx(10)
+    assert line["ratio, low"] == pytest.approx(1) and np.isinf(line["ratio, high"])

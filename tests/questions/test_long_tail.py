@@ -56,7 +56,7 @@ def test_the_tables_of_a_run_judge_the_taxa_of_each_region(shared, compared):
     pixels = results["pixels + PCA"]
     truth = splits.taxa(pixels.rows["test"]).astype(str)
     tested_tail = sorted(set(truth) & set(regions["tail"]))
-    macro_f1 = f1_score(truth, pixels.named("test"), labels=tested_tail, average="macro")
+    macro_f1 = f1_score(truth, pixels.predicted_taxa("test"), labels=tested_tail, average="macro")
     of_tail = lines.loc[("pixels + PCA", "tail")]
     assert of_tail["macro-F1 (%)"].value == pytest.approx(macro_f1)
     assert of_tail["images"] == sum(taxon in regions["tail"] for taxon in truth)

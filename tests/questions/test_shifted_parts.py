@@ -11,12 +11,12 @@ from plankton_study.images.splits import Splits, make_splits
 from plankton_study.probes.probe import probe_encoder, read_features
 from plankton_study.probes.result import LinearProbe, evaluate
 from plankton_study.questions.shift.shifted_parts import (
-    Answers,
-    answers,
+    Predictions,
     decompose_loss,
     predict_elsewhere,
+    predictions,
     rename_classes,
-    restrict_answers,
+    restrict_to_taxa,
 )
 
 
@@ -28,18 +28,18 @@ def splits(shared) -> Splits:
 # --- what is the loss made of?
 
 
-def made_up_answers(counts: dict[str, int], wrong: dict[str, int]) -> Answers:
-    """Return answers for some images of each taxon, of which some are named "other"."""
+def made_up_predictions(counts: dict[str, int], wrong: dict[str, int]) -> Predictions:
+    """Return predictions for some images of each taxon, of which some are named "other"."""
     truth = np.repeat(list(counts), list(counts.values()))
     is_right = np.concatenate(
         [np.arange(count) >= wrong.get(taxon, 0) for taxon, count in counts.items()]
     )
-    return Answers(truth, np.where(is_right, truth, "other"), np.arange(len(truth)))
+    return Predictions(truth, np.where(is_right, truth, "other"), np.arange(len(truth)))
 
 
 def test_a_change_of_mix_alone_is_called_mix():
-    home = made_up_answers({"easy": 160, "hard": 40}, {"hard": 20})
-    away = made_up_answers({"easy": 40, "hard": 160}, {"hard": 80})
+    home = made_up_predictions({"easy": 160, "hard": 40}, {"hard": 20})
+    away = made_up_predictions({"easy": 40, "hard": 160}, {"hard": 80})
     loss = decompose_loss(home, away, 300)
     assert loss["home"].value == pytest.approx(0.9) and loss["away"].value == pytest.approx(0.6)
     assert loss["mix"].value == pytest.approx(0.3)
@@ -48,16 +48,16 @@ def test_a_change_of_mix_alone_is_called_mix():
 
 
 def test_a_change_of_looks_alone_is_called_appearance():
-    home = made_up_answers({"a": 60, "b": 60}, {"a": 6})
-    away = made_up_answers({"a": 40, "b": 40}, {"a": 24})
+    home = made_up_predictions({"a": 60, "b": 60}, {"a": 6})
+    away = made_up_predictions({"a": 40, "b": 40}, {"a": 24})
     loss = decompose_loss(home, away, 300)
     assert loss["mix"].value == pytest.approx(0)
     assert loss["appearance"].value == pytest.approx(0.25) and loss["appearance"].low > 0
 
 
 def test_a_taxon_that_only_one_side_has_does_not_count():
-    home = made_up_answers({"a": 50, "b": 50, "gone": 80}, {"gone": 80})
-    away = made_up_answers({"a": 30, "b": 30, "new": 9}, {"new": 9})
+    home = made_up_predictions({"a": 50, "b": 50, "gone": 80}, {"gone": 80})
+    away = made_up_predictions({"a": 30, "b": 30, "new": 9}, {"new": 9})
     loss = decompose_loss(home, away, 50)
     assert loss["home"].value == pytest.approx(1)
     assert loss["away"].value == pytest.approx(1)
@@ -80,7 +80,9 @@ def test_mix_and_appearance_add_up(taxa):
     home_wrong = {f"taxon {i}": int(share * n) for i, (n, _, share, _) in enumerate(taxa)}
     away_wrong = {f"taxon {i}": int(share * n) for i, (_, n, _, share) in enumerate(taxa)}
     loss = decompose_loss(
-        made_up_answers(home_counts, home_wrong), made_up_answers(away_counts, away_wrong), 20
+        made_up_predictions(home_counts, home_wrong),
+        made_up_predictions(away_counts, away_wrong),
+        20,
     )
     lost = loss["home"].value - loss["away"].value
     assert loss["mix"].value + loss["appearance"].value == pytest.approx(lost)
@@ -105,12 +107,12 @@ def test_elsewhere_says_of_known_images_what_the_probe_said(shared, splits, name
         assert evaluate(shared, away, asked, "there") == at_home
 
 
-def test_answers_are_those_of_the_linear_probe(shared, splits):
+def test_predictions_are_those_of_the_linear_probe(shared, splits):
     result = probe_encoder(shared, splits, "diffusion")
-    of_test = answers(splits, result, "test")
+    of_test = predictions(splits, result, "test")
     rows = result.rows["test"]
     assert of_test.truth.tolist() == splits.taxa(rows).tolist()
-    assert of_test.named.tolist() == result.named("test").tolist()
+    assert of_test.predicted.tolist() == result.predicted_taxa("test").tolist()
     assert of_test.groups.tolist() == splits.groups(rows).tolist()
 
 
@@ -131,12 +133,12 @@ def test_probabilities_of_one_name_are_added_up(shared, splits):
 def test_classes_without_a_name_are_no_possible_answer(shared, splits):
     result = probe_encoder(shared, splits, "diffusion")
     renamed = rename_classes(result, {"disc": "disc", "bar": "bar"})
-    restricted = restrict_answers(result, ("disc", "bar"))
+    restricted = restrict_to_taxa(result, ("disc", "bar"))
     for without_cross in (renamed, restricted):
         assert without_cross.classes.tolist() == ["bar", "disc"]
         chances = without_cross.heads["linear"]["test"]
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-6)
-        assert set(without_cross.named("test")) <= {"bar", "disc"}
+        assert set(without_cross.predicted_taxa("test")) <= {"bar", "disc"}
 
 
 def test_a_renamed_probe_names_any_images(shared, splits, tmp_path):

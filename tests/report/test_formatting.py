@@ -9,6 +9,7 @@ from plankton_study.report.formatting import (
     cell_text,
     is_percent,
     minutes_text,
+    shown_name,
     stored_text,
     text_table,
     with_unit,
@@ -92,3 +93,7 @@ def test_a_stored_number_is_shown_in_prose_and_with_its_unit(entry, text, with_i
 def test_long_durations_are_in_hours():
     assert minutes_text(102.2) == "102 minutes"
     assert minutes_text(150) == "2.5 hours"
+
+
+def test_taxa_are_shown_without_underscores():
+    assert shown_name("copepod_long_antennae") == "copepod long antennae"

@@ -12,7 +12,7 @@ from plankton_study.report.plots import (
     plot_estimates,
     shared_legend,
 )
-from plankton_study.report.results import NOT_ASKED_FOR
+from plankton_study.report.results import NOT_IN_PROFILE
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,26 @@ def test_each_panel_holds_its_estimates_in_percent():
     assert legend == ["linear", "k-NN"]
 
 
+def test_a_family_has_the_same_look_in_every_figure():
+    def colours_of(*families: str) -> dict[str, object]:
+        figure = plot_estimates(estimates_table(kind=families), "macro-F1 (%)", legend="family")
+        (legend,) = figure.legends
+        assert legend.get_title().get_text() == "family"
+        names = [text.get_text() for text in legend.get_texts()]
+        handles = [line.get_color() for line in legend.get_lines()]
+        return dict(zip(names, handles, strict=True))
+
+    first = colours_of("labels", "nothing", "self-supervised")
+    second = colours_of("self-supervised", "self-supervised", "labels")
+    assert all(second[family] == first[family] for family in second)
+    assert len(set(first.values())) == 3
+
+
+def test_panels_share_their_axes():
+    home, away = plot_estimates(estimates_table(), "macro-F1 (%)").axes
+    assert home.get_xlim() == away.get_xlim() and home.get_ylim() == away.get_ylim()
+
+
 def test_points_of_one_line_lie_beside_each_other():
     table = estimates_table(panel=["home"] * 3, encoder=["diffusion"] * 3)
     (ax,) = plot_estimates(table, "macro-F1 (%)").axes
@@ -75,7 +95,7 @@ def test_zero_is_drawn_only_among_differences():
 
 def test_a_plot_without_estimates_says_that_nobody_asked():
     (ax,) = plot_estimates(estimates_table().iloc[:0], "macro-F1 (%)").axes
-    assert ax.get_title() == NOT_ASKED_FOR
+    assert ax.get_title() == NOT_IN_PROFILE
 
 
 def test_a_difference_is_filled_where_the_corrected_p_is_small():

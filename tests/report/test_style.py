@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from plankton_study.report.style import COLOURS, line_looks, montage, show_images
+from plankton_study.report.style import label_row, line_looks, montage, show_grey, show_images
 
 
 def grey_images(number: int) -> np.ndarray:
@@ -26,7 +26,15 @@ def test_images_are_shown_without_axes_and_with_their_title():
     plt.close(figure)
 
 
-@pytest.mark.parametrize("number", [1, COLOURS, 20])
+def test_a_row_without_axes_has_a_label():
+    figure, ax = plt.subplots()
+    show_grey(ax, grey_images(1)[0])
+    label_row(ax, "noisy")
+    assert [text.get_text() for text in ax.texts] == ["noisy"] and not ax.axison
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("number", [1, 8, 40])
 def test_lines_look_different_from_each_other(number):
     looks = line_looks(number)
     assert len(looks) == number

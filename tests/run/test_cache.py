@@ -149,6 +149,11 @@ def test_the_digest_sees_values_shapes_and_types():
     assert len({cache.digest(array) for array in arrays}) == len(arrays)
 
 
+def test_an_array_of_objects_has_no_digest():
+    with pytest.raises(TypeError, match="Python objects"):
+        cache.digest(np.array(["copepod", None], dtype=object))
+
+
 COMPUTATION = '''
 """Compute."""
 

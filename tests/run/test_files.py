@@ -17,15 +17,17 @@ from plankton_study.run.errors import StudyError
     [(errno.ENOSPC, "No space left on device"), (errno.EACCES, "Permission denied")],
 )
 def test_a_full_or_forbidden_disk_is_one_sentence(code, reason):
-    error = files.explain_disk_error(OSError(code, os.strerror(code)), Path("/x/y"))
+    error = files.disk_error(OSError(code, os.strerror(code)), Path("/x/y"))
     assert isinstance(error, StudyError)
     assert str(error).startswith(f"/x/y could not be written ({reason})")
     assert "PLANKTON_CACHE" in str(error) and "\n" not in str(error)
 
 
-def test_another_error_of_the_system_stays_as_it_is():
-    error = OSError(errno.ENOENT, "No such file or directory")
-    assert files.explain_disk_error(error, Path("/x")) is error
+def test_another_error_of_the_system_stays_as_it_is(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError):
+        files.write_file(folder, "text")
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path):

@@ -114,8 +114,8 @@ class Sketch:
         legs = 5 if lateral else 2
         for k in range(legs):
             self.hair(arc(0.28 - 0.09 * k + 0.8j * half, 1.9, self.vary(0.15), 0.6), 130)
-        far_antenna = antenna * (0.6 if lateral else 1)
-        for side, length in ((-1, far_antenna), (1, antenna)):
+        foreshortening = 0.6 if lateral else 1.0
+        for side, length in ((-1, antenna * foreshortening), (1, antenna)):
             angle, curl = side * self.rng.normal((1.35, 0.35), 0.25)
             self.hair(arc(0.37 + 0.35j * side * half, angle, self.vary(length, 0.1), curl), 190)
             if eggs:
@@ -138,8 +138,9 @@ class Sketch:
         """Draw a dinoflagellate with one front horn and two rear horns."""
         ry = self.vary(0.2 * wide, 0.1)
         taper = np.linspace(0.075, 0.012, 14)
-        for x, side, length in ((0.1, 0, front), (-0.1, 1, rear), (-0.1, -1, other)):
-            angle = np.pi * (x < 0) - side * splay
+        horns = ((0.1, 0, 0.0, front), (-0.1, 1, np.pi, rear), (-0.1, -1, np.pi, other))
+        for x, side, direction, length in horns:
+            angle = direction - side * splay
             curl = side * splay * 1.1
             horn = arc(x + 0.5j * side * ry, angle, self.vary(length) + 0.1, curl)
             self.tissue(horn, 120, 120, taper)

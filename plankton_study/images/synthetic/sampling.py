@@ -18,7 +18,9 @@ def true_mix(site: str, month: int) -> dict[str, float]:
     properties = [(taxon["share"], taxon["peak"], taxon["sound"]) for taxon in TAXA.values()]
     share, peak, factor = np.array(properties).T
     season = np.exp(1.1 * np.cos(2 * np.pi * (month - peak) / 12))
-    share = share * season * factor ** (site == "sound")
+    share = share * season
+    if site == "sound":
+        share = share * factor
     return dict(zip(TAXA, (share / share.sum()).tolist(), strict=True))
 
 
@@ -57,9 +59,9 @@ def _lend_images_to_rare_taxa(rows: list[list[Any]], images: int, rng: Rng) -> N
     """Turn images of the commonest taxon into rare taxa, so that even a small set can be split."""
     home = rows[: round(STRATA["home"]["until"] * images)]
     rng.shuffle(home)
-    least = max(4, images // 300)
+    minimum = max(4, images // 300)
     for taxon in TAXA:
         present = sum(row[0] == taxon for row in rows)
-        for _ in range(least - present):
+        for _ in range(minimum - present):
             commonest = Counter(row[0] for row in rows).most_common(1)[0][0]
             next(row for row in home if row[0] == commonest)[0] = taxon

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from plankton_study.images.synthetic.camera import photograph
-from plankton_study.images.synthetic.parameters import PARAMETERS, TAXA
+from plankton_study.images.synthetic.parameters import TAXA
 from plankton_study.images.synthetic.sampling import catch
 from plankton_study.run.errors import StudyError
-
-__all__ = ["PARAMETERS", "SHAPED_BY", "write_images"]
 
 #: modules whose code draws the images
 SHAPED_BY = (
@@ -35,10 +33,10 @@ def write_images(folder: Path, images: int, seed: int, size: int = 64) -> None:
     Raises:
         StudyError: too few images to hold every taxon.
     """
-    least = IMAGES_FOR_EACH_TAXON * len(TAXA)
-    if images < least:
+    minimum = IMAGES_FOR_EACH_TAXON * len(TAXA)
+    if images < minimum:
         raise StudyError(
-            f"{images} synthetic images are too few for {len(TAXA)} taxa: draw at least {least}"
+            f"{images} synthetic images are too few for {len(TAXA)} taxa: draw at least {minimum}"
         )
     for number, (taxon, site, camera, time, sample) in enumerate(catch(images, seed)):
         water = np.random.default_rng([seed, 1, sample])

@@ -1,9 +1,9 @@
-"""The denoiser's network and noise schedule, and the network's down path."""
+"""The denoiser's network, and its down path."""
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 
-from plankton_study.run.schema import Noise, UNet
+from plankton_study.run.schema import UNet
 
 
 def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
@@ -40,13 +40,6 @@ def build_unet(config: UNet, size: int, seed: int) -> UNet2DModel:
             torch.nn.init.zeros_(parameter)
             parameter.requires_grad_(False)
     return unet
-
-
-def build_scheduler(config: Noise) -> DDPMScheduler:
-    """Return the noise schedule of the profile; samples are clipped to [-1, 1]."""
-    return DDPMScheduler(
-        config.steps, beta_schedule=config.schedule, prediction_type=config.prediction
-    )
 
 
 class DownPath(torch.nn.Module):

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 
 from plankton_study.probes import intervals
 from plankton_study.questions.monitoring.calibration import Calibrated
@@ -31,7 +32,8 @@ def estimate_abundances(
         validation images (Forman 2008); "EM", the mix of classes for which the adjusted
         probabilities are self-consistent (Saerens et al. 2002).
     """
-    from quapy.method.aggregative import ACC, EMQ
+    with rc_context():  # quapy changes the resolution of figures when it is imported
+        from quapy.method.aggregative import ACC, EMQ
 
     classes = np.arange(probabilities.shape[1])
     counted = np.bincount(probabilities.argmax(axis=1), minlength=len(classes)) / len(probabilities)
@@ -169,6 +171,5 @@ def mean_over_periods(
 ) -> intervals.Estimate:
     """Return the mean of the values of all periods, with its interval over resampled periods."""
     n = len(values)
-    resampled = intervals.resample(np.arange(n), study.profile.probes.draws)
-    weights = np.vstack([np.ones(n), resampled]) / n
-    return intervals.percentiles(weights @ values, n, is_difference)
+    weights = intervals.draw_weights(np.arange(n), study.profile.probes.draws)
+    return intervals.percentiles(weights @ values / n, n, is_difference)

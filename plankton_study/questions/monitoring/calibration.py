@@ -11,7 +11,7 @@ from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.result import ProbeResult
-from plankton_study.questions.compare import Results
+from plankton_study.questions.compare import ProbeResults
 from plankton_study.run.study import Study
 
 BINS = 15
@@ -109,14 +109,14 @@ class Calibrated(NamedTuple):
 
     def is_right(self, part: str) -> np.ndarray:
         """Return which images of a part are predicted correctly, (n,) bool."""
-        return self.result.named(part) == self.truth(part)
+        return self.result.predicted_taxa(part) == self.truth(part)
 
     def confidence(self, part: str) -> np.ndarray:
         """Return the largest probability of each image of a part."""
         return self.probabilities[part].max(axis=1)
 
 
-def calibrate(splits: Splits, results: Results) -> list[Calibrated]:
+def calibrate(splits: Splits, results: ProbeResults) -> list[Calibrated]:
     """Fit a temperature for each encoder of a set on its validation images."""
     calibrated = []
     for name, result in results.items():
@@ -150,8 +150,7 @@ def calibration_table(study: Study, calibrated: list[Calibrated]) -> pd.DataFram
 def _calibration_line(study: Study, probe: Calibrated, part: str) -> dict[str, object]:
     is_right = probe.is_right(part)
     groups = probe.splits.groups(probe.result.rows[part])
-    resampled = intervals.resample(groups, study.profile.probes.draws)
-    weights = np.vstack([np.ones(len(is_right)), resampled])
+    weights = intervals.draw_weights(groups, study.profile.probes.draws)
     before = probe.result.heads["linear"][part].max(axis=1)
     errors, surest, area = _selective_prediction(probe, part, weights)
     return {
@@ -177,8 +176,7 @@ def _calibration_estimate(
     Repeated images raise the error, so the draws are shifted to have the value as their mean.
     """
     errors = calibration_error(confidence, is_right, weights)
-    value, draws = errors[0], errors[1:]
-    centred = np.append(value, draws - draws.mean() + value)
+    centred = intervals.with_centred_draws(errors[0], errors[1:])
     return intervals.percentiles(centred, len(is_right))
 
 

@@ -16,7 +16,7 @@ from plankton_study.models.pretrained import open_denoiser
 from plankton_study.probes import intervals
 from plankton_study.probes.result import ProbeResult
 from plankton_study.probes.selection import probed_parts
-from plankton_study.questions.compare import Results
+from plankton_study.questions.compare import ProbeResults
 from plankton_study.questions.shift.shifted_parts import predict_elsewhere
 from plankton_study.run.study import Study
 
@@ -26,7 +26,7 @@ SCORED_PARTS = ("validation", "test", "novel")
 ACCEPTED_SHARE = 0.95
 NEIGHBOURS = 5
 #: bootstrap draws of the AUROC; fewer than elsewhere, since each sorts all images
-MOST_DRAWS = 200
+MAX_DRAWS = 200
 DENOISING_LEVELS = 5
 IMAGES_IN_MEMORY = 1024
 
@@ -116,7 +116,7 @@ def scores_of_denoiser(study: Study, splits: Splits, result: ProbeResult) -> Sco
     return {"denoising error": errors}
 
 
-def novelty_table(study: Study, sets: dict[str, tuple[Splits, Results]]) -> pd.DataFrame:
+def novelty_table(study: Study, sets: dict[str, tuple[Splits, ProbeResults]]) -> pd.DataFrame:
     """Return how well novel taxa are detected.
 
     Args:
@@ -148,8 +148,8 @@ def _judge_score(
     is_novel = np.repeat([0, 1], [len(test), len(novel)])
     values = np.append(test, novel)
     groups = np.append(splits.groups(result.rows["test"]), splits.groups(splits["novel"]))
-    draws = min(study.profile.probes.draws, MOST_DRAWS)
-    weights = np.vstack([np.ones(len(values)), intervals.resample(groups, draws)])
+    draws = min(study.profile.probes.draws, MAX_DRAWS)
+    weights = intervals.draw_weights(groups, draws)
     areas = [roc_auc_score(is_novel, values, sample_weight=weight) for weight in weights]
     threshold = np.quantile(scores["validation"], ACCEPTED_SHARE)
     passes = (values <= threshold) & (is_novel == 1)

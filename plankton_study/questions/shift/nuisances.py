@@ -15,7 +15,7 @@ from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.ridge import ridge_grid
-from plankton_study.probes.selection import cells_of, probed_parts
+from plankton_study.probes.selection import cell_of, cells_of, probed_parts
 from plankton_study.questions.shift.shifted_parts import ShiftedPart
 from plankton_study.run.study import Study
 
@@ -53,7 +53,8 @@ def survival_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> 
     """Return how the cells that are best at home perform away.
 
     Returns:
-        Columns set, part, cells, rank correlation, best at home, away (%), best away (%), which.
+        Columns set, part, cells, rank correlation, best at home, away (%), best away (%),
+        best cell away.
     """
     lines = []
     rng = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def survival_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> 
                 "rank correlation": rank_correlation(grid, "accuracy", shifted.part, rng),
                 "best at home, away (%)": 100 * grid[shifted.part][best_home],
                 "best away (%)": 100 * grid[shifted.part][best_away],
-                "which": str(cells_of(grid.loc[[best_away]])[0]),
+                "best cell away": str(cell_of(grid.loc[best_away])),
             }
         )
     return pd.DataFrame(lines)
@@ -104,7 +105,7 @@ def nuisance_columns(
     """Return the grids with columns for the nuisances that each cell encodes.
 
     The columns "size" and "day" are the R² of `readable_variance`, if size or day is known for all
-    images. The column "told apart: <part>" is the AUROC of `home_away_auroc`.
+    images. The column "home or away: <part>" is the AUROC of `home_away_auroc`.
     """
     grids = {name: grid.copy() for name, grid in grids.items()}
     finished_sets = set()
@@ -154,7 +155,7 @@ def _add_home_away_auroc(study: Study, shifted: ShiftedPart, grid: pd.DataFrame)
     rows = np.append(splits.restrict("test", shifted.taxa), away)
     is_away = np.isin(rows, away)
     taxa, groups = splits.taxa(rows).astype(str), splits.groups(rows)
-    grid[f"told apart: {shifted.part}"] = [
+    grid[f"home or away: {shifted.part}"] = [
         home_away_auroc(bank.take(cell, rows), is_away, taxa, groups) for cell in cells_of(grid)
     ]
 
@@ -260,8 +261,8 @@ def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) ->
     for shifted in parts:
         grid = grids[shifted.set]
         grid = grid.assign(loss=grid["accuracy"] - grid[shifted.part])
-        told_apart_column = f"told apart: {shifted.part}"
-        measures = {"size": "R²", "day": "R²", told_apart_column: "AUROC"}
+        home_or_away = f"home or away: {shifted.part}"
+        measures = {"size": "R²", "day": "R²", home_or_away: "AUROC"}
         for column, measure in measures.items():
             if column in grid:
                 least, median, most = grid[column].quantile([0, 0.5, 1])

@@ -18,11 +18,11 @@ from plankton_study.probes import metrics
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import ProbeResult, evaluate
-from plankton_study.questions.compare import Results, compare_encoders
+from plankton_study.questions.compare import ProbeResults, compare_encoders
 from plankton_study.questions.shift.shifted_parts import (
-    answers,
     decompose_loss,
     predict_elsewhere,
+    predictions,
     rename_classes,
 )
 from plankton_study.run.errors import StudyError
@@ -79,7 +79,7 @@ def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
 def coarse_results(study: Study, crossing: Crossing) -> dict[str, tuple[ProbeResult, ProbeResult]]:
     """Return encoder → the result of its coarse-class probe at home, and of the same probe away."""
     results = {}
-    base = crossing.home_splits.base or crossing.home_splits
+    base = crossing.home_splits.original
     for name in compare_encoders(study, base, "natural").results:
         home = probe_encoder(study, crossing.home_splits, name)
         results[name] = home, predict_across(study, crossing, home, crossing.home_splits)
@@ -124,7 +124,7 @@ def across_table(study: Study, pairs: list[Crossing]) -> pd.DataFrame:
 
 def _fine_result(study: Study, crossing: Crossing, name: str) -> ProbeResult:
     """Return a probe of home's fine classes on `away`, its probabilities summed by coarse class."""
-    fine_splits = crossing.home_splits.base or crossing.home_splits
+    fine_splits = crossing.home_splits.original
     result = probe_encoder(study, fine_splits, name)
     names = shared_classes(study)[crossing.home]["coarse"].to_dict()
     return rename_classes(predict_across(study, crossing, result, fine_splits), names)
@@ -148,7 +148,7 @@ def _away_scores(
 def _without_unresolved(study: Study, crossing: Crossing, result: ProbeResult) -> Estimate:
     part = crossing.away
     rows = result.rows[part]
-    original = (crossing.away_splits.base or crossing.away_splits).taxa(rows)
+    original = crossing.away_splits.original.taxa(rows)
     is_clear = ~np.isin(original, crossing.unresolved)
     probabilities = result.heads["linear"][part][is_clear]
     resolved = replace(result, rows={part: rows[is_clear]}, heads={"linear": {part: probabilities}})
@@ -158,8 +158,8 @@ def _without_unresolved(study: Study, crossing: Crossing, result: ProbeResult) -
 def _home_and_loss(
     study: Study, crossing: Crossing, home: ProbeResult, away: ProbeResult
 ) -> dict[str, Any]:
-    at_home = answers(crossing.home_splits, home, "test")
-    at_away = answers(crossing.away_splits, away, crossing.away)
+    at_home = predictions(crossing.home_splits, home, "test")
+    at_away = predictions(crossing.away_splits, away, crossing.away)
     loss = decompose_loss(at_home, at_away, study.profile.probes.draws)
     scores = evaluate(study, crossing.home_splits, home, "test")
     return {
@@ -215,7 +215,7 @@ def transfer_sets(study: Study) -> TransferSets:
 
 
 def transfer_table(
-    study: Study, home: Splits, results: Results, sets: TransferSets
+    study: Study, home: Splits, results: ProbeResults, sets: TransferSets
 ) -> pd.DataFrame:
     """Return cross-validated scores of one set's encoders on small sets of other instruments.
 

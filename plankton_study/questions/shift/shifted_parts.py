@@ -25,7 +25,7 @@ SHIFT_METRICS = {
     "balanced_accuracy": "balanced accuracy",
 }
 #: days with fewer images are left out as too noisy
-LEAST_IMAGES_OF_A_DAY = 10
+MIN_IMAGES_PER_DAY = 10
 
 
 class ShiftedPart(NamedTuple):
@@ -55,7 +55,7 @@ class ShiftedPart(NamedTuple):
         return self.comparison.results["diffusion"].rows[self.part]
 
     @property
-    def days(self) -> int:
+    def group_count(self) -> int:
         """The number of groups for resampling: days, samples or images."""
         return len(np.unique(self.splits.groups(self.rows)))
 
@@ -93,18 +93,19 @@ def join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """The predictions of a probe for n images: true taxa, predicted taxa, and groups."""
 
     truth: np.ndarray
-    named: np.ndarray
+    predicted: np.ndarray
     groups: np.ndarray
 
 
-def answers(splits: Splits, result: ProbeResult, part: str) -> Answers:
+def predictions(splits: Splits, result: ProbeResult, part: str) -> Predictions:
     """Return the predictions of a result's linear probe for the images of a part."""
     rows = result.rows[part]
-    return Answers(splits.taxa(rows).astype(str), result.named(part), splits.groups(rows))
+    truth = splits.taxa(rows).astype(str)
+    return Predictions(truth, result.predicted_taxa(part), splits.groups(rows))
 
 
 # --- scores at home and away
@@ -133,7 +134,7 @@ def _home_and_away(
     splits, part = shifted.splits, shifted.part
     home = evaluate(study, splits, result, "test", taxa=shifted.taxa)
     away = evaluate(study, splits, result, part)
-    restricted = evaluate(study, splits, restrict_answers(result, shifted.taxa), part)
+    restricted = evaluate(study, splits, restrict_to_taxa(result, shifted.taxa), part)
     line: dict[str, object] = {"set": shifted.set, "part": part, "encoder": name}
     for metric, label in SHIFT_METRICS.items():
         line[f"{label}, home (%)"] = home[metric]
@@ -142,7 +143,7 @@ def _home_and_away(
     return line
 
 
-def restrict_answers(result: ProbeResult, taxa: tuple[str, ...]) -> ProbeResult:
+def restrict_to_taxa(result: ProbeResult, taxa: tuple[str, ...]) -> ProbeResult:
     """Return a result whose probe knows that only these taxa can occur."""
     return rename_classes(result, {taxon: taxon for taxon in taxa})
 
@@ -186,7 +187,7 @@ def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     for shifted in parts:
         results = shifted.comparison.results
         for name in ("diffusion", best_on_validation(study, results, "labels")):
-            result = restrict_answers(results[name], shifted.taxa)
+            result = restrict_to_taxa(results[name], shifted.taxa)
             for place, part in (("home", "test"), ("away", shifted.part)):
                 days = _accuracy_by_day(shifted.splits, result, part)
                 tables.append(days.assign(panel=shifted.title, encoder=name, place=place))
@@ -197,12 +198,12 @@ def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
 
 
 def _accuracy_by_day(splits: Splits, result: ProbeResult, part: str) -> pd.DataFrame:
-    predictions = answers(splits, result, part)
-    is_right = predictions.truth == predictions.named
+    of_part = predictions(splits, result, part)
+    is_right = of_part.truth == of_part.predicted
     times = splits.collection.records["time"].iloc[result.rows[part]]
     images = pd.DataFrame({"right": is_right, "day": times.dt.normalize().to_numpy()})
     days = images.groupby("day")["right"].agg(["mean", "size"]).reset_index()
-    days = days[days["size"] >= LEAST_IMAGES_OF_A_DAY]
+    days = days[days["size"] >= MIN_IMAGES_PER_DAY]
     days["accuracy (%)"] = 100 * days["mean"]
     return days.rename(columns={"size": "images"})
 
@@ -220,8 +221,8 @@ def loss_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     lines = []
     for shifted in parts:
         for name, result in shifted.comparison.results.items():
-            home = answers(shifted.splits, result, "test")
-            away = answers(shifted.splits, result, shifted.part)
+            home = predictions(shifted.splits, result, "test")
+            away = predictions(shifted.splits, result, shifted.part)
             loss = decompose_loss(home, away, study.profile.probes.draws)
             lines.append(
                 {
@@ -237,7 +238,7 @@ def loss_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def decompose_loss(home: Answers, away: Answers, draws: int) -> dict[str, Estimate]:
+def decompose_loss(home: Predictions, away: Predictions, draws: int) -> dict[str, Estimate]:
     """Decompose a loss of accuracy into a change of class mix and a change of appearance.
 
     Home images are weighted so that their taxa have the proportions of away. The accuracy lost by
@@ -273,16 +274,16 @@ def decompose_loss(home: Answers, away: Answers, draws: int) -> dict[str, Estima
 
 
 def _bootstrap_side(
-    side: Answers, taxa: np.ndarray, draws: int, seed: int
+    side: Predictions, taxa: np.ndarray, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (1 + draws, n) of the images, and their taxa as (n, taxa) of 0 and 1."""
-    weights = np.vstack([np.ones(len(side.truth)), intervals.resample(side.groups, draws, seed)])
+    weights = intervals.draw_weights(side.groups, draws, seed)
     weights *= np.isin(side.truth, taxa)
     return weights, (side.truth[:, None] == taxa).astype(float)
 
 
-def _weighted_accuracy(weights: np.ndarray, side: Answers) -> np.ndarray:
-    is_right = side.truth == side.named
+def _weighted_accuracy(weights: np.ndarray, side: Predictions) -> np.ndarray:
+    is_right = side.truth == side.predicted
     return weights @ is_right / weights.sum(axis=1)
 
 
@@ -311,14 +312,14 @@ def predict_elsewhere(
         The result with these parts, for `evaluate` with the splits `away`; and part → the bank
         that holds its features.
     """
-    home_base, away_base = splits.base or splits, away.base or away
-    home_bank = extract_features(study, result.encoder, home_base, home_base.evaluated)
+    home = splits.original
+    home_bank = extract_features(study, result.encoder, home, home.evaluated)
     banks = {}
     for part, rows in parts.items():
         if away.collection is splits.collection and home_bank.holds(rows):
             banks[part] = home_bank
         else:
             banks[part] = extract_features(
-                study, result.encoder, away_base, rows, cells=[result.selected]
+                study, result.encoder, away.original, rows, cells=[result.selected]
             )
     return result.on_parts(banks, parts), banks
