@@ -66,6 +66,7 @@ def _looks_of_kinds(table: pd.DataFrame) -> dict[str, tuple[object, str]]:
     kinds = list(table["kind"].unique())
     if set(kinds) <= set(FAMILIES):
         looks = dict(zip(FAMILIES, line_looks(len(FAMILIES)), strict=True))
+        looks["diffusion"]["color"] = "black"
     else:
         looks = dict(zip(kinds, line_looks(len(kinds)), strict=True))
     return {kind: (looks[kind]["color"], looks[kind]["marker"]) for kind in kinds}
