@@ -66,10 +66,12 @@ endif
 endif
 
 # Revision and dirty flag are determined once, at the start. The prefix is empty only at the top of a repository, so
-# a copy inside another repository does not use that repository's revision.
+# a copy inside another repository does not use that repository's revision. Only what shapes results makes a run dirty:
+# your own profile or data beside the package does not. (The list is that of report/provenance.py.)
+SHAPES_RESULTS := plankton_study notebooks paper environment.yml pyproject.toml Makefile
 ifeq ($(shell git rev-parse --show-prefix 2>&1),)
 export PLANKTON_REVISION := $(shell git rev-parse --verify -q HEAD)
-export PLANKTON_DIRTY    := $(if $(shell git status --porcelain | head -n 1),1,0)
+export PLANKTON_DIRTY    := $(if $(shell git status --porcelain -- $(SHAPES_RESULTS) | head -n 1),1,0)
 else
 export PLANKTON_REVISION :=
 export PLANKTON_DIRTY    := 0

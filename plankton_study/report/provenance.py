@@ -46,9 +46,20 @@ def provenance(study: Study, inputs: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
+#: what shapes results: other files, such as a profile beside the package, do not make a run dirty
+SHAPES_RESULTS = (
+    "plankton_study",
+    "notebooks",
+    "paper",
+    "environment.yml",
+    "pyproject.toml",
+    "Makefile",
+)
+
+
 @cache
 def code_revision() -> tuple[str | None, bool | None]:
-    """Return the git revision, and whether there are uncommitted changes.
+    """Return the git revision, and whether what shapes results has uncommitted changes.
 
     `make` determines both once at the start of a run, since files may change during it; without
     `make` they are the current ones. Without git they are unknown.
@@ -58,7 +69,7 @@ def code_revision() -> tuple[str | None, bool | None]:
         return revision or None, os.environ.get("PLANKTON_DIRTY") == "1"
     try:
         head = _git("rev-parse", "HEAD")
-        return head.strip(), bool(_git("status", "--porcelain"))
+        return head.strip(), bool(_git("status", "--porcelain", "--", *SHAPES_RESULTS))
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

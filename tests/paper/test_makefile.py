@@ -16,6 +16,8 @@ from pathlib import Path
 import dependencies
 import pytest
 
+from plankton_study.report.provenance import SHAPES_RESULTS
+
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -311,8 +313,15 @@ def test_the_revision_is_that_of_this_repository(tree):
     git("commit", "-m", "all")
     head = git("rev-parse", "HEAD")
     assert recorded() == f"{head}/0"
+    tree.write("station.toml", 'extends = "demo"\n')  # one's own profile is no change of the code
+    assert recorded() == f"{head}/0"
     tree.write("plankton_study/probes/ridge.py", "changed = True\n")
     assert recorded() == f"{head}/1"
+
+
+def test_the_files_that_shape_results_are_named_alike_in_make_and_in_provenance():
+    (names,) = re.findall(r"^SHAPES_RESULTS := (.*)$", MAKEFILE, re.M)
+    assert tuple(names.split()) == SHAPES_RESULTS
 
 
 def test_a_failing_notebook_stops_the_run_and_leaves_nothing(tree):
