@@ -119,7 +119,7 @@ endif
 $(RESULTS)/.settings:
 	@mkdir -p $(@D) && printf '%s\n' "$(SETTINGS)" > $@
 
-$(RESULTS)/paper.pdf: paper/build.py paper/paper.typ paper/style.typ paper/references.bib $(EXECUTED) | $(ENV)
+$(RESULTS)/paper.pdf: $(wildcard paper/*.py paper/*.typ paper/*.bib) $(EXECUTED) | $(ENV)
 	@"$(PY)" paper/build.py pdf $(NAME)
 
 $(NOTEBOOKS): %: $(DONE)/%.ipynb

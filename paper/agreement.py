@@ -141,12 +141,12 @@ def compare_runs(published: StoredRun, live: StoredRun) -> pd.DataFrame:
         values |= all_values(StoredRun(published.folder / JOINED))
         live_values |= all_values(StoredRun(live.folder / JOINED))
     lines = []
-    for what, value in values.items():
+    for name, value in values.items():
         if value["kind"] != tidy.MEASURED:
-            other = live_values.get(what)
+            other = live_values.get(name)
             shown = other["text"] if other else ""
-            lines.append((what, value["text"], shown, judge(value, other)))
-    table = pd.DataFrame(lines, columns=["what", "published", "live", "verdict"])
+            lines.append((name, value["text"], shown, judge(value, other)))
+    table = pd.DataFrame(lines, columns=["value", "published", "live", "verdict"])
     table.attrs["machines"] = [_machine(before), _machine(now)]
     return table
 
@@ -172,7 +172,7 @@ def summary(table: pd.DataFrame) -> str:
     """Return the differences, one per line, and one sentence about all values."""
     lines = []
     for row in table[table["verdict"] != SAME].itertuples():
-        lines.append(f"{row.verdict:>12}  {row.what}: {row.published} → {row.live}")
+        lines.append(f"{row.verdict:>12}  {row.value}: {row.published} → {row.live}")
     published, live = table.attrs.get("machines", ("", ""))
     if published != live:
         lines.append(

@@ -14,7 +14,7 @@ import publishing
 import typst
 from agreement import AGAIN
 
-from plankton_study.probes.intervals import number_text
+from plankton_study.probes.intervals import Estimate, number_text
 from plankton_study.report.stored import JOINED_RESULTS, PAPER, StoredRun
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT
@@ -135,12 +135,13 @@ def with_results(readme: str, run: StoredRun) -> str:
 
 def results_section(run: StoredRun) -> str:
     """Return README's section about a published run, from the template readme_results.md."""
-    claims = run.texts("joined_claims")
+    claims = run.values("joined_claims")
+    claims = claims[claims["quantity"] == "difference (points)"]
 
     def difference(claim: str, place: str, rival: str) -> str:
         is_row = (claims["claim"] == claim) & (claims["place"] == place)
-        (text,) = claims[is_row & (claims["rival"] == rival)]["difference (points)"]
-        return text
+        (row,) = claims[is_row & (claims["rival"] == rival)].to_dict("records")
+        return Estimate(*(row[key] for key in Estimate._fields)).text()
 
     def score(setting: str, encoder: str) -> str:
         scores = run.values("seeds")

@@ -98,7 +98,7 @@ def _check_notebooks(run: StoredRun, origin: dict[str, Any]) -> None:
     """Check that the executed notebooks have the seed and the revision of the run."""
     copies = (run.folder / "notebooks").glob("[0-9]*.ipynb")
     executed = {path.stem: path for path in copies if not path.stem.endswith(".failed")}
-    if run.folder.parent.name == "results":
+    if _is_live(run):
         present = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
         missing = sorted(present - set(executed))
         if missing:
@@ -106,28 +106,35 @@ def _check_notebooks(run: StoredRun, origin: dict[str, Any]) -> None:
                 f"{run.folder} lacks the executed notebooks {', '.join(missing)}: {AGAIN}"
             )
     for path in executed.values():
-        seed = nbformat.read(path, 4).metadata.papermill.parameters["seed"]
-        if seed != origin["seed"]:
-            raise StudyError(
-                f"{path} is of seed {seed}, the run of seed {origin['seed']}: remove it, "
-                f"then {AGAIN}"
-            )
-    for name, revision in _revisions(executed).items():
-        if revision != origin["revision"]:
-            raise StudyError(
-                f"{run.folder} holds the notebook {name} of another revision ({revision}): "
-                f"`make clean`, then {AGAIN}"
-            )
+        _check_notebook(path, run, origin)
 
 
-def _revisions(notebooks: dict[str, Path]) -> dict[str, str | None]:
-    """Return notebook → revision, for the notebooks that state it."""
-    revisions = {}
-    for name, path in notebooks.items():
-        about = nbformat.read(path, 4).metadata.get("plankton_study", {})
-        if "revision" in about:
-            revisions[name] = about["revision"]
-    return revisions
+def _is_live(run: StoredRun) -> bool:
+    return run.folder.parent.name == "results"
+
+
+def _check_notebook(path: Path, run: StoredRun, origin: dict[str, Any]) -> None:
+    """Check that an executed notebook has the seed, the profile and the revision of the run."""
+    metadata = nbformat.read(path, 4).metadata
+    seed = metadata.papermill.parameters["seed"]
+    if seed != origin["seed"]:
+        raise StudyError(
+            f"{path} is of seed {seed}, the run of seed {origin['seed']}: remove it, then {AGAIN}"
+        )
+    profile = Path(metadata.papermill.parameters["profile"]).stem
+    if profile != origin["profile"]:
+        raise StudyError(
+            f"{path} is of the profile {profile}, the run of {origin['profile']}: remove it, "
+            f"then {AGAIN}"
+        )
+    about = metadata.get("plankton_study", {})
+    revision = about.get("revision")
+    is_stated = _is_live(run) or "revision" in about  # the first published runs did not state it
+    if is_stated and revision != origin["revision"]:
+        raise StudyError(
+            f"{run.folder} holds the notebook {path.stem} of another revision ({revision}): "
+            f"`make clean`, then {AGAIN}"
+        )
 
 
 def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> None:

@@ -145,7 +145,7 @@ def write_study(
         patch: sets environment variables.
         cache: of the study.
         changes: parts of the TOML → what replaces them.
-        more: is put behind the TOML.
+        more: is appended to the TOML.
         seed: of training.
     """
     text = PROFILE.format(folder=shapes)
@@ -202,7 +202,7 @@ training.save_checkpoint = save_and_die
 def killed_at_step_7(tmp_path) -> Callable[[str], None]:
     """A function that runs a script on the test's profile.
 
-    The script ends as by a power cut, behind the checkpoint of step 7.
+    The script ends as in a power cut, after the checkpoint of step 7.
     """
 
     def run(script: str) -> None:

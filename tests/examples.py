@@ -21,3 +21,17 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 PROFILES = blocks(README, "toml") + blocks(guide_text(), "toml")
+EXERCISE = re.compile(r"[Ss]et\s+`([^`]+)`(?:\s+and\s+`([^`]+)`)?\s+under\s+`(\[[^`]+\])`")
+
+
+def exercises() -> dict[str, str]:
+    """Return notebook → the profile that its exercise asks the reader to write."""
+    profiles = {}
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        cells = nbformat.read(path, 4).cells
+        (text,) = [cell.source for cell in cells if "**Change this.**" in cell.source]
+        for first, second, table in EXERCISE.findall(text):
+            profiles[path.stem] = f'extends = "demo"\n\n{table}\n{first}\n{second}\n'
+        for block in blocks(text, "toml"):
+            profiles[path.stem] = block
+    return profiles

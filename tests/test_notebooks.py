@@ -9,7 +9,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from examples import ROOT
+from examples import ROOT, exercises
+
+from plankton_study.run.profile import read_profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBERED = [path for path in NOTEBOOKS if path.stem[0].isdigit()]
@@ -47,6 +49,18 @@ def test_the_skeleton(path):
     assert "**Next:**" in words
     (parameters,) = [cell for cell in notebook.cells if "parameters" in tags_of(cell)]
     assert set(re.findall(r"^(\w+) = None", parameters.source, re.M)) == {"profile", "seed"}
+
+
+def test_most_notebooks_ask_to_change_a_setting():
+    assert len(exercises()) >= 11
+
+
+@pytest.mark.parametrize(("name", "profile"), exercises().items())
+def test_the_setting_of_an_exercise_is_a_valid_profile(name, profile, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(profile, encoding="utf-8")
+    changed = read_profile(str(file)).model_dump(exclude={"name", "title", "extends"})
+    assert changed != read_profile("demo").model_dump(exclude={"name", "title", "extends"})
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=name_of)

@@ -232,6 +232,15 @@ def detectable_difference(error: float, freedom: float) -> float:
     return float((t.ppf(1 - LEVEL / 2, freedom) + t.ppf(POWER, freedom)) * error)
 
 
+def detectable_differences(joined: pd.DataFrame) -> pd.Series:
+    """Return the detectable difference of each row of `join_seeds`, a share of 1.
+
+    It is NaN for the claim about maps, which rests on a share without an error.
+    """
+    values = joined.apply(lambda row: detectable_difference(row["error"], row["freedom"]), axis=1)
+    return values.mask(joined["claim"] == MAPS)
+
+
 # --- the rules
 
 
@@ -379,8 +388,5 @@ def statistic_text(differences: pd.DataFrame) -> str:
 def _power_text(differences: pd.DataFrame) -> str:
     if differences.empty or differences["claim"].iloc[0] == MAPS:
         return ""
-    texts = [
-        intervals.number_text(100 * detectable_difference(row["error"], row["freedom"]), 1)
-        for row in differences.to_dict("records")
-    ]
-    return "; ".join(texts)
+    points = 100 * detectable_differences(differences)
+    return "; ".join(intervals.number_text(value, 1) for value in points)

@@ -40,7 +40,7 @@ BOOTSTRAP_DRAWS = 1000
 
 @dataclass(frozen=True)
 class Task:
-    """Features, and what is to be told from them.
+    """Features and labels.
 
     Attributes:
         bank: of features.
@@ -217,7 +217,7 @@ def result_rows(task: Task, ours: OurChoice, theirs: TheirSearch) -> list[dict]:
         ),
         result_row(
             SECTION,
-            f"our cell is among their {len(near)} within one error",
+            f"the selected cell is among their {len(near)} within one standard error",
             float(is_among),
             "1",
             is_among,

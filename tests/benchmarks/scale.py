@@ -94,7 +94,7 @@ def growth_rows(name: str, numbers: np.ndarray, costs: pd.DataFrame) -> list[dic
         rows.append(result_row(SECTION, what, slope, f"at most {most}", slope <= most, unit=""))
     megabytes_each = np.polyfit(numbers, costs["megabytes"], 1)[0]
     bytes_each = max(megabytes_each, 0) * 2**20
-    what = f"{stage}: memory for each image more"
+    what = f"{stage}: memory per additional image"
     row = result_row(SECTION, what, bytes_each, unit="bytes")
     row["about"] = {
         "numbers": numbers.tolist(),

@@ -29,8 +29,8 @@ def live(tmp_path) -> StoredRun:
 
 
 def verdicts(live: StoredRun) -> pd.Series:
-    """Return what → verdict of all published values."""
-    return agreement.compare_runs(PUBLISHED_RUN, live).set_index("what")["verdict"]
+    """Return value → verdict of all published values."""
+    return agreement.compare_runs(PUBLISHED_RUN, live).set_index("value")["verdict"]
 
 
 def test_a_run_agrees_with_itself(live):
@@ -99,7 +99,7 @@ def test_what_is_of_the_machine_is_not_compared(live):
     costs.to_csv(live.folder / "values" / "denoiser_cost.csv", index=False)
     table = agreement.compare_runs(PUBLISHED_RUN, live)
     assert (table["verdict"] == "same").all()
-    assert not table["what"].str.contains("denoiser_cost.*seconds").any()
+    assert not table["value"].str.contains("denoiser_cost.*seconds").any()
 
 
 # --- a run that says something else
@@ -160,7 +160,7 @@ def test_joined_results_are_compared_only_where_both_join_the_same_seeds(live):
     change_provenance([joined / "provenance" / "table_joined_claims.json"], joined=revisions)
     table = agreement.compare_runs(PUBLISHED_RUN, live)
     assert (table["verdict"] == "same").all()
-    assert not table["what"].str.contains("joined_claims").any()
+    assert not table["value"].str.contains("joined_claims").any()
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("config", "other")])

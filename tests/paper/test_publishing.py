@@ -47,11 +47,10 @@ def origin_of(folder: Path) -> dict:
     return entry["provenance"]
 
 
-def change_notebook(path: Path, seed: int | None = None, revision: str | None = None) -> None:
-    """Let an executed notebook say that it is of another seed or revision."""
+def change_notebook(path: Path, revision: str | None = None, **parameters: object) -> None:
+    """Make an executed notebook state another revision, seed or profile."""
     book = nbformat.read(path, 4)
-    if seed is not None:
-        book.metadata.papermill.parameters["seed"] = seed
+    book.metadata.papermill.parameters |= parameters
     if revision is not None:
         book.metadata.setdefault("plankton_study", {})["revision"] = revision
     nbformat.write(book, path)
@@ -78,7 +77,7 @@ def make_live(paper: Path, seed: int) -> Path:
     change_provenance((live / "provenance").glob("*.json"), seed=seed)
     revision = origin_of(live)["revision"]
     for path in (live / "notebooks").glob("*.ipynb"):
-        change_notebook(path, seed, revision)
+        change_notebook(path, revision, seed=seed)
     join(live, {str(seed): revision})
     return live
 
@@ -149,6 +148,21 @@ def test_an_executed_notebook_of_another_seed_is_not_published(live):
 def test_an_executed_notebook_of_another_revision_is_not_published(live):
     change_notebook(live / "notebooks" / "03_layers_and_noise.ipynb", revision="another")
     with pytest.raises(StudyError, match=r"03_layers_and_noise of another revision \(another\)"):
+        build.publish("demo")
+
+
+def test_an_executed_notebook_of_another_profile_is_not_published(live):
+    change_notebook(live / "notebooks" / "03_layers_and_noise.ipynb", profile="quick")
+    with pytest.raises(StudyError, match="is of the profile quick, the run of demo: remove it"):
+        build.publish("demo")
+
+
+def test_an_executed_notebook_that_states_no_revision_is_not_published(live):
+    path = live / "notebooks" / "03_layers_and_noise.ipynb"
+    book = nbformat.read(path, 4)
+    del book.metadata["plankton_study"]["revision"]
+    nbformat.write(book, path)
+    with pytest.raises(StudyError, match=r"03_layers_and_noise of another revision \(None\)"):
         build.publish("demo")
 
 

@@ -27,8 +27,8 @@ SKIPPED_POINTS = 10
 def fit_temperature(probabilities: np.ndarray, codes: np.ndarray) -> float:
     """Return the temperature with the smallest log loss (Guo et al. 2017).
 
-    scikit-learn's `CalibratedClassifierCV(method="temperature")` needs five images of every class,
-    which rare taxa do not have.
+    scikit-learn's `CalibratedClassifierCV(method="temperature")` fails if a class has no images to
+    be fitted on, and a rare taxon may have none among the validation images.
 
     Args:
         probabilities: (n, K) class probabilities of validation images.
