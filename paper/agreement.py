@@ -124,9 +124,8 @@ def compare_runs(published: StoredRun, live: StoredRun) -> pd.DataFrame:
     """Compare two runs.
 
     Returns:
-        A row for each published value; columns value (its name), published, live and
-        verdict. The attribute
-        "machines" holds the kinds of machine on which the two ran.
+        A row for each published value; columns value (its name), published, live and verdict. The
+        attribute "machines" holds the kinds of machine on which the two ran.
 
     Raises:
         StudyError: a run is missing, or the two have different profiles or seeds.
