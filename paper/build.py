@@ -14,7 +14,8 @@ import publishing
 import typst
 from agreement import AGAIN
 
-from plankton_study.probes.intervals import Estimate, number_text
+from plankton_study.probes.intervals import number_text
+from plankton_study.report.formatting import estimate_of
 from plankton_study.report.stored import JOINED_RESULTS, PAPER, StoredRun
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT
@@ -141,7 +142,7 @@ def results_section(run: StoredRun) -> str:
     def difference(claim: str, place: str, rival: str) -> str:
         is_row = (claims["claim"] == claim) & (claims["place"] == place)
         (row,) = claims[is_row & (claims["rival"] == rival)].to_dict("records")
-        return Estimate(*(row[key] for key in Estimate._fields)).text()
+        return estimate_of(row).text()
 
     def score(setting: str, encoder: str) -> str:
         scores = run.values("seeds")

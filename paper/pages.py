@@ -14,7 +14,7 @@ from agreement import AGAIN
 
 from plankton_study.report.formatting import with_unit
 from plankton_study.report.results import SYNTHETIC
-from plankton_study.report.stored import JOINED, PAPER, StoredRun
+from plankton_study.report.stored import JOINED, PAPER, StoredRun, executed_notebooks
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT
 
@@ -82,9 +82,7 @@ def _link_to_pages(body: str, names: set[str]) -> str:
 
 def notebooks_of(run: StoredRun) -> list[Path]:
     """Return the executed notebooks of a run, and of the results that combine all seeds."""
-    folders = (run.folder / "notebooks", run.folder / JOINED / "notebooks")
-    paths = [path for folder in folders for path in sorted(folder.glob("[0-9]*.ipynb"))]
-    return [path for path in paths if "failed" not in path.name]
+    return executed_notebooks(run.folder) + executed_notebooks(run.folder / JOINED)
 
 
 def _template(path: Path) -> jinja2.Template:

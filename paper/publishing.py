@@ -14,7 +14,13 @@ from agreement import AGAIN
 from PIL import Image
 
 from plankton_study.report.provenance import RUN_KEYS
-from plankton_study.report.stored import JOINED, JOINED_RESULTS, StoredRun, cited_results
+from plankton_study.report.stored import (
+    JOINED,
+    JOINED_RESULTS,
+    StoredRun,
+    cited_results,
+    executed_notebooks,
+)
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT, read_json
 from plankton_study.run.study import run_name
@@ -96,8 +102,7 @@ def check_run(run: StoredRun, needs_figures: bool) -> dict[str, Any]:
 
 def _check_notebooks(run: StoredRun, origin: dict[str, Any]) -> None:
     """Check that the executed notebooks have the seed and the revision of the run."""
-    copies = (run.folder / "notebooks").glob("[0-9]*.ipynb")
-    executed = {path.stem: path for path in copies if not path.stem.endswith(".failed")}
+    executed = {path.stem: path for path in executed_notebooks(run.folder)}
     if _is_live(run):
         present = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
         missing = sorted(present - set(executed))

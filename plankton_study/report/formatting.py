@@ -1,6 +1,7 @@
 """Formatting: how values are shown in tables, in prose and on pages."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,18 @@ def _float_text(value: float, column: str, digits: int | None) -> str:
     if digits is None and is_percent(column):
         digits = 1
     if digits is None:
-        return f"{value:.3g}".replace("-", MINUS)
+        return three_digits_text(value)
     return number_text(value, digits)
+
+
+def three_digits_text(value: float) -> str:
+    """Return a number with three significant digits."""
+    return f"{value:.3g}".replace("-", MINUS)
+
+
+def estimate_of(entry: Mapping[str, Any]) -> Estimate:
+    """Return the estimate whose fields a stored number, or a row of `values/`, holds."""
+    return Estimate(*(entry[field] for field in Estimate._fields))
 
 
 def whole_text(value: int) -> str:
@@ -97,7 +108,7 @@ def stored_text(entry: dict[str, Any]) -> str:
     if isinstance(value, str):
         return value
     if entry["low"] is not None:
-        estimate = Estimate(value, entry["low"], entry["high"], entry["n"], entry["p"])
+        estimate = estimate_of(entry)
         return estimate.text() if is_percent(unit) else estimate.text(1, 3)
     if unit == "minutes":
         return minutes_text(value)
@@ -105,7 +116,7 @@ def stored_text(entry: dict[str, Any]) -> str:
         return f"{value / MILLION:.2f} million"
     if isinstance(value, int):
         return whole_text(value)
-    return f"{value:.3g}".replace("-", MINUS)
+    return three_digits_text(value)
 
 
 def minutes_text(minutes: float) -> str:

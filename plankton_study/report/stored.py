@@ -23,6 +23,12 @@ JOINED = "joined"
 CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
 
 
+def executed_notebooks(folder: Path) -> list[Path]:
+    """Return the executed notebooks of a run's folder, sorted, without those that failed."""
+    notebooks = sorted((folder / "notebooks").glob("[0-9]*.ipynb"))
+    return [path for path in notebooks if not path.stem.endswith(".failed")]
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """The stored results of one run, with a subfolder for those that combine several runs."""

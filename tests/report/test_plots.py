@@ -6,6 +6,7 @@ import pytest
 
 from plankton_study.probes.intervals import Estimate
 from plankton_study.report.plots import (
+    FAMILIES,
     grid_axes,
     plot_cells,
     plot_differences,
@@ -13,6 +14,7 @@ from plankton_study.report.plots import (
     shared_legend,
 )
 from plankton_study.report.results import NOT_IN_PROFILE
+from plankton_study.run.profile import read_profile
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,12 @@ def test_a_family_has_the_same_look_in_every_figure():
     second = colours_of("self-supervised", "self-supervised", "labels")
     assert all(second[family] == first[family] for family in second)
     assert len(set(first.values())) == 3
+
+
+@pytest.mark.parametrize("profile", ["demo", "quick", "whoi"])
+def test_every_family_of_a_profile_has_a_look(profile):
+    families = {config.family for config in read_profile(profile).encoders.values()}
+    assert families <= set(FAMILIES)
 
 
 def test_panels_share_their_axes():
