@@ -46,7 +46,6 @@ batch_size = 16
 precision = "float32"
 [features]
 timesteps = [20, 300]
-random_timesteps = [20]
 precision = "float32"
 pca = [8]
 predeclared = "up16.resnet1@t20"

@@ -11,7 +11,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from plankton_study.features.interface import Cell, Encoder
-from plankton_study.features.pooling import VECTORS
 from plankton_study.images.collection import Collection
 from plankton_study.images.splits import Splits
 from plankton_study.run.cache import digest, keep
@@ -129,9 +128,10 @@ class Extraction:
 
     def run(self, folder: Path) -> None:
         """Extract the timesteps that the folder does not hold yet."""
-        require_space(folder, self._expected_bytes())
         finished_file = folder / "done.json"
         finished = read_json(finished_file) if finished_file.exists() else []
+        self._measure_widths(finished)
+        require_space(folder, self._expected_bytes())
         timesteps = list(dict.fromkeys(cell.timestep for cell in self.cells))
         work = len(timesteps) * len(self.rows)
         with progress(self.label, work, len(finished) * len(self.rows)) as bar:
@@ -144,13 +144,11 @@ class Extraction:
                     write_json(finished_file, finished)
 
     def _expected_bytes(self) -> int:
-        vectors = VECTORS.get(self.encoder.identity.get("pooling"), 1)
-        channels = sum(self.encoder.layers["channels"][cell.layer] for cell in self.cells)
-        return int(FLOAT_BYTES * vectors * len(self.rows) * channels)
+        features = sum(self.widths[cell.layer] for cell in self.cells)
+        return FLOAT_BYTES * len(self.rows) * features
 
     def _extract_timestep(self, folder: Path, timestep: int | None, bar: tqdm) -> None:
         cells = [cell for cell in self.cells if cell.timestep == timestep]
-        self._measure_widths(cells)
         if self.team.is_first:
             self._create_files(folder, cells)
         self.team.wait()
@@ -167,14 +165,21 @@ class Extraction:
                 os.fsync(file.fileno())
         self.team.wait()
 
-    def _measure_widths(self, cells: list[Cell]) -> None:
-        """Encode one image to find the number of features of each layer."""
-        unmeasured = [cell for cell in cells if cell.layer not in self.widths]
-        if unmeasured:
-            row = self.rows[:1]
-            features = self.encoder.encode(self.images[row], list(self.ids[row]), unmeasured)
-            for cell, values in features.items():
-                self.widths[cell.layer] = values.shape[1]
+    def _measure_widths(self, finished: list[int | None]) -> None:
+        """Encode one image to find the number of features of each layer.
+
+        Args:
+            finished: timesteps to read last, so only if they have layers of their own.
+        """
+        row = self.rows[:1]
+        image, ids = self.images[row], list(self.ids[row])
+        timesteps = dict.fromkeys(cell.timestep for cell in self.cells)
+        for timestep in sorted(timesteps, key=finished.__contains__):
+            cells = [cell for cell in self.cells if cell.timestep == timestep]
+            unmeasured = [cell for cell in cells if cell.layer not in self.widths]
+            if unmeasured:
+                for cell, values in self.encoder.encode(image, ids, unmeasured).items():
+                    self.widths[cell.layer] = values.shape[1]
 
     def _create_files(self, folder: Path, cells: list[Cell]) -> None:
         for cell in cells:

@@ -16,7 +16,7 @@ from plankton_study.features.noise import add_noise
 from plankton_study.features.taps import Tap, find_taps
 from plankton_study.models.batches import to_input
 from plankton_study.models.networks.outputs import WithHead
-from plankton_study.models.precision import autocast, to_device
+from plankton_study.models.precision import autocast, resolved_precision, to_device
 from plankton_study.models.pretrained import VisionModel
 from plankton_study.models.training import training_cost
 from plankton_study.run.cache import code_digest, digest
@@ -89,7 +89,7 @@ class NetworkEncoder:
             "size": size,
             "model": architecture(network),
             "pooling": settings.pooling,
-            "precision": settings.precision,
+            "precision": resolved_precision(settings.precision, device),
             "code": code_digest(SHAPED_BY),
         }
 

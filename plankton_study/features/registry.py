@@ -114,13 +114,11 @@ def diffusion_encoder(
 
 
 def random_encoder(study: Study, splits: Splits) -> DiffusionEncoder:
-    """Return the denoiser's U-Net with its initial weights, read at `random_timesteps`."""
+    """Return the denoiser's U-Net with its initial weights, read at the same cells."""
     folder = trained_denoiser(study, splits)
     _, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
     unet = initial_unet(study).to(study.device)
-    settings = study.profile.features
-    settings = settings.model_copy(update={"timesteps": settings.random_timesteps})
-    return DiffusionEncoder("random U-Net", unet, scheduler, settings, study.seed)
+    return DiffusionEncoder("random U-Net", unet, scheduler, study.profile.features, study.seed)
 
 
 def _rival_encoder(

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,9 +36,14 @@ class Splits:
         parts: name → sorted int64 rows. "pool" is the unlabelled training pool; "train",
             "balanced", "validation" and "test" are labelled home images; each shifted part has
             its name from the profile; "novel" holds novel taxa.
+            It lists no image of a day or sample that is not in "test".
         classes: taxa of the natural setting, the commonest at home first.
         balanced_classes: taxa of the balanced setting, in the same order.
-        removed: reason → number of images that were left out.
+        balanced_draws: rows of every random draw of the balanced training images; the part
+            "balanced" is the first.
+        removed: reason → number of images that are in no part.
+        short_of_labels: taxa with enough images at home for the balanced setting, but too few
+            among the training images.
         base: of relabelled splits, the original ones, whose encoders and features they share.
     """
 
@@ -46,7 +51,9 @@ class Splits:
     parts: dict[str, np.ndarray]
     classes: tuple[str, ...]
     balanced_classes: tuple[str, ...]
-    removed: dict[str, int]
+    balanced_draws: tuple[np.ndarray, ...] = ()
+    removed: dict[str, int] = field(default_factory=dict)
+    short_of_labels: tuple[str, ...] = ()
     base: "Splits | None" = None
 
     def __getitem__(self, part: str) -> np.ndarray:
@@ -66,6 +73,7 @@ class Splits:
     def evaluated(self) -> np.ndarray:
         """All rows that a probe is fitted on or tested on, sorted."""
         used = [rows for part, rows in self.parts.items() if part not in ("pool", "novel")]
+        used += self.balanced_draws
         return np.unique(np.concatenate(used))
 
     def taxa(self, rows: np.ndarray) -> np.ndarray:
@@ -89,7 +97,20 @@ class Splits:
     def digest(self) -> str:
         """The hash of the images and of every part."""
         rows = {part: rows.tolist() for part, rows in self.parts.items()}
-        return digest(self.collection.digest, rows)
+        draws = [rows.tolist() for rows in self.balanced_draws]
+        return digest(self.collection.digest, rows, draws)
+
+    def each_draw(self, setting: str) -> "list[Splits]":
+        """Return these splits once for each random draw of a setting's training images.
+
+        In the balanced setting the images of each taxon are drawn several times; in the natural
+        setting all labelled images are used, so there is only one draw.
+        """
+        if setting != "balanced" or len(self.balanced_draws) < 2:
+            return [self]
+        return [
+            replace(self, parts={**self.parts, "balanced": rows}) for rows in self.balanced_draws
+        ]
 
     def restrict(self, part: str, classes: tuple[str, ...]) -> np.ndarray:
         """Return the rows of a part whose taxon is one of `classes`."""
@@ -117,7 +138,9 @@ def make_splits(study: Study, name: str) -> Splits:
         return parts | {
             "classes": splits.classes,
             "balanced_classes": splits.balanced_classes,
+            "balanced_draws": np.array(splits.balanced_draws),
             "removed": splits.removed,
+            "short_of_labels": splits.short_of_labels,
         }
 
     stored = computed(study, "splits", inputs, SHAPED_BY, compute)
@@ -126,8 +149,15 @@ def make_splits(study: Study, name: str) -> Splits:
         for key, rows in stored.items()
         if key.startswith(PART_PREFIX)
     }
-    classes, balanced_classes = tuple(stored["classes"]), tuple(stored["balanced_classes"])
-    return Splits(collection, parts, classes, balanced_classes, stored["removed"])
+    return Splits(
+        collection,
+        parts,
+        classes=tuple(stored["classes"]),
+        balanced_classes=tuple(stored["balanced_classes"]),
+        balanced_draws=tuple(stored["balanced_draws"]),
+        removed=stored["removed"],
+        short_of_labels=tuple(stored["short_of_labels"]),
+    )
 
 
 def divide(collection: Collection, config: Split) -> Splits:
@@ -135,41 +165,42 @@ def divide(collection: Collection, config: Split) -> Splits:
 
     The order matters. Novel taxa are removed first, then duplicates, then shifted images. Only
     then is home divided, by whole groups, and near duplicates of held-out images are removed from
-    the training side.
+    the training side. Images of novel taxa come from the same days or samples as the test images
+    that they are compared with; where neither is known, from the whole of home.
 
     Raises:
         StudyError: a novel taxon does not exist, or too few taxa or images are left.
     """
     records = collection.records
     is_novel = _novel(collection, config)
-    is_usable, removed = _without_duplicates(records)
+    is_conflicting, is_copy = _duplicates(records)
+    is_usable = ~is_conflicting & ~is_copy
     shifted = {name: _matches(records, where) & is_usable for name, where in config.shifts.items()}
     is_away = _any_of(shifted.values(), len(records))
     is_home = _matches(records, config.home) & is_usable & ~is_away
-    removed["neither home nor shifted"] = int((is_usable & ~is_home & ~is_away).sum())
     has_no_label = records["taxon"].isin(["", *collection.entry.not_taxa]).to_numpy()
     is_labelled = ~has_no_label & ~is_novel
 
-    is_test, is_validation = _hold_out(collection, is_home, config)
+    is_test, is_validation, is_grouped = _hold_out(collection, is_home, config)
     is_pool = is_home & ~is_test & ~is_validation & ~is_novel
     never_trained_on = is_test | is_validation | is_away | (is_novel & is_usable)
-    removed["near duplicates of held-out images"] = _remove_near_duplicates(
-        collection, is_pool, never_trained_on, config
-    )
-    removed["near duplicates of test images in validation"] = _remove_near_duplicates(
-        collection, is_validation, is_test | is_away, config
-    )
+    is_near_held_out = _near_duplicates(collection, is_pool, never_trained_on, config)
+    is_near_test = _near_duplicates(collection, is_validation, is_test | is_away, config)
+    is_pool &= ~is_near_held_out
+    is_validation &= ~is_near_test
 
     classes, balanced_classes = _choose_classes(collection, config, is_home & is_labelled, is_pool)
+    balanced_classes, short_of_labels = _with_enough_labels(
+        collection, balanced_classes, is_pool, config
+    )
     taxa = records["taxon"].to_numpy(dtype=object)
     has_class = is_labelled & records["taxon"].isin(classes).to_numpy()
     train = is_pool & has_class
+    draws = _balanced_draws(np.flatnonzero(train), taxa, balanced_classes, config)
     parts = {
         "pool": np.flatnonzero(is_pool),
         "train": _sample(train, taxa, config.train_images, config.seed),
-        "balanced": _equal_numbers(
-            np.flatnonzero(train), taxa, balanced_classes, config.balanced.train, config.seed
-        ),
+        "balanced": draws[0],
         "validation": _sample(
             is_validation & has_class, taxa, config.validation_images, config.seed
         ),
@@ -177,9 +208,39 @@ def divide(collection: Collection, config: Split) -> Splits:
     }
     for name, is_shifted in shifted.items():
         parts[name] = np.flatnonzero(is_shifted & is_labelled)
-    parts["novel"] = np.flatnonzero(is_novel & is_usable)
+    parts["novel"] = np.flatnonzero(is_novel & (is_test if is_grouped else is_home))
     _refuse_empty_parts(parts, collection.name)
-    return Splits(collection, parts, tuple(classes), tuple(balanced_classes), removed)
+    reasons = {
+        "same file under two taxa": is_conflicting,
+        "exact copies": is_copy,
+        "neither home nor shifted": ~is_home & ~is_away,
+        "near duplicates of held-out images": is_near_held_out,
+        "near duplicates of test images in validation": is_near_test,
+        "novel taxa, not from the days or samples of the test images": is_novel,
+        "held out or shifted, without a taxon of the study": ~has_class,
+        "beyond validation_images or test_images": np.ones(len(records), bool),
+    }
+    return Splits(
+        collection,
+        parts,
+        tuple(classes),
+        tuple(balanced_classes),
+        tuple(draws),
+        _count_removed(parts, reasons),
+        tuple(short_of_labels),
+    )
+
+
+def _count_removed(parts: dict[str, np.ndarray], reasons: dict[str, np.ndarray]) -> dict[str, int]:
+    """Return reason → number of images in no part; each image counts for its first reason."""
+    (length,) = {len(mask) for mask in reasons.values()}
+    is_unexplained = np.ones(length, bool)
+    is_unexplained[np.concatenate(list(parts.values()))] = False
+    removed = {}
+    for reason, mask in reasons.items():
+        removed[reason] = int((is_unexplained & mask).sum())
+        is_unexplained &= ~mask
+    return removed
 
 
 def _novel(collection: Collection, config: Split) -> np.ndarray:
@@ -194,15 +255,11 @@ def _novel(collection: Collection, config: Split) -> np.ndarray:
     return taxa.isin(config.novel).to_numpy()
 
 
-def _without_duplicates(records: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
-    """Return which images may be used, (N,) bool, and the number removed for each reason."""
+def _duplicates(records: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return which files occur under two taxa, and which are further copies, (N,) bool each."""
     has_two_taxa = (records.groupby("digest")["taxon"].transform("nunique") > 1).to_numpy()
     is_copy = records.duplicated("digest").to_numpy() & ~has_two_taxa
-    removed = {
-        "same file under two taxa": int(has_two_taxa.sum()),
-        "exact copies": int(is_copy.sum()),
-    }
-    return ~has_two_taxa & ~is_copy, removed
+    return has_two_taxa, is_copy
 
 
 def _any_of(masks: Iterable[np.ndarray], length: int) -> np.ndarray:
@@ -250,8 +307,11 @@ def group_codes(collection: Collection) -> np.ndarray:
 
 def _hold_out(
     collection: Collection, is_home: np.ndarray, config: Split
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose test and validation images, (N,) bool each, by stratified folds of whole groups."""
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Choose test and validation images, (N,) bool each, by stratified folds of whole groups.
+
+    Also return whether home has groups at all.
+    """
     rows = np.flatnonzero(is_home)
     taxa = collection.records["taxon"].to_numpy(dtype=object)[rows]
     groups = group_codes(collection)[rows]
@@ -282,21 +342,22 @@ def _hold_out(
                 is_test[rows[fold]] = True
             elif number < test_folds + validation_folds:
                 is_validation[rows[fold]] = True
-    return is_test, is_validation
+    return is_test, is_validation, is_grouped
 
 
-def _remove_near_duplicates(
+def _near_duplicates(
     collection: Collection, part: np.ndarray, others: np.ndarray, config: Split
-) -> int:
-    """Remove near duplicates of `others` from a part, (N,) bool, in place; return their number."""
+) -> np.ndarray:
+    """Return which images of a part are near duplicates of other images, (N,) bool."""
     near = near_duplicates(
         collection.images,
         np.flatnonzero(part),
         np.flatnonzero(others),
         config.duplicate_correlation,
     )
-    part[near] = False
-    return len(near)
+    is_near = np.zeros(len(part), bool)
+    is_near[near] = True
+    return is_near
 
 
 def _choose_classes(
@@ -320,6 +381,25 @@ def _choose_classes(
     return classes, balanced
 
 
+def _with_enough_labels(
+    collection: Collection, classes: list[str], is_pool: np.ndarray, config: Split
+) -> tuple[list[str], list[str]]:
+    """Return the taxa with enough training images for equal numbers of labels, and the others."""
+    counts = Counter(collection.records["taxon"][is_pool])
+    enough = [taxon for taxon in classes if counts[taxon] >= config.balanced.train]
+    return enough, [taxon for taxon in classes if taxon not in enough]
+
+
+def _balanced_draws(
+    rows: np.ndarray, taxa: np.ndarray, classes: list[str], config: Split
+) -> list[np.ndarray]:
+    """Return several random draws of equally many rows of every class, sorted."""
+    return [
+        _equal_numbers(rows, taxa, classes, config.balanced.train, config.seed + draw)
+        for draw in range(config.balanced.draws)
+    ]
+
+
 def _sample(is_chosen: np.ndarray, taxa: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
     """Draw at most `limit` chosen rows in natural proportions, at least one of each taxon."""
     rows = np.flatnonzero(is_chosen)
@@ -339,7 +419,11 @@ def _sample(is_chosen: np.ndarray, taxa: np.ndarray, limit: int | None, seed: in
 
 
 def _equal_numbers(
-    rows: np.ndarray, taxa: np.ndarray, classes: Iterable[str], count: int, seed: int
+    rows: np.ndarray,
+    taxa: np.ndarray,
+    classes: Iterable[str],
+    count: int,
+    seed: int,
 ) -> np.ndarray:
     """Draw `count` rows of every class, sorted; a class with fewer rows contributes all of them.
 

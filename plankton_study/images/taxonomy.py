@@ -59,6 +59,7 @@ def relabelled(splits: Splits, names: dict[str, str]) -> Splits:
         parts=parts,
         classes=_rename(splits.classes, names),
         balanced_classes=_rename(splits.balanced_classes, names),
+        balanced_draws=(),
         base=splits,
     )
 

@@ -20,6 +20,11 @@ def uses_bfloat16(precision: str, device: str) -> bool:
     return False
 
 
+def resolved_precision(precision: str, device: str) -> str:
+    """Return the precision that a key of the profile means on a device, for cache keys."""
+    return "bfloat16" if uses_bfloat16(precision, device) else "float32"
+
+
 def autocast(precision: str, device: str) -> Any:
     """Return the autocast context of a precision key of the profile."""
     if uses_bfloat16(precision, device):

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plankton_study.images.splits import Splits
 from plankton_study.models.batches import StepRandomness, batch_rows, flip_and_turn, to_input
-from plankton_study.models.precision import to_device, uses_bfloat16
+from plankton_study.models.precision import resolved_precision, to_device, uses_bfloat16
 from plankton_study.run.cache import CHECKPOINT, digest
 from plankton_study.run.errors import StudyError, first_sentence
 from plankton_study.run.files import read_json, write_file, write_json
@@ -80,6 +80,8 @@ def training_inputs(
 ) -> dict[str, Any]:
     """Return what determines a training run besides network and loss, for the cache key."""
     settings = study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"})
+    # on another machine, "auto" may mean another precision, which gives other weights
+    settings["precision"] = resolved_precision(settings["precision"], study.device)
     return {
         "images": splits.collection.digest,
         "rows": digest(rows),
@@ -104,8 +106,9 @@ class Trainer:
         study: provides `profile.training`, the seed and the device.
         folder: the output folder, for `curve.csv` (images_seen; loss: mean since the last row;
             held_out: loss on images that are not trained on) and `cost.json` (parameters;
-            images_seen; batch_size; flops: per image seen, forward and backward; seconds). It
-            holds a checkpoint until `cache.keep` ends; training continues from an existing one.
+            images_seen; batch_size; flops: per image seen, forward and backward; seconds;
+            first_loss: of the first batch, the same on every machine up to rounding). It holds
+            a checkpoint until `cache.keep` ends; training continues from an existing one.
         model: the network; it ends in evaluation mode.
         step_loss: the loss of a batch.
         data: the images.
@@ -155,6 +158,7 @@ class Trainer:
         self.step = 0
         self.curve: list[dict[str, float]] = []
         self.losses: list[torch.Tensor] = []  # since the last point of the curve
+        self.first_loss = math.nan
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0  # of earlier, interrupted runs
 
@@ -198,6 +202,8 @@ class Trainer:
         self.optimiser.zero_grad()
         self.average.step(self.model.parameters())
         self.losses.append(loss.detach())
+        if self.step == 0:
+            self.first_loss = self.accelerator.reduce(loss.detach(), "mean").item()
         self.step += 1
 
     def _batch_loss(
@@ -293,6 +299,7 @@ class Trainer:
             "batch_size": self.config.batch_size,
             "seconds": round(self._seconds(), 1),
             "flops": flops,
+            "first_loss": self.first_loss,
         }
         write_json(self.folder / "cost.json", cost)
 
@@ -312,6 +319,7 @@ class Trainer:
             "step": self.step,
             "curve": self.curve,
             "losses": self.losses,
+            "first_loss": self.first_loss,
             "seconds": self._seconds(),
         }
         save_checkpoint(self.folder / CHECKPOINT, state)
@@ -335,6 +343,7 @@ class Trainer:
             self.step = state["step"]
             self.curve = state["curve"]
             self.losses = state["losses"]
+            self.first_loss = state["first_loss"]
             self.seconds_before = state["seconds"]
         except Exception as error:  # a broken archive, missing entries, or other shapes
             raise StudyError(

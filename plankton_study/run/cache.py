@@ -31,6 +31,7 @@ from plankton_study.run.files import (
 from plankton_study.run.machine import Processes, processes, working_alone
 from plankton_study.run.study import Study
 
+#: every library that computes a number or decodes an image
 LIBRARIES = (
     "torch",
     "diffusers",
@@ -39,7 +40,13 @@ LIBRARIES = (
     "kornia",
     "pytorch-metric-learning",
     "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
     "scikit-learn",
+    "statsmodels",
+    "quapy",
+    "datasets",
     "pillow",
 )
 VERSIONS = {library: version(library) for library in LIBRARIES}

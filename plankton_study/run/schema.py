@@ -63,7 +63,8 @@ class Balanced(Strict):
     """The balanced setting: the same number of labels for each taxon."""
 
     min_images: Count = 100  # images at home that a taxon needs to be included
-    train: Count = 60  # training images per taxon
+    train: Count = 60  # training images per taxon; a taxon with fewer is left out
+    draws: Count = 5  # random draws of these images, over which every score is averaged
 
 
 #: the parts of every split; shifted parts must have other names
@@ -263,7 +264,6 @@ class Features(Strict):
 
     taps: tuple[str, ...] = ("*",)  # patterns for tap names, such as "up16.*"
     timesteps: Annotated[tuple[Timestep, ...], AtLeastOne] = (5, 15, 40, 100, 250, 600)
-    random_timesteps: Annotated[tuple[Timestep, ...], AtLeastOne] = (15, 100)
     pooling: Literal["mean", "mean_std", "grid"] = "mean_std"
     noise: Literal["clean", "shared", "by_image", "mean"] = "shared"
     noise_draws: Count = 4  # for noise = "mean"
@@ -367,7 +367,7 @@ class Profile(Strict):
 
     def _problems_of_timesteps(self) -> list[str]:
         last = self.noise.steps - 1
-        if max(*self.features.timesteps, *self.features.random_timesteps) > last:
+        if max(self.features.timesteps) > last:
             return [f"features.timesteps must lie between 0 and noise.steps - 1 = {last}"]
         return []
 

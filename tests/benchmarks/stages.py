@@ -44,7 +44,6 @@ batch_size = 32
 precision = "float32"
 [features]
 timesteps = [15, 100]
-random_timesteps = [15]
 precision = "float32"
 predeclared = "up16.resnet1@t15"
 """

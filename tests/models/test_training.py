@@ -162,12 +162,14 @@ def test_a_training_leaves_its_curve_and_its_cost(shared, data, tmp_path):
     # the kept weights are those that the curve ends with: the moving average
     assert last_held_out_loss(tmp_path) == pytest.approx(held_out_loss(model, data), rel=1e-5)
     assert cost.pop("seconds") > 0
+    first_loss = cost.pop("first_loss")
     assert cost == {
         "parameters": 1024,
         "images_seen": 500,
         "batch_size": 20,
         "flops": 2 * MATRIX_FLOPS,
     }
+    assert first_loss > curve["loss"].iloc[0] > 0
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.999])
