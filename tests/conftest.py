@@ -35,7 +35,7 @@ novel = ["ring"]
 min_images = 3
 train_images = 45
 duplicate_correlation = 0.999
-balanced = {{ min_images = 10, train = 5 }}
+balanced = {{ min_images = 10, train = 5, draws = 2 }}
 [unet]
 channels = [8, 16]
 attention = [8]
@@ -55,7 +55,6 @@ logistic = [0.01, 0.1]
 finalists = 2
 neighbours = [1, 3]
 draws = 100
-width = 8
 candidates = 3
 [resnet]
 widths = [8, 16]

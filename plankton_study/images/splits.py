@@ -35,8 +35,8 @@ class Splits:
         collection: the images and records that the rows refer to.
         parts: name → sorted int64 rows. "pool" is the unlabelled training pool; "train",
             "balanced", "validation" and "test" are labelled home images; each shifted part has
-            its name from the profile; "novel" holds novel taxa.
-            It lists no image of a day or sample that is not in "test".
+            its name from the profile; "novel" holds images of novel taxa, of the same days or
+            samples as "test".
         classes: taxa of the natural setting, the commonest at home first.
         balanced_classes: taxa of the balanced setting, in the same order.
         balanced_draws: rows of every random draw of the balanced training images; the part
@@ -91,7 +91,7 @@ class Splits:
     @property
     def clustered(self) -> bool:
         """Whether samples or days are known; otherwise intervals are optimistic."""
-        return len(np.unique(self._groups)) < len(self.collection)
+        return len(np.unique(self._groups)) < len(self._groups)
 
     @cached_property
     def digest(self) -> str:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plankton_study.images.splits import Splits
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -33,6 +35,8 @@ class Estimate(NamedTuple):
         if np.isnan(self.value):
             return "not defined"
         value = number_text(scale * self.value, digits)
+        if np.isnan(self.low):
+            return f"{value} (no interval)"
         low = number_text(scale * self.low, digits)
         high = number_text(scale * self.high, digits)
         sign = "+" if self.is_difference and self.value > 0 else ""
@@ -88,30 +92,67 @@ def number_text(value: float, digits: int) -> str:
     return f"{value:z.{digits}f}".replace("-", MINUS)
 
 
-def resample(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+class Units(NamedTuple):
+    """What a bootstrap draw resamples: whole groups of images, within strata.
+
+    Attributes:
+        groups: (n,) codes of days, samples or single images.
+        strata: (n,) codes; groups are resampled within each stratum. Single images are resampled
+            within their taxon, so that each draw judges the same taxa; days and samples hold
+            several taxa, so they form one stratum.
+    """
+
+    groups: np.ndarray
+    strata: np.ndarray
+
+    @classmethod
+    def of(cls, groups: np.ndarray, strata: np.ndarray | None = None) -> "Units":
+        """Return units for codes of groups, and of strata if there are several."""
+        if strata is None:
+            strata = np.zeros(len(groups), np.int64)
+        return cls(groups, strata)
+
+
+def units_of(splits: Splits, rows: np.ndarray) -> Units:
+    """Return what a bootstrap draw of some rows resamples.
+
+    It is whole days or samples if they are known, else single images within their taxon.
+    """
+    groups = splits.groups(rows)
+    if splits.clustered:
+        return Units.of(groups)
+    _, taxa = np.unique(splits.taxa(rows).astype(str), return_inverse=True)
+    return Units.of(groups, taxa)
+
+
+def resample(units: Units, draws: int, seed: int = 0) -> np.ndarray:
     """Return bootstrap weights from resampling whole groups with replacement.
 
     Args:
-        groups: (n,) codes of days, samples or single images.
+        units: what is resampled.
         draws: number of bootstrap draws.
         seed: seed of the draws.
 
     Returns:
-        (draws, n) float64, how often each image counts.
+        (draws, n) float64, how often each image counts. If no stratum has a second group, nothing
+        can be resampled, and there are no draws: (0, n).
     """
-    _, codes = np.unique(groups, return_inverse=True)
-    number = codes.max() + 1
+    pairs = np.stack([units.strata, units.groups])
+    strata_of_groups, codes = np.unique(pairs, axis=1, return_inverse=True)
+    sizes = np.unique(strata_of_groups[0], return_counts=True)[1]  # groups of each stratum
+    if sizes.max(initial=0) < 2:
+        return np.zeros((0, len(units.groups)))
     rng = np.random.default_rng(seed)
-    counts = rng.multinomial(number, np.full(number, 1 / number), size=draws)
-    return counts[:, codes].astype(float)
+    counts = [rng.multinomial(size, np.full(size, 1 / size), size=draws) for size in sizes]
+    return np.concatenate(counts, axis=1)[:, codes.ravel()].astype(float)
 
 
-def draw_weights(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
+def draw_weights(units: Units, draws: int, seed: int = 0) -> np.ndarray:
     """Return weights for a value and its bootstrap draws, (1 + draws, n) float64.
 
     The first row counts each image once; the others are those of `resample`.
     """
-    return np.vstack([np.ones(len(groups)), resample(groups, draws, seed)])
+    return np.vstack([np.ones(len(units.groups)), resample(units, draws, seed)])
 
 
 def with_centred_draws(value: float, drawn: np.ndarray) -> np.ndarray:
@@ -119,11 +160,16 @@ def with_centred_draws(value: float, drawn: np.ndarray) -> np.ndarray:
 
     It serves measures that rise when images are repeated, as they are in bootstrap draws.
     """
+    if not len(drawn):
+        return np.array([value])
     return np.append(value, drawn - np.mean(drawn) + value)
 
 
 def percentiles(values: np.ndarray, n: int, is_difference: bool = False) -> Estimate:
     """Return the estimate of a value from its bootstrap draws.
+
+    Draws without an answer (NaN), such as those that hold none of the judged taxa, are left out.
+    Without any draw the interval and p are NaN.
 
     Args:
         values: (1 + draws,) the value, then its draws.
@@ -132,21 +178,26 @@ def percentiles(values: np.ndarray, n: int, is_difference: bool = False) -> Esti
             least 2 / (draws + 1).
     """
     value, draws = values[0], values[1:]
-    low, high = np.nan, np.nan
-    if not np.isnan(draws).all():
-        low, high = np.nanpercentile(draws, [2.5, 97.5])
-    p = None
-    if is_difference:
+    draws = draws[~np.isnan(draws)]
+    low, high, p = np.nan, np.nan, np.nan
+    if len(draws):
+        low, high = np.percentile(draws, [2.5, 97.5])
         on_other_side = min(np.sum(draws <= 0), np.sum(draws >= 0))
         p = min(2 * float(on_other_side + 1) / (len(draws) + 1), 1.0)
+    if not is_difference:
+        p = None
     return Estimate(float(value), float(low), float(high), n, p)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values corrected for multiple comparisons (Holm 1979), in the given order."""
+    """Return p-values corrected for multiple comparisons (Holm 1979), in the given order.
+
+    Unknown p-values (NaN) stay unknown, and count as comparisons.
+    """
     from statsmodels.stats.multitest import multipletests
 
+    p_values = np.array(p_values, dtype=float)
     if len(p_values) < 2:  # nothing to correct, and `multipletests` is slow (it calls gc.collect)
-        return np.array(p_values, dtype=float)
-    _, corrected, _, _ = multipletests(p_values, method="holm")
-    return corrected
+        return p_values
+    _, corrected, _, _ = multipletests(np.nan_to_num(p_values, nan=1.0), method="holm")
+    return np.where(np.isnan(p_values), np.nan, corrected)

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from plankton_study.probes.intervals import Estimate, draw_weights, percentiles
+from plankton_study.probes.intervals import Estimate, Units, draw_weights, percentiles
+
+#: key of a metric that a profile may choose → its name in tables
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
 def scores(
@@ -76,28 +79,61 @@ def _weighted_counts(
     return (weights @ membership)[:, :-1]
 
 
+def drawn_scores(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray,
+    taxa: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return the metrics and their bootstrap draws, also over several draws of labels.
+
+    Args:
+        truth: (n,) taxon names.
+        predicted: (n,) taxon names; or (L, n), predictions of probes that were trained on L random
+            draws of labels.
+        weights: (1 + draws, n) from `draw_weights`.
+        taxa: the taxa to evaluate, see `scores`.
+
+    Returns:
+        Metric → (1 + draws,). The first value is the mean over the draws of labels. Each bootstrap
+        draw uses the next draw of labels in turn, so the interval includes how much the score
+        depends on which images were labelled.
+    """
+    of_labels = np.atleast_2d(predicted)
+    values = [scores(truth, each, weights[:1], taxa) for each in of_labels]
+    drawn = {metric: np.empty(len(weights)) for metric in values[0]}
+    for number, each in enumerate(of_labels):
+        in_turn = slice(1 + number, None, len(of_labels))
+        for metric, draws in scores(truth, each, weights[in_turn], taxa).items():
+            drawn[metric][in_turn] = draws
+    for metric in drawn:
+        drawn[metric][0] = np.mean([value[metric][0] for value in values])
+    return drawn
+
+
 def estimates(
     truth: np.ndarray,
     predicted: np.ndarray,
-    groups: np.ndarray,
+    units: Units,
     draws: int,
     minus: np.ndarray | None = None,
     taxa: Sequence[str] | None = None,
 ) -> dict[str, Estimate]:
-    """Return every metric with its 95 % percentile interval over resampled groups.
+    """Return every metric with its 95 % percentile interval over resampled images.
 
     Args:
-        truth, predicted: (n,) taxon names.
-        groups: (n,) codes of the groups that are resampled as a whole.
+        truth: (n,) taxon names.
+        predicted: (n,) or (L, n) taxon names, see `drawn_scores`.
+        units: what a bootstrap draw resamples.
         draws: number of bootstrap draws.
         minus: other predictions for the same images. The results are then paired differences to
             them, over the same draws.
         taxa: the taxa to evaluate, see `scores`.
     """
-    weights = draw_weights(groups, draws)
-    values = scores(truth, predicted, weights, taxa)
+    weights = draw_weights(units, draws)
+    values = drawn_scores(truth, predicted, weights, taxa)
     if minus is not None:
-        others = scores(truth, minus, weights, taxa)
+        others = drawn_scores(truth, minus, weights, taxa)
         values = {metric: values[metric] - others[metric] for metric in values}
     n = len(truth) if taxa is None else int(np.isin(truth, taxa).sum())
     is_difference = minus is not None

@@ -1,13 +1,12 @@
 """Probing an encoder: extract, fit, select on validation data, predict test data once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -16,18 +15,20 @@ from plankton_study.features.interface import HEAD, Cell, Encoder
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
+from plankton_study.probes.intervals import MeanWithError, units_of
 from plankton_study.probes.logistic import (
     LogisticModel,
     logistic_path,
     path_as_arrays,
     path_from_arrays,
 )
-from plankton_study.probes.result import LinearProbe, ProbeResult
+from plankton_study.probes.result import END_TO_END, LinearProbe, ProbeResult, head_probabilities
 from plankton_study.probes.ridge import RidgeGrid, ridge_grid
 from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.probes.selection import (
     SEARCHES,
     SETTINGS,
+    NearBest,
     candidate_cells,
     near_best,
     probed_parts,
@@ -45,6 +46,7 @@ SHAPED_BY = (
     "probes.logistic",
     "probes.intervals",
     "probes.metrics",
+    "probes.result",
     "probes.ridge",
     "probes.scaling",
     "probes.selection",
@@ -67,7 +69,8 @@ def probe_encoder(
     """Extract an encoder's features, fit its probes, and return the selection and the predictions.
 
     The first call computes the result. Test and shifted images are predicted once, by the probe
-    selected on validation images.
+    selected on validation images. In the balanced setting all of it, with the training of
+    supervised encoders, is repeated for each random draw of the labelled images.
 
     Args:
         study, splits: the set.
@@ -83,6 +86,17 @@ def probe_encoder(
     _check_choice("search", search, SEARCHES)
     _check_choice("budget", budget, BUDGETS)
     _check_classes(splits, setting)
+    draws = [
+        _probe_draw(study, draw, name, setting, search, budget)
+        for draw in splits.each_draw(setting)
+    ]
+    return replace(draws[0], repeats=tuple(draws[1:]))
+
+
+def _probe_draw(
+    study: Study, splits: Splits, name: str, setting: str, search: str, budget: str
+) -> ProbeResult:
+    """Return the result for one draw of the labelled images."""
     encoder, bank = read_features(study, splits, name, setting, budget)
     cells = candidate_cells(encoder, search, study.profile.probes.candidates)
     inputs = {
@@ -135,22 +149,24 @@ def read_features(
     return encoder, extract_features(study, encoder, original, original.evaluated)
 
 
-def best_ridge_accuracy(
+def best_ridge_score(
     study: Study, splits: Splits, encoder: Encoder, setting: str = "natural"
-) -> tuple[float, float]:
-    """Return the best validation accuracy of ridge on an encoder's cells, and its standard error.
+) -> MeanWithError:
+    """Return the best validation score of ridge on an encoder's cells, with its standard error.
 
-    It needs no probe result, so it is a fast score for encoders that are only ranked.
+    The score is the profile's metric. It needs no probe result, so it is a fast score for encoders
+    that are only ranked.
     """
     parts = probed_parts(splits, setting)
+    config = study.profile.probes
     rows = {part: parts[part] for part in ("train", "validation")}
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
     bank = extract_features(study, encoder, splits, np.union1d(*rows.values()))
     cells = candidate_cells(encoder, "all")
-    grid = ridge_grid(bank, cells, rows, taxa, study.profile.probes)
-    groups = splits.groups(rows["validation"])
-    certainty = near_best(grid.is_right, groups, study.profile.probes.draws)
-    return float(grid.table["accuracy"].max()), certainty.standard_error
+    grid = ridge_grid(bank, cells, rows, taxa, config)
+    units = units_of(splits, rows["validation"])
+    certainty = near_best(taxa["validation"], grid.predicted, units, config.draws, config.metric)
+    return MeanWithError(float(grid.table[config.metric].max()), certainty.standard_error)
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,9 @@ class _Probing:
         result = {
             **self._about_selection(grid, cells),
             "finalists": _finalists_table(finalists),
-            "validation": best.validation,
+            "validation": {
+                head: self._validation_scores(parts["validation"]) for head, parts in heads.items()
+            },
             "selected": best.cell,
             "strength": best.model.strength,
             "weights": best.model.weights,
@@ -207,22 +225,27 @@ class _Probing:
         return ridge_grid(self.bank, cells, home, self.taxa, self.config)
 
     def _best_cells(self, grid: RidgeGrid, cells: list[Cell]) -> list[Cell]:
-        ranked = grid.table["accuracy"].sort_values(ascending=False, kind="stable")
+        ranked = grid.table[self.config.metric].sort_values(ascending=False, kind="stable")
         return [cells[position] for position in ranked.index[: self.config.finalists]]
 
     def _about_selection(self, grid: RidgeGrid, cells: list[Cell]) -> dict[str, Any]:
         """Return the grid joined with the layers, and the cells that are near the best."""
-        groups = self.splits.groups(self.rows["validation"])
-        wide = near_best(grid.is_right, groups, self.config.draws)
-        narrow = near_best(grid.is_right_at_equal_width, groups, self.config.draws)
+        wide = self._near_best(grid.predicted)
+        narrow = self._near_best(grid.predicted_at_equal_width)
         table = grid.table.assign(near_best_equal_width=narrow.is_near)
         by_share = np.argsort(-wide.share, kind="stable")
         near = by_share[wide.is_near[by_share]]
         return {
             "grid": table.join(self.bank.layers, on="layer"),
+            "equal_width": grid.width,
             "standard_error": wide.standard_error,
             "near_best": [[str(cells[position]), wide.share[position]] for position in near],
         }
+
+    def _near_best(self, predicted: np.ndarray) -> NearBest:
+        units = units_of(self.splits, self.rows["validation"])
+        truth = self.taxa["validation"]
+        return near_best(truth, predicted, units, self.config.draws, self.config.metric)
 
     def _fit_finalists(self, cells: list[Cell]) -> list[_Finalist]:
         """Fit logistic regression of every strength on a few cells."""
@@ -278,27 +301,23 @@ class _Probing:
             heads["k-NN"] = _on_each(features, share_of_neighbours)
         has_own_head = HEAD in self.bank.cells and self.splits.base is None
         if has_own_head:  # relabelled splits have no head for their classes
-            heads["end to end"] = _on_each(tested, self._own_probabilities)
+            heads[END_TO_END] = _on_each(tested, partial(head_probabilities, self.bank))
         return heads
 
-    def _own_probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """Return the class probabilities (n, K) of the encoder's own classifier."""
-        return softmax(self.bank.take(HEAD, rows), axis=1)
-
     def _fit_weighted(self, train: ScaledFeatures, validation: ScaledFeatures) -> LogisticModel:
-        """Fit with balanced class weights, which serve rare taxa; so macro-F1 selects C."""
+        """Fit with balanced class weights, which serve rare taxa, and select C."""
         sample_weight = compute_sample_weight("balanced", self.codes)
         path = logistic_path(train, self.codes, sorted(self.config.logistic), sample_weight)
 
-        def macro_f1(model: LogisticModel) -> float:
-            return self._validation_scores(model.probabilities(validation))["macro_f1"]
+        def score(model: LogisticModel) -> float:
+            return self._validation_scores(model.probabilities(validation))[self.config.metric]
 
-        return max(path, key=macro_f1)
+        return max(path, key=score)
 
     def _fit_neighbours(
         self, train: ScaledFeatures, validation: ScaledFeatures
     ) -> KNeighborsClassifier:
-        """Fit k-NN with cosine distance, and select k by validation accuracy."""
+        """Fit k-NN with cosine distance, and select k."""
         train_features, validation_features = train.whole(), validation.whole()
         models = [
             KNeighborsClassifier(k, metric="cosine").fit(train_features, self.codes)
@@ -306,11 +325,11 @@ class _Probing:
             if k <= len(self.codes)
         ]
 
-        def accuracy(model: KNeighborsClassifier) -> float:
+        def score(model: KNeighborsClassifier) -> float:
             probabilities = model.predict_proba(validation_features)
-            return self._validation_scores(probabilities)["accuracy"]
+            return self._validation_scores(probabilities)[self.config.metric]
 
-        return max(models, key=accuracy)
+        return max(models, key=score)
 
 
 def _on_each(parts: dict[str, Any], function: Callable[[Any], np.ndarray]) -> dict[str, Any]:
@@ -324,6 +343,8 @@ def _finalists_table(finalists: list[_Finalist]) -> pd.DataFrame:
             "layer": finalist.cell.layer,
             "timestep": finalist.cell.timestep,
             "C": finalist.model.strength,
+            "iterations": finalist.model.iterations,
+            "converged": finalist.model.converged,
             **finalist.validation,
         }
         for finalist in finalists
@@ -358,6 +379,7 @@ def _open_result(
         grid=stored["grid"],
         finalists=stored["finalists"],
         validation=stored["validation"],
+        equal_width=stored["equal_width"],
         standard_error=stored["standard_error"],
         near_best=dict(stored["near_best"]),
         rows=rows,

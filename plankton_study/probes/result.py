@@ -9,14 +9,17 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.interface import Cell, Encoder
+from plankton_study.features.interface import HEAD, Cell, Encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
-from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.intervals import Estimate, units_of
 from plankton_study.probes.scaling import ScaledFeatures, Scaler
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json, write_json
 from plankton_study.run.study import Study
+
+#: the head that a supervised network was trained with
+END_TO_END = "end to end"
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class LinearProbe:
             raise StudyError(f"{folder} holds no readable probe ({error}): save it again") from None
 
 
+def head_probabilities(bank: FeatureBank, rows: np.ndarray) -> np.ndarray:
+    """Return the class probabilities (n, K) of an encoder's own classifier."""
+    return softmax(bank.take(HEAD, rows), axis=1)
+
+
 def merge_classes(probabilities: np.ndarray, merging: np.ndarray) -> np.ndarray:
     """Return the probabilities of merged classes: those of classes with the same name are summed.
 
@@ -128,18 +136,21 @@ class ProbeResult:
         linear: the fitted probe that was selected on validation images.
         grid: a row for each candidate cell, in the encoder's order: layer, timestep; accuracy and
             macro_f1 of the best ridge probe on validation images, and its penalty; equal_width
-            (accuracy after PCA to a common width); near_best_equal_width (within one standard
-            error of the best of these); stage, resolution, channels, order of the layer.
-        finalists: a row for each fitted logistic regression: layer, timestep, C, and validation
-            accuracy and macro_f1.
-        validation: accuracy and macro_f1 of the selected probe.
-        standard_error: standard error of the best ridge probe's validation accuracy.
-        near_best: cell → share of bootstrap draws won, for the cells within one standard error.
+            (its score after PCA to a common width); near_best_equal_width (whether it cannot be
+            distinguished from the best of these); stage, resolution, channels, order of the layer.
+        finalists: a row for each fitted logistic regression: layer, timestep, C, iterations,
+            converged, and validation accuracy and macro_f1.
+        validation: head → accuracy and macro_f1 on validation images.
+        equal_width: the common width, the smallest number of features among the cells.
+        standard_error: standard error of the best ridge probe's validation score.
+        near_best: cell → share of bootstrap draws won, for the cells that cannot be distinguished
+            from the best, see `selection.near_best`.
         rows: part → (n,) rows of the collection.
         heads: head → part → (n, K) float32 class probabilities, columns as in `classes`. Heads
             are "linear"; "end to end" for encoders that learnt from labels; and after a search
             over all cells "weighted" (classes weighted equally) and "k-NN".
         prior: (K,) frequencies of the classes among the training images.
+        repeats: the results of the other random draws of the labelled images, if there are any.
     """
 
     name: str
@@ -149,12 +160,19 @@ class ProbeResult:
     linear: LinearProbe
     grid: pd.DataFrame
     finalists: pd.DataFrame
-    validation: dict[str, float]
+    validation: dict[str, dict[str, float]]
+    equal_width: int
     standard_error: float
     near_best: dict[str, float]
     rows: dict[str, np.ndarray]
     heads: dict[str, dict[str, np.ndarray]]
     prior: np.ndarray
+    repeats: tuple["ProbeResult", ...] = ()
+
+    @property
+    def of_each_draw(self) -> tuple["ProbeResult", ...]:
+        """This result and its repeats, one for each random draw of the labelled images."""
+        return self, *self.repeats
 
     @property
     def selected(self) -> Cell:
@@ -222,14 +240,30 @@ class ProbeResult:
     def on_parts(
         self, banks: dict[str, FeatureBank], parts: dict[str, np.ndarray]
     ) -> "ProbeResult":
-        """Return the result for other parts, predicted by the linear probe only.
+        """Return the result for other parts, predicted by the linear probe and by an own head.
 
         Args:
             banks: part → features of the same encoder, perhaps of another collection.
             parts: part → rows of its bank.
         """
-        linear = {part: self.probabilities(banks[part], rows) for part, rows in parts.items()}
-        return replace(self, rows=parts, heads={"linear": linear})
+        heads = {
+            "linear": {part: self.probabilities(banks[part], rows) for part, rows in parts.items()}
+        }
+        if END_TO_END in self.heads:
+            heads[END_TO_END] = {
+                part: head_probabilities(banks[part], rows) for part, rows in parts.items()
+            }
+        return replace(self, rows=parts, heads=heads, repeats=())
+
+    def keep_images(self, part: str, is_kept: np.ndarray) -> "ProbeResult":
+        """Return the result for some images of one part only.
+
+        Args:
+            part: a key of `rows`.
+            is_kept: (n,) bool.
+        """
+        heads = {head: {part: parts[part][is_kept]} for head, parts in self.heads.items()}
+        return replace(self, rows={part: self.rows[part][is_kept]}, heads=heads, repeats=())
 
 
 def evaluate(
@@ -240,17 +274,19 @@ def evaluate(
     head: str = "linear",
     adjusted: bool = False,
     minus: ProbeResult | None = None,
+    minus_head: str | None = None,
     taxa: tuple[str, ...] | None = None,
 ) -> dict[str, Estimate]:
     """Return accuracy, macro_f1 and balanced_accuracy of a part with 95 % intervals.
 
     Args:
         study: provides the number of bootstrap draws.
-        splits: splits of the part's images; their groups are resampled.
-        result: the result of a probe.
+        splits: splits of the part's images, which are resampled.
+        result: the result of a probe; the scores are means over its draws of labels.
         part: a key of `result.rows`.
         head, adjusted: see `ProbeResult.predicted_taxa`.
         minus: another encoder's result; the estimates are then paired differences to it.
+        minus_head: the head of the other encoder; None: the same.
         taxa: evaluate only these taxa, see `metrics.scores`.
 
     Raises:
@@ -261,12 +297,17 @@ def evaluate(
     if minus is not None:
         if not np.array_equal(rows, minus.rows[part]):
             raise ValueError("paired differences need the same images")
-        other_predictions = minus.predicted_taxa(part, head, adjusted)
+        other_predictions = _predictions(minus, part, minus_head or head, adjusted)
     return metrics.estimates(
         truth=splits.taxa(rows).astype(str),
-        predicted=result.predicted_taxa(part, head, adjusted),
-        groups=splits.groups(rows),
+        predicted=_predictions(result, part, head, adjusted),
+        units=units_of(splits, rows),
         draws=study.profile.probes.draws,
         minus=other_predictions,
         taxa=taxa,
     )
+
+
+def _predictions(result: ProbeResult, part: str, head: str, adjusted: bool) -> np.ndarray:
+    """Return the taxa predicted by the probe of each draw of labels, (L, n)."""
+    return np.array([draw.predicted_taxa(part, head, adjusted) for draw in result.of_each_draw])

@@ -63,15 +63,17 @@ class RidgeGrid(NamedTuple):
 
     Attributes:
         table: a row for each cell: layer, timestep, accuracy and macro_f1 on validation images,
-            penalty, equal_width (accuracy at the common width), and the accuracy on each further
-            part.
-        is_right: (cells, n validation) bool, with all features.
-        is_right_at_equal_width: the same at the common width.
+            penalty, equal_width (the score at the common width), and the score on each further
+            part. The score is the profile's metric.
+        predicted: (cells, n validation) taxa, with all features.
+        predicted_at_equal_width: the same at the common width.
+        width: the common width, the smallest number of features among the cells.
     """
 
     table: pd.DataFrame
-    is_right: np.ndarray
-    is_right_at_equal_width: np.ndarray
+    predicted: np.ndarray
+    predicted_at_equal_width: np.ndarray
+    width: int
 
 
 def ridge_grid(
@@ -81,23 +83,32 @@ def ridge_grid(
     taxa: dict[str, np.ndarray],
     config: Probes,
 ) -> RidgeGrid:
-    """Fit ridge probes for every cell and penalty, and select each cell's penalty by accuracy.
+    """Fit ridge probes for every cell and penalty, and select each cell's penalty.
 
     Args:
         bank: the features.
         cells: the candidates.
         rows: "train", "validation" and further parts → rows.
         taxa: the same keys → taxon names of these rows.
-        config: provides the penalties, and `width`, the common number of features.
+        config: provides the penalties, and the metric that selects.
     """
-    lines, is_right, is_right_narrow = [], [], []
+    width = min(bank[cell].shape[1] for cell in cells)
+    lines, predicted, narrow = [], [], []
     for cell in progress(f"ridge probes of {len(cells)} cells", cells):
-        line, right, right_narrow = _probe_cell(bank, cell, rows, taxa, config)
-        lines.append(line)
-        is_right.append(right)
-        is_right_narrow.append(right_narrow)
+        probed = _probe_cell(bank, cell, rows, taxa, config, width)
+        lines.append(probed.line)
+        predicted.append(probed.predicted)
+        narrow.append(probed.predicted_at_equal_width)
     table = pd.DataFrame(lines).astype({"timestep": "Int64"})
-    return RidgeGrid(table, np.array(is_right), np.array(is_right_narrow))
+    return RidgeGrid(table, np.array(predicted), np.array(narrow), width)
+
+
+class _ProbedCell(NamedTuple):
+    """One cell's line of the table, and the taxa that its probes predict on validation images."""
+
+    line: dict[str, Any]
+    predicted: np.ndarray
+    predicted_at_equal_width: np.ndarray
 
 
 def _probe_cell(
@@ -106,8 +117,8 @@ def _probe_cell(
     rows: dict[str, np.ndarray],
     taxa: dict[str, np.ndarray],
     config: Probes,
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Return one cell's line of the table, and which validation images its probes get right."""
+    width: int,
+) -> _ProbedCell:
     classes, codes = np.unique(taxa["train"], return_inverse=True)
     others = [part for part in rows if part != "train"]
     train, *scaled = scaled_features(bank, cell, rows["train"], *(rows[part] for part in others))
@@ -121,10 +132,9 @@ def _probe_cell(
     wide, narrow = {}, {}  # penalty → predicted taxa of the validation images
     for penalty in config.ridge:
         wide[penalty] = predicted("validation", penalty)
-        narrow[penalty] = predicted("validation", penalty, config.width)
-    penalty = _best_penalty(wide, truth)
-    right = wide[penalty] == truth
-    right_narrow = narrow[_best_penalty(narrow, truth)] == truth
+        narrow[penalty] = predicted("validation", penalty, width)
+    penalty = best_penalty(wide, truth, config.metric)
+    at_equal_width = narrow[best_penalty(narrow, truth, config.metric)]
 
     validation = metrics.scores(truth, wide[penalty])
     line = {
@@ -133,15 +143,18 @@ def _probe_cell(
         "accuracy": validation["accuracy"][0],
         "macro_f1": validation["macro_f1"][0],
         "penalty": penalty,
-        "equal_width": right_narrow.mean(),
+        "equal_width": metrics.scores(truth, at_equal_width)[config.metric][0],
     }
     for part in others:
         if part not in NOT_SCORED_AWAY:
-            line[part] = np.mean(predicted(part, penalty) == taxa[part])
-    return line, right, right_narrow
+            away = metrics.scores(taxa[part], predicted(part, penalty))
+            line[part] = away[config.metric][0]
+    return _ProbedCell(line, wide[penalty], at_equal_width)
 
 
-def _best_penalty(predicted: dict[float, np.ndarray], truth: np.ndarray) -> float:
-    """Return the penalty whose predictions have the best accuracy."""
-    accuracy = {penalty: np.mean(taxa == truth) for penalty, taxa in predicted.items()}
-    return max(accuracy, key=accuracy.__getitem__)
+def best_penalty(predicted: dict[float, np.ndarray], truth: np.ndarray, metric: str) -> float:
+    """Return the penalty whose predictions have the best score."""
+    scores = {
+        penalty: metrics.scores(truth, taxa)[metric][0] for penalty, taxa in predicted.items()
+    }
+    return max(scores, key=scores.__getitem__)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from plankton_study.features.interface import HEAD, Cell, Encoder
 from plankton_study.images.splits import Splits
-from plankton_study.probes import intervals
+from plankton_study.probes import intervals, metrics
 
 SETTINGS = ("natural", "balanced")
 SEARCHES = ("all", "equal", "predeclared")
@@ -54,7 +54,9 @@ def probed_parts(splits: Splits, setting: str, shifted_images: int = 1) -> dict[
     Args:
         splits: the splits of a set.
         setting: "natural" or "balanced".
-        shifted_images: images that a taxon needs in a shifted part; other taxa are left out of it.
+        shifted_images: images that a taxon needs in the test part and in a shifted part; other
+            taxa are left out of the shifted part, so that home and away are scored over the same
+            taxa.
     """
     classes = setting_classes(splits, setting)
     train_part = "train" if setting == "natural" else "balanced"
@@ -63,20 +65,27 @@ def probed_parts(splits: Splits, setting: str, shifted_images: int = 1) -> dict[
         "validation": splits.restrict("validation", classes),
         "test": splits.restrict("test", classes),
     }
+    at_home = _frequent_taxa(splits, "test", shifted_images)
     for shift in splits.shifts:
-        counts = pd.Series(splits.taxa(splits[shift])).value_counts()
-        frequent = tuple(taxon for taxon in classes if counts.get(taxon, 0) >= shifted_images)
-        if frequent:
-            parts[shift] = splits.restrict(shift, frequent)
+        shared = at_home & _frequent_taxa(splits, shift, shifted_images) & set(classes)
+        if shared:
+            parts[shift] = splits.restrict(shift, tuple(sorted(shared)))
     return parts
+
+
+def _frequent_taxa(splits: Splits, part: str, images: int) -> set[str]:
+    """Return the taxa that have at least so many images in a part."""
+    counts = pd.Series(splits.taxa(splits[part])).value_counts()
+    return set(counts.index[counts >= images])
 
 
 class NearBest(NamedTuple):
     """How certain the selection of a cell is.
 
     Attributes:
-        standard_error: standard error of the best cell's accuracy.
-        is_near: (cells,) bool, within one standard error of the best.
+        standard_error: standard error of the best cell's score.
+        is_near: (cells,) bool, whether the 95 % interval of the paired difference between the best
+            cell and this one includes zero.
         share: (cells,) share of bootstrap draws in which the cell is the best.
     """
 
@@ -85,19 +94,25 @@ class NearBest(NamedTuple):
     share: np.ndarray
 
 
-def near_best(is_right: np.ndarray, groups: np.ndarray, draws: int) -> NearBest:
+def near_best(
+    truth: np.ndarray, predicted: np.ndarray, units: intervals.Units, draws: int, metric: str
+) -> NearBest:
     """Return which cells the validation data cannot distinguish from the best one.
 
     Args:
-        is_right: (cells, n) bool, whether each validation image is predicted correctly.
-        groups: (n,) codes of the groups that are resampled as a whole.
+        truth: (n,) taxa of the validation images.
+        predicted: (cells, n) taxa that each cell's probe predicts.
+        units: what a bootstrap draw resamples.
         draws: number of bootstrap draws.
+        metric: a key of `metrics.scores`.
     """
-    weights = intervals.resample(groups, draws, seed=1)
-    drawn = weights @ is_right.T.astype(float) / weights.sum(axis=1, keepdims=True)
-    accuracy = is_right.mean(axis=1)
-    best = accuracy.argmax()
-    standard_error = float(drawn[:, best].std())
-    is_near = accuracy >= accuracy[best] - standard_error
-    share = np.bincount(drawn.argmax(axis=1), minlength=len(is_right)) / draws
-    return NearBest(standard_error, is_near, share)
+    weights = intervals.draw_weights(units, draws, seed=1)
+    scores = np.array([metrics.scores(truth, taxa, weights)[metric] for taxa in predicted])
+    drawn = scores[:, 1:]
+    if not drawn.size:  # a single day or sample: nothing can be distinguished
+        return NearBest(np.nan, np.ones(len(scores), bool), np.full(len(scores), np.nan))
+    best = scores[:, 0].argmax()
+    lead = drawn[best] - drawn
+    is_near = np.percentile(lead, 2.5, axis=1) <= 0
+    share = np.bincount(drawn.argmax(axis=0), minlength=len(scores)) / drawn.shape[1]
+    return NearBest(float(drawn[best].std()), is_near, share)

@@ -123,8 +123,8 @@ def _cluster_all_cells(
         if line["validation NMI"] > best:
             best, labels, distance = line["validation NMI"], test_labels, test_distance
         lines.append(line)
-    groups = splits.groups(parts["test"])
-    drawn = draw_agreement(truth["test"], labels, groups, study.profile.probes.draws)
+    units = intervals.units_of(splits, parts["test"])
+    drawn = draw_agreement(truth["test"], labels, units, study.profile.probes.draws)
     table = pd.DataFrame(lines).astype({"timestep": "Int64"})
     return {"table": table, "labels": labels, "distance": distance, **drawn}
 
@@ -160,7 +160,7 @@ def kmeans(x: np.ndarray, number: int, restarts: int) -> tuple[np.ndarray, np.nd
 
 
 def draw_agreement(
-    truth: np.ndarray, labels: np.ndarray, groups: np.ndarray, draws: int
+    truth: np.ndarray, labels: np.ndarray, units: intervals.Units, draws: int
 ) -> dict[str, np.ndarray]:
     """Return bootstrap draws of the agreement between clusters and classes.
 
@@ -171,17 +171,17 @@ def draw_agreement(
     Args:
         truth: (n,) taxa.
         labels: (restarts, n) clusters.
-        groups: (n,) codes of the groups that are resampled as a whole.
+        units: what a bootstrap draw resamples.
         draws: number of bootstrap draws.
 
     Returns:
         Measure → (1 + draws,): the mean over restarts, then its draws.
     """
-    weights = intervals.resample(groups, draws).astype(int)
+    weights = intervals.resample(units, draws).astype(int)
     agreement = {}
     for name, measure in AGREEMENT.items():
         value = np.mean([measure(truth, of_restart) for of_restart in labels])
-        drawn = np.empty(draws)
+        drawn = np.empty(len(weights))
         for draw, times in enumerate(weights):
             of_restart = labels[draw % len(labels)]
             drawn[draw] = measure(np.repeat(truth, times), np.repeat(of_restart, times))

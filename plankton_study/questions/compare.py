@@ -16,13 +16,12 @@ from plankton_study.features.registry import (
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate, MeanWithError
-from plankton_study.probes.probe import best_ridge_accuracy, probe_encoder
-from plankton_study.probes.result import ProbeResult, evaluate
+from plankton_study.probes.metrics import METRICS
+from plankton_study.probes.probe import best_ridge_score, probe_encoder
+from plankton_study.probes.result import END_TO_END, ProbeResult, evaluate
 from plankton_study.run.errors import StudyError
 from plankton_study.run.study import Study
 
-#: key of a metric → its name in tables
-METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 #: a relative change of the held-out loss by more than this counts as falling or rising
 FLAT = 0.02
 
@@ -99,7 +98,7 @@ def scores_table(
                         "encoder": name,
                         "learnt from": encoder_family(study, name),
                         "head": head,
-                        "cell": "" if head == "end to end" else str(result.selected),
+                        "cell": "" if head == END_TO_END else str(result.selected),
                         "accuracy (%)": scores["accuracy"],
                         "macro-F1 (%)": scores["macro_f1"],
                     }
@@ -111,7 +110,7 @@ def scores_table(
 
 
 def searches_table(study: Study, splits: Splits, results: ProbeResults) -> pd.DataFrame:
-    """Return test macro-F1 by the number of candidate cells.
+    """Return the test score, the profile's metric, by the number of candidate cells.
 
     Returns:
         One row for each encoder; columns encoder, and a column for each search: one predeclared
@@ -127,7 +126,7 @@ def searches_table(study: Study, splits: Splits, results: ProbeResults) -> pd.Da
     for search, search_results in searches.items():
         largest = max(len(result.grid) for result in search_results.values())
         table[f"{search} ({largest} at most, %)"] = [
-            evaluate(study, splits, result, "test")["macro_f1"]
+            evaluate(study, splits, result, "test")[study.profile.probes.metric]
             for result in search_results.values()
         ]
     return table
@@ -176,13 +175,17 @@ def differences_table(differences: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def best_on_validation(study: Study, results: ProbeResults, learnt_from: str) -> str:
-    """Return the encoder of a family whose selected probe has the best validation macro-F1.
+def best_on_validation(
+    study: Study, results: ProbeResults, learnt_from: str, head: str = "linear"
+) -> str:
+    """Return the encoder of a family with the best validation score, the profile's metric.
 
     Args:
-        study: provides the families.
+        study: provides the families and the metric.
         results: encoder → result of its probe.
         learnt_from: a family, see `EncoderConfig.family`.
+        head: the head that is scored: "linear", the selected probe, or "end to end", a supervised
+            network as it was trained.
 
     Raises:
         StudyError: there is no encoder of the family.
@@ -193,7 +196,41 @@ def best_on_validation(study: Study, results: ProbeResults, learnt_from: str) ->
             f"no encoder that learnt from {learnt_from!r} is left to compare with: "
             "keep one of them in the profile"
         )
-    return max(names, key=lambda name: results[name].validation["macro_f1"])
+    metric = study.profile.probes.metric
+
+    def score(name: str) -> float:
+        draws = results[name].of_each_draw
+        return float(np.mean([draw.validation[head][metric] for draw in draws]))
+
+    return max(names, key=score)
+
+
+class AgainstTrained(NamedTuple):
+    """A supervised network as it was trained, end to end.
+
+    Attributes:
+        score: its macro-F1 on test images.
+        lead: the macro-F1 of diffusion's linear probe minus that score.
+    """
+
+    score: Estimate
+    lead: Estimate
+
+
+def best_as_trained(study: Study, results: ProbeResults) -> str:
+    """Return the supervised encoder that is best on validation images as it was trained."""
+    trained = {name: result for name, result in results.items() if END_TO_END in result.heads}
+    return best_on_validation(study, trained, "labels", END_TO_END)
+
+
+def against_as_trained(
+    study: Study, splits: Splits, results: ProbeResults, name: str
+) -> AgainstTrained:
+    """Compare diffusion's linear probe with a supervised network as it was trained."""
+    diffusion, rival = results["diffusion"], results[name]
+    score = evaluate(study, splits, rival, "test", END_TO_END)
+    lead = evaluate(study, splits, diffusion, "test", minus=rival, minus_head=END_TO_END)
+    return AgainstTrained(score["macro_f1"], lead["macro_f1"])
 
 
 # --- did every encoder learn, and what did it cost?
@@ -211,35 +248,42 @@ def learning_curves(results: ProbeResults) -> dict[str, pd.DataFrame]:
 def learning_table(
     study: Study, splits: Splits, results: ProbeResults, setting: str
 ) -> pd.DataFrame:
-    """Return ridge validation accuracy before and after training, and the trend of the loss.
+    """Return ridge validation scores before and after training, and the loss.
+
+    The score is the profile's metric.
 
     Returns:
         One row for each encoder that was trained here; columns encoder, before training (%),
-        after (%) and held-out loss at the end.
+        after (%), held-out loss at the end (its trend), and first loss (of the first batch).
     """
     lines = []
     for name, curve in learning_curves(results).items():
         result = results[name]
-        after = MeanWithError(result.grid["accuracy"].max(), result.standard_error)
+        after = _ridge_score(study, result)
         lines.append(
             {
                 "encoder": name,
-                "before training (%)": _accuracy_before(study, splits, results, name, setting),
+                "before training (%)": _score_before(study, splits, results, name, setting),
                 "after (%)": after,
                 "held-out loss at the end": loss_trend(curve["held_out"]),
+                "first loss": result.encoder.cost["first_loss"],
             }
         )
     return pd.DataFrame(lines)
 
 
-def _accuracy_before(
+def _score_before(
     study: Study, splits: Splits, results: ProbeResults, name: str, setting: str
 ) -> MeanWithError:
     if name == "diffusion":
-        random = results["random U-Net"]
-        return MeanWithError(random.grid["accuracy"].max(), random.standard_error)
+        return _ridge_score(study, results["random U-Net"])
     initial = make_encoder(study, splits, name, setting, budget="none")
-    return MeanWithError(*best_ridge_accuracy(study, splits, initial, setting))
+    return best_ridge_score(study, splits, initial, setting)
+
+
+def _ridge_score(study: Study, result: ProbeResult) -> MeanWithError:
+    best = result.grid[study.profile.probes.metric].max()
+    return MeanWithError(best, result.standard_error)
 
 
 def loss_trend(losses: pd.Series) -> str:
@@ -315,11 +359,11 @@ def fine_tuning_table(study: Study, splits: Splits, comparison: Comparison) -> p
     Returns:
         As `scores_table`; the last rows are the paired differences between the two.
     """
-    heads = ("end to end", "linear")
+    heads = (END_TO_END, "linear")
     supervised_unets = {
         name: result
         for name, result in comparison.results.items()
-        if "end to end" in result.heads and study.profile.encoders[name].network == "unet"
+        if END_TO_END in result.heads and study.profile.encoders[name].network == "unet"
     }
     table = scores_table(study, splits, Comparison(supervised_unets, {}), "test", heads)
     tuned = _first_with_start(study, supervised_unets, "denoiser")

@@ -14,8 +14,8 @@ from plankton_study.features.registry import diffusion_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.models.pretrained import open_denoiser
 from plankton_study.models.training import images_to_see, training_cost
-from plankton_study.probes.intervals import MeanWithError
-from plankton_study.probes.probe import best_ridge_accuracy
+from plankton_study.probes.metrics import METRICS
+from plankton_study.probes.probe import best_ridge_score
 from plankton_study.run.files import read_json
 from plankton_study.run.schema import UNet
 from plankton_study.run.study import Study
@@ -132,7 +132,8 @@ def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
 
     Returns:
         One row for each denoiser, the main one first; columns denoiser, different images, images
-        seen, parameters, held-out loss and accuracy (%). No rows if the profile has no ablation.
+        seen, parameters, held-out loss, and the score (%) with the name of the profile's metric.
+        No rows if the profile has no ablation.
     """
     columns = [
         "denoiser",
@@ -140,7 +141,7 @@ def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
         "images seen",
         "parameters",
         "held-out loss",
-        "accuracy (%)",
+        f"{METRICS[study.profile.probes.metric]} (%)",
     ]
     ablation = study.profile.ablation
     variants: list[tuple[str, dict[str, Any], float]] = []
@@ -158,7 +159,7 @@ def _ablation_line(
     variant = _with_changed_unet(study, splits, unet_changes)
     smaller = _with_smaller_pool(splits, pool_share)
     encoder = diffusion_encoder(variant, smaller)
-    accuracy, error = best_ridge_accuracy(variant, smaller, encoder)
+    score = best_ridge_score(variant, smaller, encoder)
     curve = pd.read_csv(encoder.folder / "curve.csv")
     return {
         "denoiser": label,
@@ -166,7 +167,7 @@ def _ablation_line(
         "images seen": images_to_see(variant, smaller),
         "parameters": int(encoder.cost["parameters"]),
         "held-out loss": float(curve["held_out"].iloc[-1]),
-        "accuracy (%)": MeanWithError(accuracy, error),
+        f"{METRICS[study.profile.probes.metric]} (%)": score,
     }
 
 

@@ -84,7 +84,7 @@ def _probe_draws(
 def score_curve(
     truth: np.ndarray,
     predicted: dict[int, np.ndarray],
-    groups: np.ndarray,
+    units: intervals.Units,
     draws: int,
     metric: str = "macro_f1",
 ) -> pd.DataFrame:
@@ -93,24 +93,20 @@ def score_curve(
     Args:
         truth: (n,) taxa.
         predicted: from `probe_few_labels`.
-        groups: (n,) codes of the groups that are resampled as a whole.
-        draws: number of bootstrap draws. Each uses the next draw of labels in turn, and resampled
-            groups of test images, the same for every encoder.
+        units: what a bootstrap draw resamples.
+        draws: number of bootstrap draws, the same for every encoder. Each uses the next draw of
+            labels in turn.
         metric: a key of `metrics.scores`.
 
     Returns:
         A column for each number of labels; row 0 is the mean over draws of labels, the other rows
         are its bootstrap draws.
     """
-    weights = intervals.resample(groups, draws)
-    curve = {}
-    for count, label_draws in predicted.items():
-        values = [metrics.scores(truth, taxa)[metric][0] for taxa in label_draws]
-        bootstrap = np.empty(draws)
-        for number, taxa in enumerate(label_draws):
-            in_turn = slice(number, None, len(label_draws))
-            bootstrap[in_turn] = metrics.scores(truth, taxa, weights[in_turn])[metric]
-        curve[count] = np.append(np.mean(values), bootstrap)
+    weights = intervals.draw_weights(units, draws)
+    curve = {
+        count: metrics.drawn_scores(truth, label_draws, weights)[metric]
+        for count, label_draws in predicted.items()
+    }
     return pd.DataFrame(curve)
 
 
@@ -159,7 +155,9 @@ def labels_saved_table(curves: dict[str, pd.DataFrame], count: int, n: int) -> p
     for name, curve in curves.items():
         needed = labels_needed(curve, level)
         ratio = needed / needed_by_diffusion
-        low, high = np.percentile(ratio[1:], [2.5, 97.5], method="nearest")
+        low, high = np.nan, np.nan
+        if len(ratio) > 1:
+            low, high = np.percentile(ratio[1:], [2.5, 97.5], method="nearest")
         gain = intervals.percentiles(level - curve[count].to_numpy(), n, is_difference=True)
         if name == "diffusion":
             gain = None

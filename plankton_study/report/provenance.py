@@ -5,11 +5,14 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from plankton_study.run.cache import VERSIONS, digest
+from plankton_study.models.precision import resolved_precision
+from plankton_study.run.cache import SOURCES, VERSIONS, code_digest, digest
 from plankton_study.run.files import ROOT
 from plankton_study.run.study import Study
 
@@ -28,22 +31,49 @@ def provenance(study: Study, inputs: Iterable[str] = ()) -> dict[str, Any]:
     from torch.backends.cpu import get_cpu_capability
 
     revision, is_dirty = code_revision()
+    profile = study.profile
     return {
         "revision": revision,
         "dirty": is_dirty,
+        "code": computing_code(),
         "profile": study.profile.name,
         "config": digest(study.profile.model_dump(mode="json")),
         "seed": study.seed,
         "inputs": sorted(inputs),
         "device": study.device,
         "threads": study.threads,
-        "processor": platform.processor() or platform.machine(),
-        # processors with the same instruction set give exactly the same numbers
+        "precision": {
+            "training": resolved_precision(profile.training.precision, study.device),
+            "features": resolved_precision(profile.features.precision, study.device),
+        },
+        "processor": processor_name(),
         "instructions": get_cpu_capability(),
         "python": platform.python_version(),
         "versions": {**VERSIONS, "matplotlib": version("matplotlib")},
         "seconds": round(time.monotonic() - STARTED, 1),
     }
+
+
+@cache
+def computing_code() -> str:
+    """Return the hash of all code of the package that computes, and of the libraries' versions.
+
+    The room `report` only shows what was computed, so its modules are left out.
+    """
+    return code_digest(name for name in SOURCES if not name.startswith(("report.", "__")))
+
+
+@cache
+def processor_name() -> str:
+    """Return the model of the processor, as far as the system says it."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        facts = {key.strip(): value.strip() for key, value in facts.items()}
+        parts = [facts.get(key, "") for key in ("model name", "cpu family", "model")]
+        if parts[0]:
+            return " ".join(part for part in parts if part)
+    return platform.processor() or platform.machine()
 
 
 #: what shapes results: other files, such as a profile beside the package, do not make a run dirty

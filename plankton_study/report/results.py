@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from plankton_study.images.splits import Splits
 from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.metrics import METRICS
 from plankton_study.report.formatting import stored_text, text_table
 from plankton_study.report.provenance import provenance
 from plankton_study.report.tidy import CHOICE, MEASURED, kind_of, tidy_table
@@ -56,7 +57,13 @@ class Results:
         self.inputs = [set_splits.digest for set_splits in splits]
         self.folder = folder or study.results
         self.joined = joined
-        self._words = {"set": splits[0].collection.name, "optimistic": optimistic_note(splits)}
+        probes = study.profile.probes
+        self._words = {
+            "set": splits[0].collection.name,
+            "optimistic": optimistic_note(splits),
+            "metric": METRICS[probes.metric],
+            "least": probes.shifted_images,
+        }
 
     def save_figure(
         self, name: str, figure: Figure, caption: str | None = None, **words: Any

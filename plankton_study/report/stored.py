@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -140,17 +140,30 @@ def _state(path: Path, current: dict[str, Any]) -> str:
     return f"of another {', '.join(differing)}" if differing else "ok"
 
 
-def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> dict[int, StoredRun]:
-    """Return training seed → the stored run of the same profile and images.
+class SeedRuns(NamedTuple):
+    """The runs of all training seeds of one profile and its images.
 
-    A live run takes precedence over a published one.
+    Attributes:
+        runs: training seed → stored run, of those that may be joined.
+        refused: one sentence for each run that may not.
+    """
+
+    runs: dict[int, StoredRun]
+    refused: list[str]
+
+
+def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> SeedRuns:
+    """Return the stored runs of all training seeds that may be joined with this run.
+
+    They have the same profile and images, and were made by the same code, libraries and precision,
+    so that they differ in nothing but the seed. A live run takes precedence over a published one.
 
     Args:
         study: the study of this run.
         inputs: digests of the images.
     """
     current = provenance(study, inputs)
-    runs = {}
+    found = {}
     live = study.results_root
     for root in (live.with_name("published"), live):
         for path in sorted(root.glob(f"{study.profile.name}*/values/claims.csv")):
@@ -158,8 +171,21 @@ def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> dict[int, StoredRu
             origin = run.entry("table", "claims")["provenance"]
             is_same_study = all(origin[key] == current[key] for key in ("config", "inputs"))
             if is_same_study and run.name == run_name(study.profile.name, origin["seed"]):
-                runs[origin["seed"]] = run
-    return dict(sorted(runs.items()))
+                found[origin["seed"]] = run, _differences_in_making(origin, current)
+    runs = {seed: run for seed, (run, differing) in sorted(found.items()) if not differing}
+    refused = [
+        f"seed {seed} ({run.folder.parent.name}/{run.name}) is not joined, since its "
+        f"{' and '.join(differing)} differ{'s' * (len(differing) == 1)} from this run's: "
+        f"run `make paper SEED={seed}` again"
+        for seed, (run, differing) in sorted(found.items())
+        if differing
+    ]
+    return SeedRuns(runs, refused)
+
+
+def _differences_in_making(origin: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return what differs between two runs besides the seed; "code" includes the libraries."""
+    return [key for key in ("code", "precision") if origin.get(key) != current[key]]
 
 
 def settings_table(study: Study) -> pd.DataFrame:
@@ -187,7 +213,8 @@ def settings_table(study: Study) -> pd.DataFrame:
 def origin_table(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
     """Return the provenance of the results of a run, as columns what and value."""
     facts = provenance(study, inputs)
-    keys = ("revision", "dirty", "profile", "config", "seed", "device", "threads", "python")
+    keys = ("revision", "dirty", "code", "profile", "config", "seed", "device", "threads", "python")
     lines = [(key, str(facts[key])) for key in keys]
+    lines += [(f"precision of {step}", name) for step, name in facts["precision"].items()]
     lines += [(f"{name} version", value) for name, value in facts["versions"].items()]
     return pd.DataFrame(lines, columns=["what", "value"])

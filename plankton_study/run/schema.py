@@ -280,14 +280,24 @@ class Probes(Strict):
     # penalty of ridge regression, relative to the mean eigenvalue of the covariance
     ridge: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     # scikit-learn's C
-    logistic: Annotated[tuple[Positive, ...], AtLeastOne] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    logistic: Annotated[tuple[Positive, ...], AtLeastOne] = (
+        0.001,
+        0.003,
+        0.01,
+        0.03,
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+        10.0,
+    )
     finalists: Count = 3  # best cells, on which logistic regression is fitted
     candidates: Count = 6  # cells per encoder in the search with equally many candidates
     neighbours: Annotated[tuple[Count, ...], AtLeastOne] = (1, 5, 15)  # values of k for k-NN
     draws: Count = 1000  # bootstrap draws of every interval
-    metric: Literal["accuracy", "macro_f1"] = "accuracy"  # selects among the finalists
-    width: Count = 64  # common number of features when resolutions are compared
-    shifted_images: Count = 10  # images that a taxon needs to be scored in a shifted part
+    metric: Literal["accuracy", "macro_f1"] = "macro_f1"  # ranks, selects and judges
+    # images that a taxon needs at home and in a shifted part to be scored there
+    shifted_images: Count = 10
     # a taxon with fewer training images belongs to the tail, or to the middle
     tail: tuple[Count, Count] = (20, 100)
 
@@ -302,7 +312,7 @@ class Labels(Strict):
     """Probes trained on few labels."""
 
     counts: Annotated[tuple[Count, ...], AtLeastOne] = (1, 2, 5, 10, 20, 50, 100)  # per class
-    draws: Count = 3  # random draws of the labelled images
+    draws: Count = 5  # random draws of the labelled images
     strength: Positive = 1.0  # C of the probes; fixed, since few labels cannot select it
 
 

@@ -90,8 +90,17 @@ def test_nothing_leaks(days, per_day, seed, group_by):
 
     assert set(splits.taxa(splits["train"])) == set(splits.classes)
     assert set(splits.balanced_classes) <= set(splits.classes)
-    counts = pd.Series(splits.taxa(splits["balanced"])).value_counts()
-    assert counts.empty or counts.max() <= 5
+    for rows in splits.balanced_draws:
+        counts = pd.Series(splits.taxa(rows)).value_counts()
+        assert set(counts.index) == set(splits.balanced_classes) and counts.eq(5).all()
+        assert not np.setdiff1d(rows, splits["pool"]).size
+    assert np.array_equal(splits["balanced"], splits.balanced_draws[0])
+    assert not set(splits.short_of_labels) & set(splits.balanced_classes)
+
+    if group_by != "image":  # unknown taxa come from the days of the known ones
+        assert set(splits.groups(splits["novel"])) <= set(splits.groups(splits["test"]))
+    in_parts = np.unique(np.concatenate(list(splits.parts.values())))
+    assert len(in_parts) + sum(splits.removed.values()) == len(collection)
     assert all((np.diff(rows) > 0).all() for rows in splits.parts.values())
 
 
@@ -115,6 +124,42 @@ def test_a_file_under_two_taxa_leaves_and_a_copy_stays_once():
     assert not {3, 5, 11} & set(everything) and 10 in everything
     assert splits.removed["same file under two taxa"] == 2
     assert splits.removed["exact copies"] == 1
+
+
+def test_novel_images_of_another_season_are_not_compared_with_those_of_home():
+    """They would be easy to tell by their season, whatever their taxon."""
+    collection = make_collection(20, 10)
+    is_july = (collection.records["time"] >= "2021-07-01").to_numpy()
+    is_novel = (collection.records["taxon"] == "taxon3").to_numpy()
+    assert (is_novel & is_july).any()
+    for group_by in ("day", "image"):
+        splits = divide(make_collection(20, 10, group_by=group_by), CONFIG)
+        assert len(splits["novel"]) and not is_july[splits["novel"]].any()
+
+
+def test_what_was_left_out_adds_up_also_with_caps_and_overlapping_reasons():
+    collection = make_collection(25, 15)
+    records = collection.records
+    records.loc[[3, 5, 400], "digest"] = "conflict"  # one of them is away
+    records.loc[[3, 5], "taxon"] = ["taxon0", "taxon1"]
+    records.loc[[10, 11, 420], "digest"] = "copy"
+    records.loc[[10, 11, 420], "taxon"] = "taxon3"  # copies of a novel taxon
+    config = config_with(test_images=10, validation_images=10)
+    splits = divide(collection, config)
+    in_parts = np.unique(np.concatenate(list(splits.parts.values())))
+    assert len(in_parts) + sum(splits.removed.values()) == len(collection)
+    assert splits.removed["same file under two taxa"] == 3
+    assert splits.removed["beyond validation_images or test_images"] > 20
+
+
+def test_a_taxon_with_too_few_training_images_is_left_out_of_the_balanced_setting_and_named():
+    collection = make_collection(20, 10)
+    splits = divide(collection, config_with(balanced={"min_images": 10, "train": 40}))
+    counts = pd.Series(splits.taxa(splits["pool"])).value_counts()
+    assert set(splits.balanced_classes) == {
+        taxon for taxon in splits.classes if counts[taxon] >= 40
+    }
+    assert splits.short_of_labels and counts[list(splits.short_of_labels)].max() < 40
 
 
 @pytest.mark.parametrize("part", ["validation", "test", "later", "novel"])

@@ -1,6 +1,7 @@
 """The training loop: what it keeps, what it leaves, and that it continues after a kill."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -169,7 +170,44 @@ def test_a_training_leaves_its_curve_and_its_cost(shared, data, tmp_path):
         "batch_size": 20,
         "flops": 2 * MATRIX_FLOPS,
     }
-    assert first_loss > curve["loss"].iloc[0] > 0
+    assert 0 < first_loss < 1
+
+
+def test_the_first_loss_is_a_fingerprint_of_the_seed(shared, data, tmp_path):
+    """It does not depend on the budget, but on the seed: of the weights and of the images."""
+
+    def first_loss(seed, images_seen, name):
+        torch.manual_seed(seed)
+        study, folder = replace(shared, seed=seed), tmp_path / name
+        folder.mkdir()
+        Trainer(study, folder, OneMatrix(), squared_output, data, images_seen, name).run()
+        return training_cost(folder)["first_loss"]
+
+    of_one = first_loss(0, 16, "short")
+    assert first_loss(0, 160, "long") == pytest.approx(of_one, rel=1e-6)
+    assert first_loss(1, 16, "other") != pytest.approx(of_one, rel=1e-3)
+
+
+def test_the_key_of_a_training_holds_the_precision_that_the_machine_uses(shared, monkeypatch):
+    """Machines with and without bfloat16 that share a cache do not share weights."""
+    splits = make_splits(shared, "shapes")
+    profile = shared.profile
+    automatic = profile.training.model_copy(update={"precision": "auto"})
+    study = replace(shared, profile=profile.model_copy(update={"training": automatic}))
+    held_out = splits["validation"]
+    keys = []
+    for has_bfloat16 in (False, True):
+        monkeypatch.setattr(
+            "plankton_study.models.precision.torch.cpu._is_avx512_bf16_supported",
+            lambda has_bfloat16=has_bfloat16: has_bfloat16,
+        )
+        monkeypatch.setattr(
+            "plankton_study.models.precision.torch.cpu._is_amx_tile_supported", lambda: False
+        )
+        keys.append(training_inputs(study, splits, splits["pool"], held_out, 64)["training"])
+    assert [key["precision"] for key in keys] == ["float32", "bfloat16"]
+    of_float32 = training_inputs(shared, splits, splits["pool"], held_out, 64)["training"]
+    assert keys[0] == of_float32
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.999])

@@ -1,14 +1,16 @@
 """Intervals: how often they cover the truth, paired differences, and Holm's correction."""
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plankton_study.images.splits import make_splits
 from plankton_study.probes import intervals, metrics
-from plankton_study.probes.intervals import Estimate, MeanWithError, Spread
+from plankton_study.probes.intervals import Estimate, MeanWithError, Spread, Units
 
 TAXA = np.array(["a", "b", "c", "d"])
 
@@ -19,17 +21,17 @@ def right_share(truth: np.ndarray, share: float, rng: np.random.Generator) -> np
 
 
 def test_the_bootstrap_keeps_groups_together():
-    groups = np.repeat(np.arange(5), 4)
-    by_group = intervals.resample(groups, 50).reshape(50, 5, 4)
+    units = Units.of(np.repeat(np.arange(5), 4))
+    by_group = intervals.resample(units, 50).reshape(50, 5, 4)
     assert (by_group == by_group[:, :, :1]).all()
     assert (by_group[:, :, 0].sum(axis=1) == 5).all()
 
 
 def test_the_first_weights_are_those_of_the_value():
-    groups = np.repeat(np.arange(5), 4)
-    weights = intervals.draw_weights(groups, 50, seed=3)
+    units = Units.of(np.repeat(np.arange(5), 4))
+    weights = intervals.draw_weights(units, 50, seed=3)
     assert weights.shape == (51, 20) and (weights[0] == 1).all()
-    assert np.array_equal(weights[1:], intervals.resample(groups, 50, seed=3))
+    assert np.array_equal(weights[1:], intervals.resample(units, 50, seed=3))
 
 
 def test_centred_draws_have_the_value_as_their_mean():
@@ -42,7 +44,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     for _ in range(100):
         truth = rng.choice(TAXA, 150)
         predicted = right_share(truth, 0.7, rng)
-        estimate = metrics.estimates(truth, predicted, np.arange(150), 300)["accuracy"]
+        estimate = metrics.estimates(truth, predicted, Units.of(np.arange(150)), 300)["accuracy"]
         covered += estimate.low <= 0.7 <= estimate.high
     assert 88 <= covered <= 100
 
@@ -58,9 +60,46 @@ def test_clustered_intervals_are_wider_when_errors_come_in_days():
     days = np.repeat(np.arange(20), 20)
     truth = rng.choice(TAXA, 400)
     predicted = np.where(rng.random(20)[days] < 0.6, truth, "wrong")
-    single = metrics.estimates(truth, predicted, np.arange(400), 500)["accuracy"]
-    by_day = metrics.estimates(truth, predicted, days, 500)["accuracy"]
+    single = metrics.estimates(truth, predicted, Units.of(np.arange(400)), 500)["accuracy"]
+    by_day = metrics.estimates(truth, predicted, Units.of(days), 500)["accuracy"]
     assert by_day.high - by_day.low > 2 * (single.high - single.low)
+
+
+def test_draws_without_an_answer_do_not_count():
+    """A draw that holds none of the judged taxa says nothing about a difference."""
+    draws = np.array([0.2, np.nan, 0.3, np.nan, 0.1, 0.4])
+    with_gaps = intervals.percentiles(np.append(0.25, draws), 9, is_difference=True)
+    without = intervals.percentiles(np.append(0.25, draws[~np.isnan(draws)]), 9, is_difference=True)
+    assert with_gaps == without and with_gaps.p == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("strata", [None, [0, 0, 0, 0], [0, 0, 1, 1]])
+def test_a_single_day_gives_no_interval_and_no_p(strata):
+    days = np.zeros(4, int) if strata is None or max(strata) == 0 else np.array(strata)
+    units = Units.of(days, None if strata is None else np.array(strata))
+    truth, right = np.array(list("abab")), np.array(list("abab"))
+    delta = metrics.estimates(truth, right, units, 100, minus=np.array(list("baba")))["accuracy"]
+    assert delta.value == 1 and np.isnan([delta.low, delta.high, delta.p]).all()
+    assert delta.text() == "100.0 (no interval)"
+
+
+def test_units_of_splits_are_days_or_single_images_within_their_taxon(shared):
+    splits = make_splits(shared, "shapes")
+    rows = splits["test"]
+    assert splits.clustered
+    days = intervals.units_of(splits, rows)
+    assert np.array_equal(days.groups, splits.groups(rows)) and not days.strata.any()
+    ungrouped = replace(splits)
+    ungrouped.__dict__["_groups"] = np.arange(len(splits.collection))
+    single = intervals.units_of(ungrouped, rows)
+    assert len(set(single.groups)) == len(rows)
+    taxa = splits.taxa(rows).astype(str)
+    assert np.array_equal(single.strata, np.unique(taxa, return_inverse=True)[1])
+
+
+def test_an_unknown_p_stays_unknown_and_counts_as_a_comparison():
+    corrected = intervals.holm([0.01, np.nan, 0.03])
+    assert corrected[[0, 2]] == pytest.approx([0.03, 0.06]) and np.isnan(corrected[1])
 
 
 # --- differences
@@ -71,8 +110,8 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     truth = rng.choice(TAXA, 400)
     first = right_share(truth, 0.6, rng)
     second = np.where(rng.random(400) < 0.1, "wrong", first)
-    delta = metrics.estimates(truth, first, np.arange(400), 500, minus=second)["accuracy"]
-    unpaired = metrics.estimates(truth, first, np.arange(400), 500)["accuracy"]
+    delta = metrics.estimates(truth, first, Units.of(np.arange(400)), 500, minus=second)["accuracy"]
+    unpaired = metrics.estimates(truth, first, Units.of(np.arange(400)), 500)["accuracy"]
     assert delta.low > 0 and delta.high - delta.low < unpaired.high - unpaired.low
     value, low, high = (100 * number for number in delta[:3])
     assert delta.text() == f"+{value:.1f} [{low:.1f}, {high:.1f}]"
@@ -82,7 +121,7 @@ def test_p_is_small_for_a_clear_difference_and_not_for_none():
     rng = np.random.default_rng(0)
     truth = rng.choice(TAXA, 300)
     good, bad = right_share(truth, 0.8, rng), right_share(truth, 0.5, rng)
-    images = np.arange(300)
+    images = Units.of(np.arange(300))
     for first, second in ((good, bad), (bad, good)):
         delta = metrics.estimates(truth, first, images, 400, minus=second)
         assert delta["accuracy"].p == pytest.approx(2 / 401) and delta["macro_f1"].p < 0.01
@@ -92,7 +131,7 @@ def test_p_is_small_for_a_clear_difference_and_not_for_none():
 
 def test_p_is_about_uniform_between_equals():
     rng, p_values = np.random.default_rng(1), []
-    images = np.arange(120)
+    images = Units.of(np.arange(120))
     for _ in range(150):
         truth = rng.choice(TAXA, 120)
         first, second = right_share(truth, 0.7, rng), right_share(truth, 0.7, rng)

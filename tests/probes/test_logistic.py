@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from plankton_study.probes.logistic import LogisticModel, logistic_path
+from plankton_study.probes.logistic import logistic_path
 
 #: until which tests iterate where they compare with an exact solution
-EXACT = {"tolerance": 1e-6, "max_iterations": 20_000}
+EXACT = {"tolerance": 1e-12, "max_iterations": 20_000}
+#: a converged fit lies at most this share of the objective above scikit-learn's
+CLOSE = 1e-3
 
 
 def draw_problem(
@@ -30,16 +33,19 @@ def draw_problem(
     return StandardScaler().fit_transform(x).astype(np.float32), codes, weight
 
 
-def exact_gradient(
-    model: LogisticModel, x: np.ndarray, codes: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the gradient of the mean of w_i CE_i + |W|^2 / (2 C sum w), in double precision."""
-    x, share = x.astype(float), (weight / weight.sum())[:, None]
-    scores = np.exp(x @ model.weights.astype(float) + model.bias)
-    chances = scores / scores.sum(axis=1, keepdims=True)
-    residual = (chances - np.eye(model.bias.size)[codes]) * share
-    penalty = model.weights / (model.strength * weight.sum())
-    return x.T @ residual + penalty, residual.sum(axis=0)
+def objective(
+    weights: np.ndarray,
+    bias: np.ndarray,
+    strength: float,
+    x: np.ndarray,
+    codes: np.ndarray,
+    weight: np.ndarray,
+) -> float:
+    """Return the mean of w_i CE_i + |W|^2 / (2 C sum w), in double precision."""
+    logits = x.astype(float) @ weights.astype(float) + bias
+    losses = logsumexp(logits, axis=1) - logits[np.arange(len(x)), codes]
+    penalty = np.square(weights.astype(float)).sum() / (2 * strength * weight.sum())
+    return float(losses @ weight / weight.sum() + penalty)
 
 
 problem_sizes = st.tuples(
@@ -65,25 +71,40 @@ def test_logistic_regression_equals_scikit_learns(sizes, exponent, is_weighted):
     other = np.random.default_rng(0).normal(size=(50, x.shape[1])).astype(np.float32)
     for features in (x, other):
         chances = model.probabilities([features])
-        np.testing.assert_allclose(chances, reference.predict_proba(features), atol=2e-3)
+        np.testing.assert_allclose(chances, reference.predict_proba(features), atol=1e-2)
 
 
-@settings(max_examples=25, deadline=None)
-@given(problem_sizes, st.booleans(), st.sampled_from([3e-4, 1e-5]))
-def test_the_gradient_is_as_small_as_promised(sizes, is_weighted, tolerance):
+def assert_converged(x, codes, strengths, weight=None):
+    """Check that every fit of a path is as close to the minimum as scikit-learn's."""
+    own_weight = np.ones(len(x)) if weight is None else weight
+    for model in logistic_path([x], codes, strengths, weight):
+        assert model.converged, model.strength
+        reference = LogisticRegression(C=model.strength, tol=1e-8, max_iter=20_000)
+        reference.fit(x.astype(float), codes, weight)
+        data = (model.strength, x, codes, own_weight)
+        best = objective(reference.coef_.T, reference.intercept_, *data)
+        assert objective(model.weights, model.bias, *data) <= (1 + CLOSE) * best, model.strength
+
+
+@settings(max_examples=15, deadline=None)
+@given(problem_sizes.filter(lambda sizes: sizes[3] > 2), st.booleans())
+def test_a_path_reaches_scikit_learns_objective_at_every_strength(sizes, is_weighted):
     x, codes, weight = draw_problem(*sizes)
-    strengths = [0.03, 1.0, 10.0]
-    path = logistic_path(
-        [x], codes, strengths, weight if is_weighted else None, tolerance, max_iterations=20_000
-    )
-    for model in path:
-        own_weight = weight if is_weighted else np.ones(len(x))
-        of_weights, of_bias = exact_gradient(model, x, codes, own_weight)
-        # the tolerance is met along the eigenvectors: in the features' own axes by the norm over
-        # all of them
-        most = 1.1 * tolerance * x.shape[1] ** 0.5 + 1e-6
-        assert np.linalg.norm(of_weights, axis=0).max() < most
-        assert abs(of_bias).max() < 1.1 * tolerance + 1e-6
+    strengths = [0.001, 0.03, 1.0, 30.0]
+    assert_converged(x, codes, strengths, weight if is_weighted else None)
+
+
+def test_weak_regularisation_of_a_long_tail_is_not_replaced_by_early_stopping():
+    """Many taxa with few images: where a weak penalty once ended after seven iterations."""
+    rng = np.random.default_rng(0)
+    classes, channels = 40, 60
+    shares = 1 / np.arange(1, classes + 1)
+    rest = rng.choice(classes, 1500 - classes, p=shares / shares.sum())
+    codes = np.append(np.arange(classes), rest)
+    centres = rng.normal(0, 0.5, (classes, channels))
+    x = centres[codes] + rng.normal(size=(1500, channels))
+    x = StandardScaler().fit_transform(x).astype(np.float32)
+    assert_converged(x, codes, [0.001, 0.1, 1.0, 10.0, 30.0])
 
 
 def test_a_path_ends_where_cold_starts_do():
@@ -112,7 +133,7 @@ def test_a_weight_counts_a_sample_that_often():
 def test_the_iterations_are_bounded_and_what_they_give_is_usable():
     x, codes, _ = draw_problem(2, 100, 20, 4, 2)
     for model in logistic_path([x], codes, [1.0, 100.0], tolerance=0.0, max_iterations=7):
-        assert model.iterations == 7
+        assert model.iterations == 7 and not model.converged
         chances = model.probabilities([x])
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
         assert np.mean(chances.argmax(axis=1) == codes) > 0.5

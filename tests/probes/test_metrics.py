@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from plankton_study.probes import metrics
+from plankton_study.probes.intervals import Units, draw_weights
 
 TAXA = np.array(["a", "b", "c", "d"])
 
@@ -57,3 +58,40 @@ def test_judging_some_taxa_keeps_the_mistakes_of_the_others():
     of_all_images = metrics.scores(truth, predicted)
     for metric, values in of_all_taxa.items():
         assert values[0] == pytest.approx(of_all_images[metric][0])
+
+
+# --- intervals
+
+
+def test_without_groups_each_draw_judges_the_same_taxa():
+    """Single images are resampled within their taxon; so no taxon leaves a draw.
+
+    If taxa with few images left half of the draws, macro-F1 would average over the easy ones, and
+    the interval would lie above the value.
+    """
+    truth = np.array(["common"] * 60 + [f"rare {number}" for number in range(40)])
+    predicted = np.where(np.arange(100) < 75, truth, "common")
+    taxa = np.unique(truth, return_inverse=True)[1]
+    within_taxa = Units.of(np.arange(100), taxa)
+    across_taxa = Units.of(np.arange(100))
+    weights = draw_weights(within_taxa, 200)
+    counts = weights @ (taxa[:, None] == np.arange(taxa.max() + 1))
+    assert (counts == counts[0]).all()
+
+    within = metrics.estimates(truth, predicted, within_taxa, 500)["macro_f1"]
+    across = metrics.estimates(truth, predicted, across_taxa, 500)["macro_f1"]
+    assert within.low <= within.value <= within.high
+    assert within.high - within.low < across.high - across.low
+
+
+def test_predictions_of_several_draws_of_labels_share_the_interval():
+    truth = np.random.default_rng(0).choice(TAXA, 300)
+    good, bad = truth.copy(), truth.copy()
+    good[:30], bad[:150] = "wrong", "wrong"
+    units = Units.of(np.arange(300))
+    both = metrics.estimates(truth, np.array([good, bad]), units, 400)["accuracy"]
+    assert both.value == pytest.approx((0.9 + 0.5) / 2)
+    only_good = metrics.estimates(truth, good, units, 400)["accuracy"]
+    assert both.high - both.low > 3 * (only_good.high - only_good.low)
+    delta = metrics.estimates(truth, np.array([good, bad]), units, 400, minus=np.array([good, bad]))
+    assert delta["accuracy"][:3] == (0, 0, 0)

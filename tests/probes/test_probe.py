@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
 from plankton_study.features.interface import Cell
@@ -38,13 +40,69 @@ def heads_and_parts(result: ProbeResult) -> list[tuple[str, str]]:
 
 def test_the_selected_cell_is_the_finalist_with_the_best_validation_score(shared, splits):
     result = probe_encoder(shared, splits, "diffusion")
-    best_places = result.grid["accuracy"].nlargest(shared.profile.probes.finalists).index
+    best_places = result.grid["macro_f1"].nlargest(shared.profile.probes.finalists).index
     fitted = result.finalists.drop_duplicates(["layer", "timestep"])
     assert cells_of(fitted) == cells_of(result.grid.loc[best_places])
-    chosen = result.finalists.loc[result.finalists["accuracy"].idxmax()]
+    chosen = result.finalists.loc[result.finalists["macro_f1"].idxmax()]
     assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
     assert result.linear.strength == chosen["C"]
-    assert result.validation == {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
+    scores = {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
+    assert result.validation["linear"] == scores
+    assert set(result.validation) == set(result.heads)
+    assert result.finalists["converged"].all()
+
+
+def test_a_profile_that_judges_by_accuracy_selects_by_accuracy(shared, splits):
+    probes = shared.profile.probes.model_copy(update={"metric": "accuracy"})
+    study = replace(shared, profile=shared.profile.model_copy(update={"probes": probes}))
+    result = probe_encoder(study, splits, "diffusion")
+    best_places = result.grid["accuracy"].nlargest(probes.finalists).index
+    fitted = result.finalists.drop_duplicates(["layer", "timestep"])
+    assert cells_of(fitted) == cells_of(result.grid.loc[best_places])
+    assert result.validation["linear"]["accuracy"] == result.finalists["accuracy"].max()
+
+
+def test_every_head_is_selected_by_the_metric_that_is_judged(shared, splits):
+    """k and the strength of the weighted probe: no other choice scores better on validation."""
+    result = probe_encoder(shared, splits, "diffusion")
+    _, bank = read_features(shared, splits, "diffusion")
+    codes = np.unique(splits.taxa(splits["train"]).astype(str), return_inverse=True)[1]
+    validation_rows = result.rows["validation"]
+    train, validation = scaled_features(bank, result.selected, splits["train"], validation_rows)
+    truth = splits.taxa(validation_rows).astype(str)
+
+    def macro_f1(chances):
+        return f1_score(truth, result.classes[chances.argmax(axis=1)], average="macro")
+
+    weight = compute_sample_weight("balanced", codes)
+    path = logistic_path(train, codes, sorted(shared.profile.probes.logistic), weight)
+    best = max(macro_f1(model.probabilities(validation)) for model in path)
+    assert result.validation["weighted"]["macro_f1"] == pytest.approx(best)
+    neighbours = [
+        KNeighborsClassifier(k, metric="cosine").fit(train.whole(), codes)
+        for k in shared.profile.probes.neighbours
+    ]
+    best = max(macro_f1(model.predict_proba(validation.whole())) for model in neighbours)
+    assert result.validation["k-NN"]["macro_f1"] == pytest.approx(best)
+
+
+def test_the_balanced_setting_is_repeated_for_each_draw_of_labels(shared, splits):
+    """Supervised networks are trained again on each draw; label-free ones are only probed again."""
+    draws = splits.each_draw("balanced")
+    assert len(draws) == 2 and not np.array_equal(draws[0]["balanced"], draws[1]["balanced"])
+    for name, is_trained_again in (("U-Net, labels", True), ("SimCLR", False)):
+        result = probe_encoder(shared, splits, name, "balanced")
+        first, second = result.of_each_draw
+        weights = [draw.encoder.identity["weights"] for draw in (first, second)]
+        assert (weights[0] != weights[1]) == is_trained_again
+        assert not np.array_equal(first.linear.weights, second.linear.weights)
+        estimate = evaluate(shared, splits, result, "test")["macro_f1"]
+        each = [
+            evaluate(shared, splits, replace(draw, repeats=()), "test")["macro_f1"].value
+            for draw in (first, second)
+        ]
+        assert estimate.value == pytest.approx(np.mean(each))
+    assert probe_encoder(shared, splits, "SimCLR").repeats == ()
 
 
 def test_every_head_gives_probabilities_for_every_part(shared, splits):
@@ -163,7 +221,7 @@ def test_a_search_probes_no_other_cells(shared, splits):
 def test_searches_share_the_regressions_of_the_cells_they_have_in_common(
     shared, splits, monkeypatch
 ):
-    whole = probe_encoder(shared, splits, "diffusion", setting="balanced")
+    whole = probe_encoder(shared, splits, "diffusion")
 
     def refuse_to_fit(*args):
         raise AssertionError("a regression was fitted")
@@ -173,7 +231,7 @@ def test_searches_share_the_regressions_of_the_cells_they_have_in_common(
 
     def probe_only(cell):
         monkeypatch.setattr(probe_module, "candidate_cells", lambda *args: [cell])
-        return probe_encoder(shared, splits, "diffusion", setting="balanced", search="predeclared")
+        return probe_encoder(shared, splits, "diffusion", search="predeclared")
 
     again = probe_only(whole.selected)
     assert again.selected == whole.selected

@@ -5,13 +5,15 @@ import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.images.splits import make_splits
+from plankton_study.probes.intervals import units_of
 from plankton_study.probes.probe import probe_encoder, read_features
-from plankton_study.probes.ridge import ridge_grid
+from plankton_study.probes.ridge import best_penalty, ridge_grid
 from plankton_study.probes.selection import near_best, probed_parts
 from plankton_study.run.schema import Probes
 
@@ -43,10 +45,17 @@ def planted(tmp_path):
     return bank, rows, {part: taxa[index] for part, index in rows.items()}
 
 
+def narrow_layer(bank: FeatureBank, layer: str, width: int) -> None:
+    """Let a layer of a bank have fewer features than the others."""
+    (cell,) = [cell for cell in bank.cells if cell.layer == layer]
+    np.save(bank.folder / f"{cell}.npy", np.array(bank[cell][:, :width]))
+
+
 @pytest.mark.parametrize("penalty", [0.01, 0.3])
 def test_ridge_equals_scikit_learns_ridge_also_on_principal_components(planted, penalty):
     bank, rows, taxa = planted
-    config = Probes(ridge=(penalty,), width=3)
+    narrow_layer(bank, "noise", 3)
+    config = Probes(ridge=(penalty,))
     grid = ridge_grid(bank, bank.cells, rows, taxa, config)
     targets = np.eye(4)[np.searchsorted(TAXA, taxa["train"])]
     for number, cell in enumerate(bank.cells):
@@ -55,21 +64,54 @@ def test_ridge_equals_scikit_learns_ridge_also_on_principal_components(planted, 
         validation = scaler.transform(bank.take(cell, rows["validation"])).astype(float)
         pca = PCA(3).fit(train)
         narrow_train, narrow_validation = pca.transform(train), pca.transform(validation)
-        for train_x, validation_x, is_right, column in (
-            (train, validation, grid.is_right[number], "accuracy"),
+        for train_x, validation_x, predicted, column in (
+            (train, validation, grid.predicted[number], "macro_f1"),
             (
                 narrow_train,
                 narrow_validation,
-                grid.is_right_at_equal_width[number],
+                grid.predicted_at_equal_width[number],
                 "equal_width",
             ),
         ):
             model = Ridge(alpha=penalty * len(train)).fit(train_x, targets)
             named = TAXA[model.predict(validation_x).argmax(axis=1)]
-            expected = named == taxa["validation"]
-            assert np.array_equal(is_right, expected)
-            assert grid.table[column][number] == pytest.approx(expected.mean())
-    assert not np.array_equal(grid.is_right, grid.is_right_at_equal_width)
+            assert np.array_equal(predicted, named)
+            macro_f1 = f1_score(taxa["validation"], named, average="macro")
+            assert grid.table[column][number] == pytest.approx(macro_f1)
+    assert not np.array_equal(grid.predicted, grid.predicted_at_equal_width)
+
+
+def test_equal_width_is_the_smallest_of_the_compared_cells(planted):
+    """A wide layer must not keep more features than the narrowest layer has."""
+    bank, rows, taxa = planted
+    assert ridge_grid(bank, bank.cells, rows, taxa, Probes()).width == 12
+    narrow_layer(bank, "half", 5)
+    assert ridge_grid(bank, bank.cells, rows, taxa, Probes()).width == 5
+    wide_only = [cell for cell in bank.cells if cell.layer != "half"]
+    assert ridge_grid(bank, wide_only, rows, taxa, Probes()).width == 12
+
+
+def test_the_penalty_is_selected_by_the_metric_of_the_profile(planted):
+    """Of several penalties each cell gets the one whose probe scores best by that metric."""
+    bank, rows, taxa = planted
+    penalties = (1e-3, 1e-1, 1.0, 10.0, 100.0)
+    for metric in ("accuracy", "macro_f1"):
+        table = ridge_grid(
+            bank, bank.cells, rows, taxa, Probes(ridge=penalties, metric=metric)
+        ).table
+        for penalty in penalties:
+            config = Probes(ridge=(penalty,), metric=metric)
+            other = ridge_grid(bank, bank.cells, rows, taxa, config).table
+            assert (table[metric] >= other[metric]).all()
+
+
+def test_a_penalty_that_names_only_the_common_taxon_is_best_by_accuracy_alone():
+    truth = np.array(["common"] * 90 + ["rare"] * 10)
+    lazy = np.full(100, "common")
+    fair = np.where(np.arange(100) < 20, "rare", truth)
+    predicted = {0.1: lazy, 0.01: fair}
+    assert best_penalty(predicted, truth, "accuracy") == 0.1
+    assert best_penalty(predicted, truth, "macro_f1") == 0.01
 
 
 def test_the_grid_finds_the_cell_that_holds_the_class_and_keeps_to_the_candidates(planted):
@@ -79,7 +121,7 @@ def test_the_grid_finds_the_cell_that_holds_the_class_and_keeps_to_the_candidate
     assert grid.table["accuracy"].idxmax() == 2
     of_half = ridge_grid(bank, bank.cells[1:2], rows, taxa, Probes())
     assert of_half.table["layer"].tolist() == ["half"]
-    assert np.array_equal(of_half.is_right, grid.is_right[1:2])
+    assert np.array_equal(of_half.predicted, grid.predicted[1:2])
 
 
 def test_a_new_grid_over_a_probes_parts_is_the_stored_one(shared):
@@ -95,16 +137,17 @@ def test_a_new_grid_over_a_probes_parts_is_the_stored_one(shared):
         "later": result.rows["later"],
     }
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    table, is_right, is_right_narrow = ridge_grid(bank, encoder.cells, rows, taxa, config)
-    groups = splits.groups(validation)
-    is_near_narrow = near_best(is_right_narrow, groups, config.draws).is_near
-    assert result.grid["near_best_equal_width"].tolist() == is_near_narrow.tolist()
-    sureness = near_best(is_right, groups, config.draws)
+    table, predicted, narrow, width = ridge_grid(bank, encoder.cells, rows, taxa, config)
+    truth, units = taxa["validation"], units_of(splits, validation)
+    near_narrow = near_best(truth, narrow, units, config.draws, config.metric)
+    assert result.grid["near_best_equal_width"].tolist() == near_narrow.is_near.tolist()
+    sureness = near_best(truth, predicted, units, config.draws, config.metric)
     assert result.standard_error == pytest.approx(sureness.standard_error)
+    assert result.equal_width == width
     shares = zip(encoder.cells, sureness.share, sureness.is_near, strict=True)
     assert result.near_best == {str(cell): share for cell, share, is_near in shares if is_near}
     for column in ("accuracy", "macro_f1", "penalty", "equal_width"):
         np.testing.assert_array_equal(table[column], result.grid[column])
-    np.testing.assert_allclose(table["same"], table["accuracy"])
-    np.testing.assert_allclose(is_right.mean(axis=1), table["accuracy"])
+    np.testing.assert_allclose(table["same"], table[config.metric])
+    np.testing.assert_allclose((predicted == truth).mean(axis=1), table["accuracy"])
     assert table["later"].between(0, 1).all()

@@ -7,8 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from plankton_study.features.registry import ENCODERS, encoder_family, make_encoder
+from plankton_study.images.splits import make_splits
+from plankton_study.probes.result import evaluate
 from plankton_study.questions import claims
-from plankton_study.questions.claims import BETTER, CLUSTERS, COMPETITIVE, MAPS, Conditions
+from plankton_study.questions.claims import (
+    AS_TRAINED,
+    BETTER,
+    CLUSTERS,
+    MAPS,
+    RE_PROBED,
+    Conditions,
+)
 
 HALF_WIDTH = 0.03
 Row = tuple[str, str, str, float]
@@ -74,7 +84,7 @@ def test_maps_are_best_only_if_all_near_best_cells_are_of_16_px(shares, expected
 
 
 def test_one_seed_keeps_its_own_interval():
-    table = differences([(COMPETITIVE, "balanced", "ResNet", 0.02)])
+    table = differences([(RE_PROBED, "balanced", "ResNet", 0.02)])
     joined = claims.join_seeds({0: table})
     numbers = joined[["value", "low", "high", "p"]].iloc[0].tolist()
     assert numbers == pytest.approx([0.02, -0.01, 0.05, 0.01])
@@ -113,29 +123,31 @@ def test_three_seeds_are_joined_with_the_variation_between_trainings():
 def test_seeds_that_agree_decide_and_seeds_that_do_not_leave_it_open():
     runs = {}
     for seed, (steady, shaky) in enumerate([(0.02, -0.1), (0.02, 0.1), (0.02, 0.0)]):
-        rows = [(COMPETITIVE, "balanced", "ResNet", steady)]
-        runs[seed] = differences([*rows, (COMPETITIVE, "natural", "ResNet", shaky)])
+        rows = [(RE_PROBED, "balanced", "ResNet", steady)]
+        runs[seed] = differences([*rows, (RE_PROBED, "natural", "ResNet", shaky)])
     joined = claims.join_seeds(runs)
-    assert word(joined, COMPETITIVE, "balanced") == "met"
-    assert word(joined, COMPETITIVE, "natural") == "undecided"
+    assert word(joined, RE_PROBED, "balanced") == "met"
+    assert word(joined, RE_PROBED, "natural") == "undecided"
 
 
 def test_one_seed_with_other_maps_leaves_the_claim_about_maps_open():
     shares = (1.0, 1.0, 0.5)
     runs = {
-        seed: differences([(MAPS, "", claims.ALL_OTHER_MAPS, share)], half_width=0)
+        seed: differences([(MAPS, "", claims.ALL_OTHER_MAPS, share)], half_width=np.nan)
         for seed, share in enumerate(shares)
     }
     assert word(claims.join_seeds(runs), MAPS) == "undecided"
     same = {seed: runs[0] for seed in range(3)}
     joined = claims.join_seeds(same)
     assert word(joined, MAPS) == "met"
-    assert joined[["low", "high"]].iloc[0].tolist() == [1.0, 1.0]
+    # a share has no interval and no p: nothing would be tested by them
+    assert joined[["low", "high", "p"]].isna().all(axis=None)
+    assert claims.statistic_text(joined) == "300 of 300 cells that equal the best are of 16 px"
 
 
 def test_the_supervised_rival_may_be_another_one_in_another_seed():
     runs = {
-        seed: differences([(COMPETITIVE, "balanced", rival, 0.02)])
+        seed: differences([(RE_PROBED, "balanced", rival, 0.02)])
         for seed, rival in enumerate(["ResNet", "ViT", "ResNet"])
     }
     joined = claims.join_seeds(runs)
@@ -160,7 +172,7 @@ def test_a_difference_that_one_seed_lacks_is_left_out_and_named():
 )
 def test_joined_intervals_hold_the_mean_and_are_never_narrower_than_one_run(values, half_width):
     runs = {
-        seed: differences([(COMPETITIVE, "natural", "ResNet", value)], half_width)
+        seed: differences([(RE_PROBED, "natural", "ResNet", value)], half_width)
         for seed, value in enumerate(values)
     }
     (row,) = claims.join_seeds(runs).to_dict("records")
@@ -193,15 +205,19 @@ def test_what_speaks_against_a_verdict(conditions, claim, reasons):
 
 
 def test_a_verdict_is_passed_or_says_why_not():
-    rows = [(MAPS, "", claims.ALL_OTHER_MAPS, 1.0), (COMPETITIVE, "balanced", "ResNet", 0.05)]
+    rows = [
+        (MAPS, "", claims.ALL_OTHER_MAPS, 1.0),
+        (AS_TRAINED, "balanced", "ResNet", -0.05),
+        (RE_PROBED, "balanced", "ResNet", 0.05),
+    ]
     joined = claims.join_seeds({seed: differences(rows, half_width=0.01) for seed in range(3)})
     judged = claims.judge(joined, Conditions(synthetic=False, seeds=3, size=32))
     verdicts = dict(zip(judged["claim"], judged["verdict"], strict=True))
     assert verdicts[MAPS] == "not judged (images of 32 px, 64 needed)"
-    assert verdicts[COMPETITIVE] == "supported"
+    assert verdicts[AS_TRAINED] == "not supported" and verdicts[RE_PROBED] == "supported"
     assert verdicts[claims.GEOGRAPHY] == "not judged (no such set)"
-    assert claims.count_words(judged["by the rule"]) == "2 met, 0 refuted, 0 undecided"
-    assert claims.count_verdicts(judged["verdict"]) == "1 supported"
+    assert claims.count_words(judged["by the rule"]) == "2 met, 1 refuted, 0 undecided"
+    assert claims.count_verdicts(judged["verdict"]) == "1 not supported, 1 supported"
     assert claims.count_verdicts(["not judged (x)"]) == "none"
 
 
@@ -240,13 +256,15 @@ def test_the_smallest_difference_is_found_four_times_out_of_five(freedom):
 # --- what the claims rest on, in a real run
 
 
-def test_the_claims_of_a_run_rest_on_differences_at_all_places(shared):
-    from plankton_study.images.splits import make_splits
-    from plankton_study.probes.result import evaluate
+@pytest.fixture
+def shapes_splits(shared):
+    return make_splits(shared, "shapes")
 
-    splits = make_splits(shared, "shapes")
+
+def test_the_claims_of_a_run_rest_on_differences_at_all_places(shared, shapes_splits):
+    splits = shapes_splits
     table = claims.claim_differences(shared, {"shapes": splits})
-    assert set(table["claim"]) == {MAPS, COMPETITIVE, BETTER, CLUSTERS}
+    assert set(table["claim"]) == {MAPS, AS_TRAINED, RE_PROBED, BETTER, CLUSTERS}
     assert set(table["place"]) == {"", "balanced", "natural", "shapes: later"}
     better = table[table["claim"] == BETTER]
     assert set(better["rival"]) == {"SimCLR", "VICReg", "MAE"}
@@ -259,3 +277,35 @@ def test_the_claims_of_a_run_rest_on_differences_at_all_places(shared):
     assert better[is_row]["value"].item() == gain["macro_f1"].value
     clusters = table[table["claim"] == CLUSTERS]
     assert not any("labels" in rival for rival in clusters["rival"])
+    (maps,) = claims.estimates_of(table[table["claim"] == MAPS])
+    assert 0 <= maps.value <= 1 and maps.n >= 1 and maps.p is None and np.isnan(maps.low)
+
+
+def test_the_supervised_rival_is_judged_as_trained_and_re_probed(shared, shapes_splits):
+    """Both rows are printed; each rival is the best on validation images by its own head."""
+    splits = shapes_splits
+    table = claims.claim_differences(shared, {"shapes": splits}).set_index(["claim", "place"])
+    for place in claims.places(shared, {"shapes": splits}):
+        diffusion = place.results["diffusion"]
+        for claim, head in ((AS_TRAINED, "end to end"), (RE_PROBED, "linear")):
+            row = table.loc[claim, place.name]
+            rival = place.results[row["rival"]]
+            scores = evaluate(shared, splits, rival, place.part, head)["macro_f1"]
+            own = evaluate(shared, splits, diffusion, place.part)["macro_f1"]
+            assert row["value"] == pytest.approx(own.value - scores.value)
+            others = [
+                np.mean([draw.validation[head]["macro_f1"] for draw in result.of_each_draw])
+                for name, result in place.results.items()
+                if shared.profile.encoders.get(name) and encoder_family(shared, name) == "labels"
+            ]
+            chosen = np.mean([draw.validation[head]["macro_f1"] for draw in rival.of_each_draw])
+            assert chosen == max(others)
+
+
+def test_an_encoder_from_elsewhere_does_not_count_as_one_that_saw_no_labels(
+    shared, shapes_splits, monkeypatch
+):
+    """Most networks from elsewhere, such as ImageNet's, learnt from labels."""
+    monkeypatch.setitem(ENCODERS, "mine", lambda study, splits: make_encoder(study, splits, "MAE"))
+    table = claims.claim_differences(shared, {"shapes": shapes_splits})
+    assert "mine" not in set(table["rival"])

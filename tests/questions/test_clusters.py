@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from plankton_study.images.splits import make_splits
+from plankton_study.probes.intervals import Units
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import (
     AGREEMENT,
@@ -49,7 +50,7 @@ def test_draws_lie_around_the_value_although_repeated_images_raise_it():
     rng = np.random.default_rng(1)
     truth = rng.choice(list("abcdefgh"), 200)
     labels = rng.integers(20, size=(3, 200))  # no agreement but by chance
-    agreement = draw_agreement(truth, labels, np.arange(200), 200)
+    agreement = draw_agreement(truth, labels, Units.of(np.arange(200)), 200)
     assert list(agreement) == ["NMI", "ARI", "purity"]
     for name, values in agreement.items():
         over_restarts = [AGREEMENT[name](truth, of_restart) for of_restart in labels]
@@ -57,7 +58,7 @@ def test_draws_lie_around_the_value_although_repeated_images_raise_it():
         assert values[0] == pytest.approx(np.mean(over_restarts))
         assert values[1:].mean() == pytest.approx(values[0])
     codes = np.unique(truth, return_inverse=True)[1]
-    perfect = draw_agreement(truth, codes[None], np.arange(200), 20)
+    perfect = draw_agreement(truth, codes[None], Units.of(np.arange(200)), 20)
     assert perfect["NMI"][0] == pytest.approx(1) and perfect["purity"][0] == pytest.approx(1)
 
 

@@ -112,17 +112,18 @@ def test_searches_show_fewer_candidates_first(shared, splits, comparison):
 
 
 def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
-    def result(macro_f1, *of_finalists):
-        finalists = pd.DataFrame({"macro_f1": of_finalists})
-        return SimpleNamespace(validation={"macro_f1": macro_f1}, finalists=finalists)
+    def result(macro_f1, end_to_end):
+        scores = {"linear": {"macro_f1": macro_f1}, "end to end": {"macro_f1": end_to_end}}
+        draw = SimpleNamespace(validation=scores)
+        return SimpleNamespace(validation=scores, of_each_draw=(draw, draw))
 
-    # its best macro-F1 belongs to a probe that accuracy did not choose
-    lucky = result(0.50, 0.50, 0.90)
+    lucky = result(0.50, 0.90)
     results = {
         "U-Net, labels": lucky,
-        "ResNet, labels": result(0.60, 0.60, 0.40),
+        "ResNet, labels": result(0.60, 0.40),
         "SimCLR": result(0.99, 0.99),
     }
+    assert best_on_validation(shared, results, "labels", "end to end") == "U-Net, labels"
     assert best_on_validation(shared, results, "labels") == "ResNet, labels"
     assert best_on_validation(shared, results, "self-supervised") == "SimCLR"
     with pytest.raises(StudyError, match="no encoder that learnt from 'elsewhere' is left"):

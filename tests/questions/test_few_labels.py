@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from plankton_study.images.splits import make_splits
+from plankton_study.probes.intervals import Units
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.few_labels import (
     curve_estimates,
@@ -53,7 +54,7 @@ def test_a_curve_is_the_mean_over_draws_with_paired_bootstrap_draws():
     truth = np.array(list("aabb") * 10)
     right, wrong = truth.copy(), np.where(truth == "a", "b", "a")
     named = {1: np.array([right, wrong]), 5: np.array([right, right])}
-    curve = score_curve(truth, named, np.arange(40), 60)
+    curve = score_curve(truth, named, Units.of(np.arange(40)), 60)
     assert curve.shape == (61, 2) and curve.iloc[0].tolist() == [0.5, 1.0]
     assert set(curve[1].iloc[1:]) == {0.0, 1.0}  # one draw of labels each, in turn
     assert curve[5].eq(1).all()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plankton_study.images.splits import Splits, make_splits
+from plankton_study.probes.intervals import Units
 from plankton_study.probes.probe import probe_encoder, read_features
 from plankton_study.probes.result import LinearProbe, evaluate
 from plankton_study.questions.shift.shifted_parts import (
@@ -34,7 +35,7 @@ def made_up_predictions(counts: dict[str, int], wrong: dict[str, int]) -> Predic
     is_right = np.concatenate(
         [np.arange(count) >= wrong.get(taxon, 0) for taxon, count in counts.items()]
     )
-    return Predictions(truth, np.where(is_right, truth, "other"), np.arange(len(truth)))
+    return Predictions(truth, np.where(is_right, truth, "other"), Units.of(np.arange(len(truth))))
 
 
 def test_a_change_of_mix_alone_is_called_mix():
@@ -113,7 +114,7 @@ def test_predictions_are_those_of_the_linear_probe(shared, splits):
     rows = result.rows["test"]
     assert of_test.truth.tolist() == splits.taxa(rows).tolist()
     assert of_test.predicted.tolist() == result.predicted_taxa("test").tolist()
-    assert of_test.groups.tolist() == splits.groups(rows).tolist()
+    assert of_test.units.groups.tolist() == splits.groups(rows).tolist()
 
 
 # --- classes under other names

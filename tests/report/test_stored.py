@@ -161,7 +161,8 @@ def test_runs_of_all_seeds_are_found_live_before_published(study, splits):
     save_claims(replace(study, seed=2), splits, published / "test-seed2")
     save_claims(replace(study, seed=1), splits)
     save_claims(study, splits)
-    runs = runs_of_all_seeds(study, [splits.digest])
+    runs, refused = runs_of_all_seeds(study, [splits.digest])
+    assert refused == []
     assert {seed: run.folder for seed, run in runs.items()} == {
         0: study.results_root / "test",
         1: study.results_root / "test-seed1",
@@ -177,7 +178,26 @@ def test_runs_of_other_profiles_images_or_names_are_not_joined(study, splits):
         run = save_claims(replace(study, seed=seed), splits)
         change_provenance(run.folder / "provenance" / "table_claims.json", **facts)
     save_claims(replace(study, seed=5), splits, root / "test-copy")
-    assert list(runs_of_all_seeds(study, [splits.digest])) == [0]
+    assert list(runs_of_all_seeds(study, [splits.digest]).runs) == [0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"code": "other"}, "code differs"),
+        ({"precision": {"training": "bfloat16", "features": "float32"}}, "precision differs"),
+        ({"code": None, "precision": None}, "code and precision differ"),
+    ],
+)
+def test_seeds_of_other_code_or_precision_are_not_joined_and_named(study, splits, facts, reason):
+    save_claims(study, splits)
+    run = save_claims(replace(study, seed=1), splits)
+    change_provenance(run.folder / "provenance" / "table_claims.json", **facts)
+    runs, refused = runs_of_all_seeds(study, [splits.digest])
+    assert list(runs) == [0]
+    (sentence,) = refused
+    assert sentence.startswith(f"seed 1 (results/{run.name}) is not joined, since its {reason}")
+    assert sentence.endswith("run `make paper SEED=1` again")
 
 
 # --- tables about the run itself

@@ -171,5 +171,5 @@ def mean_over_periods(
 ) -> intervals.Estimate:
     """Return the mean of the values of all periods, with its interval over resampled periods."""
     n = len(values)
-    weights = intervals.draw_weights(np.arange(n), study.profile.probes.draws)
+    weights = intervals.draw_weights(intervals.Units.of(np.arange(n)), study.profile.probes.draws)
     return intervals.percentiles(weights @ values / n, n, is_difference)

@@ -149,8 +149,8 @@ def calibration_table(study: Study, calibrated: list[Calibrated]) -> pd.DataFram
 
 def _calibration_line(study: Study, probe: Calibrated, part: str) -> dict[str, object]:
     is_right = probe.is_right(part)
-    groups = probe.splits.groups(probe.result.rows[part])
-    weights = intervals.draw_weights(groups, study.profile.probes.draws)
+    units = intervals.units_of(probe.splits, probe.result.rows[part])
+    weights = intervals.draw_weights(units, study.profile.probes.draws)
     before = probe.result.heads["linear"][part].max(axis=1)
     errors, surest, area = _selective_prediction(probe, part, weights)
     return {

@@ -147,9 +147,9 @@ def _judge_score(
     test, novel = scores["test"], scores["novel"]
     is_novel = np.repeat([0, 1], [len(test), len(novel)])
     values = np.append(test, novel)
-    groups = np.append(splits.groups(result.rows["test"]), splits.groups(splits["novel"]))
+    units = intervals.units_of(splits, np.append(result.rows["test"], splits["novel"]))
     draws = min(study.profile.probes.draws, MAX_DRAWS)
-    weights = intervals.draw_weights(groups, draws)
+    weights = intervals.draw_weights(units, draws)
     areas = [roc_auc_score(is_novel, values, sample_weight=weight) for weight in weights]
     threshold = np.quantile(scores["validation"], ACCEPTED_SHARE)
     passes = (values <= threshold) & (is_novel == 1)

@@ -31,8 +31,9 @@ def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, 
     Each probe is fitted at home, with the penalty selected there.
 
     Returns:
-        Set → table: layer, timestep, accuracy (on validation images), an accuracy for each
-        shifted part, and stage, resolution, channels and order of the layer.
+        Set → table: layer, timestep, accuracy and macro_f1 (on validation images); for each
+        shifted part the score (the profile's metric) on its images, and in "home of <part>" on
+        the test images of the same taxa; and stage, resolution, channels and order of the layer.
     """
     grids: dict[str, pd.DataFrame] = {}
     for shifted in parts:
@@ -43,30 +44,41 @@ def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, 
         encoder, bank = read_features(study, splits, "diffusion")
         rows = {"train": probed_parts(splits, "natural")["train"]}
         rows |= {part: index for part, index in result.rows.items() if part != "test"}
+        for other in parts:
+            if other.set == shifted.set:
+                rows[_home_of(other.part)] = other.at_home(result).rows["test"]
         taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
         grid = ridge_grid(bank, encoder.cells, rows, taxa, study.profile.probes)
         grids[shifted.set] = grid.table.join(bank.layers, on="layer")
     return grids
 
 
-def survival_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return how the cells that are best at home perform away.
+def _home_of(part: str) -> str:
+    """Return the column of the scores at home over the taxa of a shifted part."""
+    return f"home of {part}"
+
+
+def survival_table(
+    study: Study, parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]
+) -> pd.DataFrame:
+    """Return how the cells that are best at home, on validation images, perform away.
 
     Returns:
         Columns set, part, cells, rank correlation, best at home, away (%), best away (%),
         best cell away.
     """
     lines = []
+    metric = study.profile.probes.metric
     rng = np.random.default_rng(0)
     for shifted in parts:
         grid = grids[shifted.set]
-        best_home, best_away = grid["accuracy"].idxmax(), grid[shifted.part].idxmax()
+        best_home, best_away = grid[metric].idxmax(), grid[shifted.part].idxmax()
         lines.append(
             {
                 "set": shifted.set,
                 "part": shifted.part,
                 "cells": len(grid),
-                "rank correlation": rank_correlation(grid, "accuracy", shifted.part, rng),
+                "rank correlation": rank_correlation(grid, metric, shifted.part, rng),
                 "best at home, away (%)": 100 * grid[shifted.part][best_home],
                 "best away (%)": 100 * grid[shifted.part][best_away],
                 "best cell away": str(cell_of(grid.loc[best_away])),
@@ -246,7 +258,7 @@ def _equal_mix(is_away: np.ndarray, taxa: np.ndarray, rng: np.random.Generator) 
 
 
 def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the nuisances that cells encode, and their correlation with the accuracy lost away.
+    """Return the nuisances that cells encode, and their correlation with the score lost away.
 
     Args:
         parts: the shifted parts.
@@ -254,18 +266,20 @@ def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) ->
 
     Returns:
         Columns set, part, nuisance, measure, least, median, most (over cells), and correlation
-        with loss (over cells).
+        with loss (over cells; none if no cell encodes the nuisance).
     """
     lines: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
     for shifted in parts:
         grid = grids[shifted.set]
-        grid = grid.assign(loss=grid["accuracy"] - grid[shifted.part])
+        grid = grid.assign(loss=grid[_home_of(shifted.part)] - grid[shifted.part])
         home_or_away = f"home or away: {shifted.part}"
         measures = {"size": "R²", "day": "R²", home_or_away: "AUROC"}
         for column, measure in measures.items():
             if column in grid:
                 least, median, most = grid[column].quantile([0, 0.5, 1])
+                is_encoded = most > (0 if measure == "R²" else 0.5)
+                correlation = rank_correlation(grid, column, "loss", rng) if is_encoded else None
                 lines.append(
                     {
                         "set": shifted.set,
@@ -275,7 +289,7 @@ def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) ->
                         "least": least,
                         "median": median,
                         "most": most,
-                        "correlation with loss": rank_correlation(grid, column, "loss", rng),
+                        "correlation with loss": correlation,
                     }
                 )
     return pd.DataFrame(lines)

@@ -1,7 +1,6 @@
 """Another instrument and another sea: probes trained on one set predict the images of another."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from plankton_study.images.collection import load_collection
 from plankton_study.images.splits import Splits
 from plankton_study.images.taxonomy import relabelled, shared_classes
 from plankton_study.probes import metrics
-from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.intervals import Estimate, Units
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import ProbeResult, evaluate
 from plankton_study.questions.compare import ProbeResults, compare_encoders
@@ -42,6 +41,8 @@ class Crossing(NamedTuple):
         home, away: names of the sets.
         home_splits, away_splits: their splits, relabelled with the coarse classes.
         unresolved: taxa of `away` that may include images of another coarse class.
+        taxa: the coarse classes with enough images (`probes.shifted_images`) among the test
+            images of `home` and in `away`, over which both are scored.
     """
 
     home: str
@@ -49,6 +50,7 @@ class Crossing(NamedTuple):
     home_splits: Splits
     away_splits: Splits
     unresolved: tuple[str, ...]
+    taxa: tuple[str, ...]
 
     @property
     def title(self) -> str:
@@ -57,8 +59,14 @@ class Crossing(NamedTuple):
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows of `away` that have a coarse class and are in its evaluated parts."""
-        return self.away_splits.evaluated
+        """The rows of `away` whose coarse class is scored, in its evaluated parts."""
+        rows = self.away_splits.evaluated
+        return rows[np.isin(self.away_splits.taxa(rows), self.taxa)]
+
+    def at_home(self, result: ProbeResult) -> ProbeResult:
+        """Return a result for the test images of `home` whose coarse class is scored."""
+        truth = self.home_splits.taxa(result.rows["test"])
+        return result.keep_images("test", np.isin(truth, self.taxa))
 
 
 def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
@@ -72,8 +80,22 @@ def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
         for away, table in tables.items():
             if away != home:
                 unresolved = tuple(table.index[table["resolved"] == "no"])
-                pairs.append(Crossing(home, away, coarse[home], coarse[away], unresolved))
+                shared = _scored_taxa(study, coarse[home], coarse[away])
+                if shared:
+                    pairs.append(
+                        Crossing(home, away, coarse[home], coarse[away], unresolved, shared)
+                    )
     return pairs
+
+
+def _scored_taxa(study: Study, home: Splits, away: Splits) -> tuple[str, ...]:
+    """Return the classes with enough images on both sides."""
+    least = study.profile.probes.shifted_images
+    frequent = []
+    for splits, rows in ((home, home["test"]), (away, away.evaluated)):
+        counts = pd.Series(splits.taxa(rows)).value_counts()
+        frequent.append(set(counts.index[counts >= least]))
+    return tuple(sorted(set.intersection(*frequent) & set(home.classes)))
 
 
 def coarse_results(study: Study, crossing: Crossing) -> dict[str, tuple[ProbeResult, ProbeResult]]:
@@ -117,12 +139,12 @@ def across_table(study: Study, pairs: list[Crossing]) -> pd.DataFrame:
         for name, (home, away) in coarse_results(study, crossing).items():
             line = _away_scores(study, crossing, name, COARSE, away)
             lines.append(line | _home_and_loss(study, crossing, home, away))
-            fine = _fine_result(study, crossing, name)
+            fine = fine_result(study, crossing, name)
             lines.append(_away_scores(study, crossing, name, FINE, fine))
     return pd.DataFrame(lines)
 
 
-def _fine_result(study: Study, crossing: Crossing, name: str) -> ProbeResult:
+def fine_result(study: Study, crossing: Crossing, name: str) -> ProbeResult:
     """Return a probe of home's fine classes on `away`, its probabilities summed by coarse class."""
     fine_splits = crossing.home_splits.original
     result = probe_encoder(study, fine_splits, name)
@@ -145,19 +167,21 @@ def _away_scores(
     }
 
 
-def _without_unresolved(study: Study, crossing: Crossing, result: ProbeResult) -> Estimate:
+def _without_unresolved(study: Study, crossing: Crossing, result: ProbeResult) -> Estimate | None:
     part = crossing.away
     rows = result.rows[part]
     original = crossing.away_splits.original.taxa(rows)
     is_clear = ~np.isin(original, crossing.unresolved)
-    probabilities = result.heads["linear"][part][is_clear]
-    resolved = replace(result, rows={part: rows[is_clear]}, heads={"linear": {part: probabilities}})
+    if not is_clear.any():
+        return None
+    resolved = result.keep_images(part, is_clear)
     return evaluate(study, crossing.away_splits, resolved, part)["macro_f1"]
 
 
 def _home_and_loss(
     study: Study, crossing: Crossing, home: ProbeResult, away: ProbeResult
 ) -> dict[str, Any]:
+    home = crossing.at_home(home)
     at_home = predictions(crossing.home_splits, home, "test")
     at_away = predictions(crossing.away_splits, away, crossing.away)
     loss = decompose_loss(at_home, at_away, study.profile.probes.draws)
@@ -235,10 +259,11 @@ def transfer_table(
             result_on_other, banks = predict_elsewhere(study, home, result, other, {"all": rows})
             features = result_on_other.features(banks["all"], rows).whole()
             predicted = np.concatenate(list(_cross_validated(features, taxa)))
+            units = Units.of(rows, np.unique(taxa, return_inverse=True)[1])
             scores = metrics.estimates(
                 truth=np.tile(taxa, REPEATS),
                 predicted=predicted,
-                groups=np.tile(rows, REPEATS),
+                units=Units(*(np.tile(codes, REPEATS) for codes in units)),
                 draws=study.profile.probes.draws,
             )
             lines.append(

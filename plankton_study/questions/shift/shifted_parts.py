@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from plankton_study.features.bank import FeatureBank, extract_features
+from plankton_study.features.interface import HEAD, Cell
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
-from plankton_study.probes.result import ProbeResult, evaluate, merge_classes
+from plankton_study.probes.result import END_TO_END, ProbeResult, evaluate, merge_classes
 from plankton_study.questions.compare import (
     Comparison,
     best_on_validation,
@@ -35,7 +36,8 @@ class ShiftedPart(NamedTuple):
         set, part: names.
         splits: splits of the set.
         comparison: all encoders in the natural setting.
-        taxa: the taxa of the part that are known at home.
+        taxa: the taxa with enough images (`probes.shifted_images`) at home and in the part, over
+            which both are scored.
     """
 
     set: str
@@ -51,8 +53,13 @@ class ShiftedPart(NamedTuple):
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows of the part whose taxa are known at home."""
+        """The rows of the part whose taxa are scored."""
         return self.comparison.results["diffusion"].rows[self.part]
+
+    def at_home(self, result: ProbeResult) -> ProbeResult:
+        """Return a result for the test images of home whose taxa are scored."""
+        truth = self.splits.taxa(result.rows["test"])
+        return result.keep_images("test", np.isin(truth, self.taxa))
 
     @property
     def group_count(self) -> int:
@@ -61,7 +68,7 @@ class ShiftedPart(NamedTuple):
 
 
 def shifted_parts(study: Study, sets: dict[str, Splits]) -> list[ShiftedPart]:
-    """Return the shifted parts of all sets that share taxa with their home."""
+    """Return the shifted parts of all sets that have scored taxa."""
     parts = []
     for name, splits in sets.items():
         if not splits.shifts:
@@ -94,18 +101,18 @@ def join_tables(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 class Predictions(NamedTuple):
-    """The predictions of a probe for n images: true taxa, predicted taxa, and groups."""
+    """The predictions of a probe for n images: true and predicted taxa, and what is resampled."""
 
     truth: np.ndarray
     predicted: np.ndarray
-    groups: np.ndarray
+    units: intervals.Units
 
 
 def predictions(splits: Splits, result: ProbeResult, part: str) -> Predictions:
     """Return the predictions of a result's linear probe for the images of a part."""
     rows = result.rows[part]
     truth = splits.taxa(rows).astype(str)
-    return Predictions(truth, result.predicted_taxa(part), splits.groups(rows))
+    return Predictions(truth, result.predicted_taxa(part), intervals.units_of(splits, rows))
 
 
 # --- scores at home and away
@@ -113,6 +120,8 @@ def predictions(splits: Splits, result: ProbeResult, part: str) -> Predictions:
 
 def home_and_away_table(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     """Return the scores of every encoder at home and on shifted parts, over the same taxa.
+
+    Both are scored on images of these taxa only. A probe may predict any taxon of home.
 
     Returns:
         One row for each part and encoder; columns set, part, encoder, two for each metric, and
@@ -132,7 +141,7 @@ def _home_and_away(
     study: Study, shifted: ShiftedPart, name: str, result: ProbeResult
 ) -> dict[str, object]:
     splits, part = shifted.splits, shifted.part
-    home = evaluate(study, splits, result, "test", taxa=shifted.taxa)
+    home = evaluate(study, splits, shifted.at_home(result), "test")
     away = evaluate(study, splits, result, part)
     restricted = evaluate(study, splits, restrict_to_taxa(result, shifted.taxa), part)
     line: dict[str, object] = {"set": shifted.set, "part": part, "encoder": name}
@@ -172,13 +181,14 @@ def rename_classes(result: ProbeResult, names: dict[str, str]) -> ProbeResult:
         classes=membership.columns.to_numpy(dtype=str),
         merging=merging if earlier_merging is None else earlier_merging @ merging,
     )
-    return replace(result, linear=linear, prior=prior / prior.sum(), heads=heads)
+    return replace(result, linear=linear, prior=prior / prior.sum(), heads=heads, repeats=())
 
 
 def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     """Return accuracy by day, for diffusion and for the best supervised encoder.
 
-    The probes may predict only the taxa of the part. Days with few images are left out.
+    At home and away only images of the scored taxa count, and the probes may predict only these.
+    Days with few images are left out.
 
     Returns:
         Columns panel, encoder, place ("home" or "away"), day, accuracy (%) and images.
@@ -187,8 +197,9 @@ def daily_accuracy(study: Study, parts: list[ShiftedPart]) -> pd.DataFrame:
     for shifted in parts:
         results = shifted.comparison.results
         for name in ("diffusion", best_on_validation(study, results, "labels")):
-            result = restrict_to_taxa(results[name], shifted.taxa)
-            for place, part in (("home", "test"), ("away", shifted.part)):
+            away = restrict_to_taxa(results[name], shifted.taxa)
+            home = restrict_to_taxa(shifted.at_home(results[name]), shifted.taxa)
+            for place, result, part in (("home", home, "test"), ("away", away, shifted.part)):
                 days = _accuracy_by_day(shifted.splits, result, part)
                 tables.append(days.assign(panel=shifted.title, encoder=name, place=place))
     columns = ["panel", "encoder", "place", "day", "accuracy (%)", "images"]
@@ -244,7 +255,8 @@ def decompose_loss(home: Predictions, away: Predictions, draws: int) -> dict[str
     Home images are weighted so that their taxa have the proportions of away. The accuracy lost by
     this weighting is due to the mix. The rest of the loss is due to appearance, and to anything
     else that differs, such as labelling practice. Only taxa that occur on both sides count. The
-    two sides are resampled independently.
+    two sides are resampled independently. If one side cannot be resampled (a single day), there
+    are no intervals.
 
     Args:
         home, away: predictions of one probe.
@@ -257,6 +269,8 @@ def decompose_loss(home: Predictions, away: Predictions, draws: int) -> dict[str
     taxa = np.intersect1d(home.truth, away.truth)
     home_weights, home_taxa = _bootstrap_side(home, taxa, draws, seed=0)
     away_weights, away_taxa = _bootstrap_side(away, taxa, draws, seed=1)
+    both = min(len(home_weights), len(away_weights))
+    home_weights, away_weights = home_weights[:both], away_weights[:both]
     home_counts, away_counts = home_weights @ home_taxa, away_weights @ away_taxa
     with np.errstate(divide="ignore", invalid="ignore"):  # a taxon may be missing from a draw
         ratio = np.where(home_counts > 0, away_counts / home_counts, 0)
@@ -277,7 +291,7 @@ def _bootstrap_side(
     side: Predictions, taxa: np.ndarray, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (1 + draws, n) of the images, and their taxa as (n, taxa) of 0 and 1."""
-    weights = intervals.draw_weights(side.groups, draws, seed)
+    weights = intervals.draw_weights(side.units, draws, seed)
     weights *= np.isin(side.truth, taxa)
     return weights, (side.truth[:, None] == taxa).astype(float)
 
@@ -320,6 +334,11 @@ def predict_elsewhere(
             banks[part] = home_bank
         else:
             banks[part] = extract_features(
-                study, result.encoder, away.original, rows, cells=[result.selected]
+                study, result.encoder, away.original, rows, cells=_cells_to_predict(result)
             )
     return result.on_parts(banks, parts), banks
+
+
+def _cells_to_predict(result: ProbeResult) -> list[Cell]:
+    """Return the cell of the linear probe and, if the result has one, the network's own head."""
+    return [result.selected, HEAD] if END_TO_END in result.heads else [result.selected]
