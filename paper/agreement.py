@@ -1,9 +1,18 @@
 """Does a live run agree with the published one? This module defines the rule for each value.
 
-- Values with a 95 % interval agree if one of them lies inside the other run's interval; values
-  with a standard error agree if they differ by at most two standard errors. Both runs predict the
-  same images, so differences come from training and rounding only.
-- Counts of images, taxa and parameters must be the same.
+On the same kind of machine, with the same code and libraries, a run is repeated exactly: every
+value must be the same. Elsewhere rounding differs, and training amplifies it, so that a network is
+trained once more. Then:
+
+- Values with a 95 % interval agree if one of them lies inside the other run's interval, or if they
+  differ by no more than two trainings do; values with a standard error in the same way, within two
+  standard errors. How far trainings of the same network lie apart is measured: by the published
+  runs of other seeds.
+- Encoders that are not trained give nearly the same scores everywhere, within one point, as long as
+  the same cell is selected.
+- The loss of the first batch is the same everywhere, up to rounding. It tells whether a network was
+  trained from the same seed on the same images.
+- Counts of images, taxa and parameters must be the same, also those that an estimate is based on.
 - Selections among nearly equal candidates, and numbers without an interval, are shown if they
   differ, but do not count as disagreement.
 - Values that depend on the machine, such as seconds, are not compared.
@@ -14,7 +23,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from plankton_study.report import tidy
 from plankton_study.report.formatting import stored_text
@@ -42,33 +53,52 @@ OTHER_CHOICE = "other choice"
 #: verdicts for published values that do not hold
 FAILED = (DIFFERS, MISSING)
 STANDARD_ERRORS = 2
+#: the seeds of a profile that must be published to know how far trainings lie apart
+SEEDS_NEEDED = 3
+#: what an untrained encoder's score may differ by on another machine, if its cell is the same
+ROUNDING = 0.01
+#: relative difference of a first batch's loss on another machine
+ROUNDING_OF_LOSS = 1e-3
+FIRST_LOSS = "first loss"
+#: tables of scores that depend on nothing but features, labels and the selected cell
+PROBE_TABLES = ("probes", "balanced", "natural", "label_scores")
+#: facts of the provenance that are equal on machines that repeat a run exactly
+MACHINE = ("device", "threads", "processor", "instructions", "versions", "code", "precision")
+
+Values = dict[str, dict[str, Any]]
 
 
-def all_values(run: StoredRun) -> dict[str, dict[str, Any]]:
+def all_values(run: StoredRun) -> Values:
     """Return all numbers and table values of a run.
 
     Returns:
-        "number NAME" or "table NAME, ROW, QUANTITY" → kind, value, low, high, error and text.
+        "number NAME" or "table NAME, ROW, QUANTITY" → kind, value, low, high, error, n, p, text;
+        and of a table's value table, quantity and encoder ("" if its row has none).
 
     Raises:
         StudyError: rows of a table have the same keys.
     """
-    values: dict[str, dict[str, Any]] = {}
+    values: Values = {}
     for path in sorted((run.folder / "numbers").glob("*.json")):
-        entry = read_json(path)
-        values[f"number {path.stem}"] = _value_of_number(entry)
+        values[f"number {path.stem}"] = _value_of_number(path.stem, read_json(path))
     for path in sorted((run.folder / "values").glob("*.csv")):
         if path.stem not in NOT_COMPARED:
             _add_table(values, path)
     return values
 
 
-def _value_of_number(entry: dict[str, Any]) -> dict[str, Any]:
-    value = {key: entry[key] for key in ("kind", "value", "low", "high")}
-    return value | {"error": None, "text": stored_text(entry)}
+def _value_of_number(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    value = {key: entry[key] for key in ("kind", "value", "low", "high", "n", "p")}
+    return value | {
+        "error": None,
+        "text": stored_text(entry),
+        "table": "",
+        "quantity": name,
+        "encoder": "",
+    }
 
 
-def _add_table(values: dict[str, dict[str, Any]], path: Path) -> None:
+def _add_table(values: Values, path: Path) -> None:
     table = tidy.read_tidy(path)
     keys = [column for column in table if column not in tidy.VALUE_COLUMNS]
     for row in table.to_dict("records"):
@@ -79,8 +109,10 @@ def _add_table(values: dict[str, dict[str, Any]], path: Path) -> None:
                 f"{path} has several values {name!r}, which cannot be distinguished: "
                 "name more keys in save_table"
             )
-        values[name] = {key: row[key] for key in ("kind", "value", "low", "high", "error")}
-        values[name]["text"] = _text_of(row)
+        fields = ("kind", "value", "low", "high", "error", "n", "p", "quantity")
+        values[name] = {field: row[field] for field in fields}
+        values[name] |= {"text": _text_of(row), "table": path.stem}
+        values[name]["encoder"] = row["encoder"] if "encoder" in keys else ""
 
 
 def _text_of(row: dict[str, Any]) -> str:
@@ -93,20 +125,144 @@ def _text_of(row: dict[str, Any]) -> str:
     return f"{row['value']:.6g}"
 
 
-def judge(published: dict[str, Any], live: dict[str, Any] | None) -> str:
-    """Return whether a live value agrees with the published one."""
-    if live is None:
-        return MISSING
-    if live["text"] == published["text"]:
-        return SAME
-    kinds = {published["kind"], live["kind"]}
-    if kinds == {tidy.ESTIMATE}:
-        return AGREES if _intervals_hold(published, live) else DIFFERS
-    if kinds == {tidy.MEAN}:
-        return AGREES if _errors_hold(published, live) else DIFFERS
-    if published["kind"] in (tidy.ESTIMATE, tidy.MEAN, tidy.COUNT):
-        return DIFFERS
-    return OTHER_CHOICE
+# --- how far two trainings lie apart
+
+
+class Trainings:
+    """How much each value of a profile varies between training seeds.
+
+    Args:
+        seeds: the values of each published seed.
+    """
+
+    def __init__(self, seeds: list[Values]) -> None:
+        self.factor = float(t.ppf(0.975, len(seeds) - 1)) * (1 + 1 / len(seeds)) ** 0.5
+        spread = {}
+        for name, value in seeds[0].items():
+            numbers = [values[name]["value"] for values in seeds if name in values]
+            is_measured = value["kind"] in (tidy.ESTIMATE, tidy.MEAN)
+            if is_measured and len(numbers) == len(seeds) and all(map(_is_number, numbers)):
+                spread[name] = (value["table"], value["quantity"], float(np.std(numbers, ddof=1)))
+        table = pd.DataFrame.from_dict(spread, "index", columns=["table", "quantity", "sd"])
+        pools = table.groupby(["table", "quantity"])["sd"]
+        self.spread = np.maximum(table["sd"], pools.transform(_root_mean_square))
+
+    def reach(self, name: str) -> float:
+        """Return how far a new training may lie from the mean of the published ones, at 95 %.
+
+        The standard deviation over few seeds is uncertain, so it is at least that of all values of
+        the same quantity and table.
+        """
+        return self.factor * self.spread.get(name, 0.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and np.isfinite(value)
+
+
+def _root_mean_square(values: pd.Series) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+# --- the rule
+
+
+class Rule:
+    """Judges live values by published ones.
+
+    Args:
+        seeds: the values of every published seed that may be joined with the first.
+        published, live: all values of the two runs.
+        is_repetition: whether the two runs must give exactly the same values.
+    """
+
+    def __init__(
+        self, seeds: list[Values], published: Values, live: Values, is_repetition: bool
+    ) -> None:
+        self.published = published
+        self.live = live
+        self.is_repetition = is_repetition
+        self.means = _means(seeds)
+        self.trainings = Trainings(seeds) if len(seeds) >= SEEDS_NEEDED else None
+        self.untrained = self._untrained_with_the_same_cells()
+
+    def _untrained_with_the_same_cells(self) -> set[str]:
+        """Return the encoders that are not trained, and whose selected cells are all the same."""
+        encoders = {value["encoder"] for value in self.published.values()}
+        trained = {
+            value["encoder"] for value in self.published.values() if value["quantity"] == FIRST_LOSS
+        }
+        moved = {
+            value["encoder"]
+            for name, value in self.published.items()
+            if value["quantity"] == "cell" and self.live.get(name, value)["text"] != value["text"]
+        }
+        has_record = bool(trained)  # runs of earlier versions do not know their first losses
+        return encoders - trained - moved - {""} if has_record else set()
+
+    def judge(self, name: str) -> str:
+        """Return whether a live value agrees with the published one."""
+        published, live = self.published[name], self.live.get(name)
+        if live is None:
+            return MISSING
+        if live["text"] == published["text"] and _same_count(published, live):
+            return SAME
+        if self.is_repetition:
+            return DIFFERS
+        if published["quantity"] == FIRST_LOSS:
+            return AGREES if _nearly_equal(published, live) else DIFFERS
+        kinds = {published["kind"], live["kind"]}
+        if kinds == {tidy.ESTIMATE}:
+            return self._judge_estimate(name, published, live)
+        if kinds == {tidy.MEAN}:
+            holds = _errors_hold(published, live) or self._is_another_training(name, live)
+            return AGREES if holds else DIFFERS
+        if published["kind"] in (tidy.ESTIMATE, tidy.MEAN, tidy.COUNT):
+            return DIFFERS
+        return OTHER_CHOICE
+
+    def _judge_estimate(self, name: str, published: dict[str, Any], live: dict[str, Any]) -> str:
+        if not _same_count(published, live):
+            return DIFFERS
+        if not _is_number(published["low"]):  # such as a share of a few cells
+            return OTHER_CHOICE
+        is_score = not _is_number(published["p"])
+        is_untrained = published["table"] in PROBE_TABLES and published["encoder"] in self.untrained
+        if is_score and is_untrained:
+            is_close = abs(live["value"] - published["value"]) <= ROUNDING
+            return AGREES if is_close else DIFFERS
+        holds = _intervals_hold(published, live) or self._is_another_training(name, live)
+        return AGREES if holds else DIFFERS
+
+    def _is_another_training(self, name: str, live: dict[str, Any]) -> bool:
+        """Return whether a value lies where another training of the same network may lie."""
+        if self.trainings is None or name not in self.means:
+            return False
+        return abs(live["value"] - self.means[name]) <= self.trainings.reach(name)
+
+
+def _means(seeds: list[Values]) -> dict[str, float]:
+    """Return the mean over seeds of every value that all of them have as a number."""
+    means = {}
+    for name in seeds[0] if seeds else {}:
+        numbers = [values[name]["value"] for values in seeds if name in values]
+        if len(numbers) == len(seeds) and all(map(_is_number, numbers)):
+            means[name] = float(np.mean(numbers))
+    return means
+
+
+def _same_count(published: dict[str, Any], live: dict[str, Any]) -> bool:
+    """Return whether two estimates are based on equally many images."""
+    counts = [value["n"] for value in (published, live)]
+    if not all(map(_is_number, counts)):
+        return True
+    # of a share among the best cells, n is itself a result of training
+    return counts[0] == counts[1] or not _is_number(published["low"])
+
+
+def _nearly_equal(published: dict[str, Any], live: dict[str, Any]) -> bool:
+    difference = abs(live["value"] - published["value"])
+    return difference <= ROUNDING_OF_LOSS * abs(published["value"])
 
 
 def _intervals_hold(published: dict[str, Any], live: dict[str, Any]) -> bool:
@@ -124,11 +280,12 @@ def compare_runs(published: StoredRun, live: StoredRun) -> pd.DataFrame:
     """Compare two runs.
 
     Returns:
-        A row for each published value; columns value (its name), published, live and verdict. The
-        attribute "machines" holds the kinds of machine on which the two ran.
+        A row for each published value; columns value (its name), published, live and verdict.
+        Attributes: "machines", the kinds of machine on which the two ran; "seeds", the number of
+        published seeds.
 
     Raises:
-        StudyError: a run is missing, or the two have different profiles or seeds.
+        StudyError: a run is missing, or the two have different profiles, seeds or images.
     """
     before = _origin(published, "nothing was published under this name")
     now = _origin(live, AGAIN)
@@ -136,19 +293,42 @@ def compare_runs(published: StoredRun, live: StoredRun) -> pd.DataFrame:
         raise StudyError(
             f"{live.folder} was run with another profile or seed than {published.folder}: {AGAIN}"
         )
+    if before["inputs"] != now["inputs"]:
+        raise StudyError(
+            f"{live.folder} was run on other images, labels or parts than {published.folder}: "
+            "compare the sets before the results"
+        )
     values, live_values = all_values(published), all_values(live)
     if _joined_seeds(published) == _joined_seeds(live):
         values |= all_values(StoredRun(published.folder / JOINED))
         live_values |= all_values(StoredRun(live.folder / JOINED))
+    seeds = [all_values(run) for run in published_seeds(published)]
+    is_repetition = all(before.get(key) == now.get(key) for key in MACHINE) and "code" in before
+    rule = Rule(seeds, values, live_values, is_repetition)
     lines = []
     for name, value in values.items():
         if value["kind"] != tidy.MEASURED:
             other = live_values.get(name)
-            shown = other["text"] if other else ""
-            lines.append((name, value["text"], shown, judge(value, other)))
+            lines.append((name, value["text"], other["text"] if other else "", rule.judge(name)))
     table = pd.DataFrame(lines, columns=["value", "published", "live", "verdict"])
     table.attrs["machines"] = [_machine(before), _machine(now)]
+    table.attrs["is_repetition"] = is_repetition
+    table.attrs["seeds"] = len(seeds)
     return table
+
+
+def published_seeds(first: StoredRun) -> list[StoredRun]:
+    """Return the published runs that differ from a run in nothing but the seed, and itself."""
+    origin = first.entry("table", "claims")["provenance"]
+    same = ("profile", "config", "inputs", "code", "precision")
+    runs = [first]
+    for path in sorted(first.folder.parent.glob(f"{origin['profile']}*/values/claims.csv")):
+        run = StoredRun(path.parents[1])
+        other = run.entry("table", "claims")["provenance"]
+        is_same = all(other.get(key) == origin.get(key) for key in same) and "code" in other
+        if is_same and other["seed"] != origin["seed"]:
+            runs.append(run)
+    return runs
 
 
 def _origin(run: StoredRun, reason: str) -> dict[str, Any]:
@@ -165,7 +345,8 @@ def _joined_seeds(run: StoredRun) -> list[str]:
 
 
 def _machine(origin: dict[str, Any]) -> str:
-    return f"{origin['device']}, {origin['instructions']}"
+    parts = [origin[key] for key in ("device", "processor", "instructions")]
+    return ", ".join([*parts, f"{origin['threads']} threads"])
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -173,12 +354,13 @@ def summary(table: pd.DataFrame) -> str:
     lines = []
     for row in table[table["verdict"] != SAME].itertuples():
         lines.append(f"{row.verdict:>12}  {row.value}: {row.published} → {row.live}")
-    published, live = table.attrs.get("machines", ("", ""))
-    if published != live:
+    published, live = table.attrs["machines"]
+    if table.attrs["is_repetition"]:
+        lines.append(f"both runs on the same kind of machine ({live}): values must be the same")
+    else:
         lines.append(
-            f"published on another kind of machine ({published}) than this run's ({live}): "
-            "training amplifies rounding differences, and intervals over test images do not "
-            "include this effect"
+            f"published on {published}; this run on {live}, or with other code or libraries: "
+            f"values may differ as {_tolerance(table.attrs['seeds'])}"
         )
     counts = table["verdict"].value_counts()
     failed = int(table["verdict"].isin(FAILED).sum())
@@ -188,3 +370,12 @@ def summary(table: pd.DataFrame) -> str:
     parts = ", ".join(f"{count} {word}" for word, count in counts.items())
     lines.append(f"{len(table)} values ({parts}): {verdict}")
     return "\n".join(lines)
+
+
+def _tolerance(seeds: int) -> str:
+    if seeds >= SEEDS_NEEDED:
+        return f"trainings do, measured on {seeds} published seeds"
+    return (
+        "their intervals over test images allow; to include how far trainings lie apart, publish "
+        f"{SEEDS_NEEDED} seeds"
+    )
