@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def render(path: Path, run: StoredRun, **words: Any) -> str:
     """
 
     def number(name: str) -> str:
-        return with_unit(run.number(name))
+        return escape(with_unit(run.number(name)), quote=False)
 
     def table(name: str) -> str:
         return markdown_table(run.texts(name))
@@ -118,7 +119,11 @@ def card(run: StoredRun, name: str) -> str:
 def markdown_table(table: pd.DataFrame) -> str:
     """Return a table in Markdown."""
     rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows)
+
+
+def _markdown_cell(value: Any) -> str:
+    return escape(str(value), quote=False).replace("|", r"\|")
 
 
 def is_synthetic(run: StoredRun) -> bool:
@@ -139,20 +144,22 @@ def _front_page(run: StoredRun) -> dict[str, Any]:
         "without labels, freezes it, reads its inner layers at several noise levels and fits a "
         f"linear classifier on each. Intervals are 95 %; {cost_text(run)}."
     )
+
+    def caption(kind: str, name: str) -> str:
+        return escape(run.caption(kind, name))
+
     return {
-        "lead": lead,
-        "figures": [
-            {"name": name, "caption": run.caption("figure", name)} for name in MAIN_FIGURES
-        ],
-        "main": f"<p>{run.caption('table', 'balanced')}</p>{tables['balanced']}",
-        "ledger": f"<p>{run.caption('table', 'ledger')}</p>{tables['ledger']}",
+        "lead": escape(lead),
+        "figures": [{"name": name, "caption": caption("figure", name)} for name in MAIN_FIGURES],
+        "main": f"<p>{caption('table', 'balanced')}</p>{tables['balanced']}",
+        "ledger": f"<p>{caption('table', 'ledger')}</p>{tables['ledger']}",
         "origin": tables["origin"],
         "tables": [
-            {"caption": run.caption("table", name), "html": html}
+            {"caption": caption("table", name), "html": html}
             for name, html in tables.items()
             if name not in SHOWN_APART
         ],
-        "cite": citation(),
+        "cite": escape(citation(), quote=False),
     }
 
 
@@ -184,9 +191,9 @@ def _about_notebook(path: Path) -> dict[str, Any]:
     question = re.search(r"^\*([^*].+?)\*$", first, re.MULTILINE | re.DOTALL)
     return {
         "name": path.stem,
-        "title": first.splitlines()[0].removeprefix("# "),
+        "title": escape(first.splitlines()[0].removeprefix("# ")),
         "short": path.stem[3:].replace("_", " "),
-        "question": question[1] if question else "",
+        "question": escape(question[1], quote=False) if question else "",
         "notebook": notebook,
     }
 

@@ -122,8 +122,7 @@ class Results:
             texts = pd.DataFrame({"": [NOT_IN_PROFILE]})
         write_file(self.folder / "values" / f"{name}.csv", _csv(numbers))
         write_file(self.folder / "tables" / f"{name}.csv", _csv(texts))
-        latex = texts.to_latex(index=False, escape=True)
-        write_file(self.folder / "tables" / f"{name}.tex", latex)
+        write_file(self.folder / "tables" / f"{name}.tex", latex_table(texts))
         if self.study.profile.synthetic:
             caption = f"{caption} ({SYNTHETIC})"
         self._save_provenance("table", name, caption=caption)
@@ -208,6 +207,24 @@ def optimistic_note(splits: list[Splits]) -> str:
         return " over single images (optimistic, since no samples or days are known)"
     sets = ", ".join(names)
     return f" (for {sets} over single images: optimistic, since no samples or days are known)"
+
+
+#: characters that LaTeX prints as others, or not at all, without additional packages
+LATEX = {
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+}
+
+
+def latex_table(texts: pd.DataFrame) -> str:
+    """Return a table of texts for LaTeX (booktabs), with all special characters escaped."""
+    latex = texts.to_latex(index=False, escape=True)
+    return latex.translate(str.maketrans(LATEX))
 
 
 def _rendered(figure: Figure, file_format: str, metadata: dict[str, Any]) -> bytes:

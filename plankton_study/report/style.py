@@ -1,9 +1,16 @@
 """The style of figures, and montages of images."""
 
+from functools import cache
 from itertools import cycle, islice
 
 import numpy as np
+from anyascii import anyascii
 from matplotlib.axes import Axes
+from matplotlib.font_manager import findfont, get_font
+
+from plankton_study.report.formatting import shown_name
+
+FONT = "DejaVu Sans"  # comes with matplotlib
 
 MARKERS = "os^DvPX*<>"
 
@@ -22,9 +29,7 @@ def set_style() -> None:
     """Set the style of every figure."""
     import seaborn as sns
 
-    sns.set_theme(
-        context="paper", style="ticks", palette="colorblind", font="DejaVu Sans", rc=SETTINGS
-    )
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", font=FONT, rc=SETTINGS)
 
 
 def line_looks(number: int) -> list[dict[str, object]]:
@@ -64,3 +69,19 @@ def show_grey(ax: Axes, picture: np.ndarray) -> None:
     """Draw a grey image (H, W) uint8 without axes."""
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
     ax.set_axis_off()
+
+
+def drawn_name(taxon: str) -> str:
+    """Return the name of a taxon as it is drawn in figures.
+
+    Matplotlib takes text between dollar signs for mathematics, and draws a box for a character
+    that its font lacks; such characters are transliterated to Latin letters.
+    """
+    drawable = _drawable_characters()
+    letters = [letter if ord(letter) in drawable else anyascii(letter) for letter in taxon]
+    return shown_name("".join(letters)).replace("$", r"\$")
+
+
+@cache
+def _drawable_characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FONT)).get_charmap())

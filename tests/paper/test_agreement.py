@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from stored_runs import (
@@ -58,6 +59,14 @@ def difference(value: float, low: float, high: float) -> Estimate:
 
 
 SCORE = Estimate(0.642, 0.586, 0.694, 90)
+NO_INTERVAL = Estimate(0.75, np.nan, np.nan, 4)
+
+
+def judge(published: dict, live: dict | None, seeds: tuple[dict, ...] = ()) -> str:
+    """Return what the rule says about one value, published with several seeds."""
+    lives = {} if live is None else {"value": live}
+    each = [{"value": value} for value in (published, *seeds)]
+    return agreement.Rule(each, {"value": published}, lives, is_repetition=False).judge("value")
 
 
 @pytest.mark.parametrize(
@@ -68,10 +77,13 @@ SCORE = Estimate(0.642, 0.586, 0.694, 90)
         # the published value lies in the live interval
         (SCORE, Estimate(0.580, 0.500, 0.660, 90), "agrees"),
         (SCORE, Estimate(0.580, 0.550, 0.610, 90), "differs"),
+        # of another number of images
+        (SCORE, Estimate(0.642, 0.586, 0.694, 91), "differs"),
         (difference(-0.07, -0.154, 0.011), difference(0.02, -0.09, 0.03), "agrees"),
         (difference(-0.07, -0.094, -0.051), difference(-0.02, -0.04, 0.01), "differs"),
         (SCORE, "not run", "differs"),
         (SCORE, 0.642, "differs"),
+        (NO_INTERVAL, Estimate(0.5, np.nan, np.nan, 6), "other choice"),
         (MeanWithError(0.610, 0.027), MeanWithError(0.560, 0.020), "agrees"),
         (MeanWithError(0.610, 0.027), MeanWithError(0.540, 0.020), "differs"),
         (MeanWithError(0.610, 0.010), MeanWithError(0.560, 0.027), "agrees"),
@@ -84,11 +96,68 @@ SCORE = Estimate(0.642, 0.586, 0.694, 90)
 )
 def test_the_rule_of_agreement(tmp_path, published, live, verdict):
     both = stored_value(tmp_path / "a", published), stored_value(tmp_path / "b", live)
-    assert agreement.judge(*both) == verdict
+    assert judge(*both) == verdict
+
+
+@pytest.mark.parametrize(
+    ("seeds", "verdict"),
+    [
+        ((0.30, 0.38), "agrees"),  # trainings lie far apart, as those of SimCLR on another camera
+        ((0.62, 0.66), "differs"),
+        ((0.30,), "differs"),  # two seeds do not tell how far
+    ],
+)
+def test_the_tolerance_knows_how_far_trainings_lie_apart(tmp_path, seeds, verdict):
+    live = stored_value(tmp_path / "live", Estimate(0.049, 0.02, 0.08, 90))
+    published = stored_value(tmp_path / "0", Estimate(0.386, 0.33, 0.44, 90))
+    others = tuple(
+        stored_value(tmp_path / str(value), Estimate(value, value - 0.03, value + 0.03, 90))
+        for value in seeds
+    )
+    assert judge(published, live, others) == verdict
+
+
+def test_a_value_whose_seeds_agree_by_chance_has_the_spread_of_its_table(tmp_path):
+    """Three seeds may lie close together by chance; then the other rows say how far they may."""
+
+    def values(row, *scores):
+        entries = [
+            stored_value(
+                tmp_path / f"{row}{number}", Estimate(score, score - 0.01, score + 0.01, 9)
+            )
+            for number, score in enumerate(scores)
+        ]
+        return [{row: entry} for entry in entries]
+
+    lucky = values("lucky", 0.500, 0.500, 0.500)
+    usual = values("usual", 0.500, 0.520, 0.480)
+    seeds = [first | second for first, second in zip(lucky, usual, strict=True)]
+    alone, together = agreement.Trainings(lucky), agreement.Trainings(seeds)
+    assert alone.reach("lucky") == 0
+    assert together.reach("lucky") > 0.05
+    assert together.reach("usual") == pytest.approx(4.303 * (4 / 3) ** 0.5 * 0.02, rel=1e-3)
+
+
+def test_on_the_same_machine_every_value_must_be_the_same(live):
+    """Rounding cannot differ there, so a value inside its interval shows another run."""
+    path = live.folder / "values" / "natural.csv"
+    natural = pd.read_csv(path, dtype=str, keep_default_na=False)
+    is_score = (natural["encoder"] == "SimCLR") & (natural["quantity"] == "macro-F1 (%)")
+    row = natural.index[is_score][0]
+    natural.loc[row, "value"] = str(float(natural.loc[row, "value"]) + 0.002)
+    natural.to_csv(path, index=False)
+    table = agreement.compare_runs(PUBLISHED_RUN, live)
+    assert table.attrs["is_repetition"]
+    assert (table["verdict"] == "differs").sum() == 1
+
+    change_provenance([live.folder / "provenance" / "table_claims.json"], processor="another")
+    table = agreement.compare_runs(PUBLISHED_RUN, live)
+    assert not table.attrs["is_repetition"]
+    assert (table["verdict"] == "agrees").sum() == 1
 
 
 def test_a_value_that_is_not_there_is_missing(tmp_path):
-    assert agreement.judge(stored_value(tmp_path, SCORE), None) == "missing"
+    assert judge(stored_value(tmp_path, SCORE), None) == "missing"
 
 
 def test_what_is_of_the_machine_is_not_compared(live):
@@ -164,6 +233,12 @@ def test_joined_results_are_compared_only_where_both_join_the_same_seeds(live):
     assert not table["value"].str.contains("joined_claims").any()
 
 
+def test_runs_on_other_images_or_labels_are_not_compared(live):
+    change_provenance((live.folder / "provenance").glob("*.json"), inputs=["others"])
+    with pytest.raises(StudyError, match="run on other images, labels or parts"):
+        verdicts(live)
+
+
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("config", "other")])
 def test_runs_of_other_profiles_are_not_compared(live, key, value):
     change_provenance((live.folder / "provenance").glob("*.json"), **{key: value})
@@ -195,7 +270,7 @@ def test_the_summary_names_what_differs_and_on_which_machines(live):
     table = agreement.compare_runs(PUBLISHED_RUN, live)
     *lines, last = agreement.summary(table).splitlines()
     assert re.search(r"^ +differs  number best_accuracy: .* → ", lines[0])
-    assert "published on another kind of machine (cpu, " in lines[1] and "(cuda, " in lines[1]
+    assert "published on cpu, " in lines[1] and "this run on cuda, " in lines[1]
     assert len(lines) == 2
     assert last == f"{len(table)} values ({len(table) - 1} same, 1 differs): " + (
         "published numbers that do not hold: 1"

@@ -151,3 +151,23 @@ def test_a_table_in_markdown_has_a_line_for_each_row():
     lines = pages.markdown_table(RUN.texts("splits")).splitlines()
     assert len(lines) == 2 + len(RUN.texts("splits"))
     assert set(lines[1]) == set("| -")
+
+
+def test_names_from_a_profile_cannot_change_the_pages(tmp_path):
+    """The name of a set, or of a taxon, may hold characters that mean something in HTML."""
+    name = "<b>station</b> & co"
+    run = copy_run(tmp_path / "demo", parts=NUMBERS_AND_TABLES)
+    for part in ("figures", "notebooks"):
+        shutil.copytree(PUBLISHED / part, run.folder / part)
+    shutil.copy(PUBLISHED / "paper.pdf", run.folder)
+    change_json(run.folder / "numbers" / "run_size.json", value=name)
+    change_json(run.folder / "numbers" / "sets.json", value=name)
+    for path in (run.folder / "provenance").glob("*_balanced*.json"):
+        change_json(path, caption=f"On {name}.")
+    pages.build_site(run, tmp_path / "site")
+    for page in ("index", "data_card"):
+        text = (tmp_path / "site" / f"{page}.html").read_text(encoding="utf-8")
+        assert "<b>station" not in text
+        assert "&lt;b&gt;station&lt;/b&gt; &amp; co" in text
+    table = pages.markdown_table(pd.DataFrame({"taxon": ["a|b", "<i>"]}))
+    assert r"a\|b" in table and "&lt;i&gt;" in table

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.intervals import Estimate
 from plankton_study.report.provenance import code_revision, provenance
-from plankton_study.report.results import CAPTIONS, SYNTHETIC, Results, optimistic_note
+from plankton_study.report.results import (
+    CAPTIONS,
+    SYNTHETIC,
+    Results,
+    latex_table,
+    optimistic_note,
+)
 from plankton_study.report.style import set_style
 from plankton_study.report.tidy import read_tidy
 from plankton_study.run.errors import StudyError
@@ -231,3 +237,11 @@ def test_results_of_one_run_join_nothing(results):
     results.save_number("many", 3)
     entry = read_json(results.folder / "provenance" / "number_many.json")
     assert "joined" not in entry["provenance"]
+
+
+def test_latex_prints_the_signs_that_tables_contain():
+    """Without the T1 encoding, LaTeX prints < as an inverted exclamation mark."""
+    latex = latex_table(pd.DataFrame({"p": ["<0.001", "−7 ± 2", "a > b | c → d", "16 × 16"]}))
+    assert not set("<>|−±×→") & set(latex)
+    assert r"\textless{}0.001" in latex and r"$-$7 $\pm$ 2" in latex
+    assert r"a \textgreater{} b \textbar{} c $\rightarrow$ d" in latex

@@ -1,10 +1,19 @@
 """The look of figures, and pictures made of many images."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from plankton_study.report.style import label_row, line_looks, montage, show_grey, show_images
+from plankton_study.report.style import (
+    drawn_name,
+    label_row,
+    line_looks,
+    montage,
+    show_grey,
+    show_images,
+)
 
 
 def grey_images(number: int) -> np.ndarray:
@@ -39,3 +48,32 @@ def test_lines_look_different_from_each_other(number):
     looks = line_looks(number)
     assert len(looks) == number
     assert len({(look["color"], look["marker"]) for look in looks}) == number
+
+
+# --- names of taxa
+
+
+@pytest.mark.parametrize(
+    ("taxon", "drawn"),
+    [
+        ("arrow_worm", "arrow worm"),
+        ("cost $5 to $9", r"cost \$5 to \$9"),
+        ("Größe_ø", "Größe ø"),
+        ("浮游生物", "FuYouShengWu"),
+        ("планктон", "планктон"),
+    ],
+)
+def test_names_of_taxa_are_drawn_as_they_are_or_transliterated(taxon, drawn):
+    assert drawn_name(taxon) == drawn
+
+
+@pytest.mark.parametrize("taxon", ["$a_b$", "$", "$\\frac{$", "浮游 $x$", "a & b % c # ^"])
+def test_no_name_of_a_taxon_breaks_a_figure_or_draws_boxes(taxon):
+    figure, ax = plt.subplots()
+    ax.set_title(drawn_name(taxon))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of missing glyphs
+        figure.canvas.draw()
+    shown = ax.title.get_text().replace(r"\$", "$")
+    assert shown.count("$") == taxon.count("$")
+    plt.close(figure)
