@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 import pytest
-from stored_runs import PUBLISHED, copy_run, pages
+from stored_runs import NUMBERS_AND_TABLES, PUBLISHED, change_json, copy_run, pages
 
 from plankton_study.report.stored import StoredRun
 from plankton_study.run.errors import StudyError
