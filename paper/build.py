@@ -155,7 +155,24 @@ def results_section(run: StoredRun) -> str:
         seconds = costs[costs["quantity"] == "seconds"]["value"].iloc[0]
         return f"{seconds / 60:.0f}"
 
-    words = {"difference": difference, "score": score, "denoiser_minutes": denoiser_minutes}
+    def over_seeds(setting: str, encoder: str, head: str) -> str:
+        """Return the mean macro-F1 over all published seeds, in percent."""
+        of_seeds = [run]
+        of_seeds += [StoredRun(path) for path in run.folder.parent.glob(f"{run.name}-seed*")]
+        values = []
+        for seed in of_seeds:
+            table = seed.values(setting)
+            is_row = (table["encoder"] == encoder) & (table["head"] == head)
+            (value,) = table[is_row & (table["quantity"] == "macro-F1 (%)")]["value"]
+            values.append(value)
+        return number_text(100 * sum(values) / len(values), 1)
+
+    words = {
+        "difference": difference,
+        "score": score,
+        "over_seeds": over_seeds,
+        "denoiser_minutes": denoiser_minutes,
+    }
     return pages.render(PAPER / "readme_results.md", run, **words).strip()
 
 

@@ -270,7 +270,9 @@ class Features(Strict):
     batch_size: Count = 32
     precision: Precision = "auto"
     pca: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 128)  # components of the pixels
-    # the cell of U-Nets that is fixed in advance; for other networks it is the last layer
+    # the cell of U-Nets that is fixed in advance; for other networks it is the last layer. This one
+    # was chosen in a pilot on PlanktonSet: a profile of such images should name one that other
+    # data chose
     predeclared: str = "up16.resnet1@t15"
 
 
