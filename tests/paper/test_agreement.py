@@ -102,9 +102,9 @@ def test_the_rule_of_agreement(tmp_path, published, live, verdict):
 @pytest.mark.parametrize(
     ("seeds", "verdict"),
     [
-        ((0.30, 0.38), "agrees"),  # trainings lie far apart, as those of SimCLR on another camera
-        ((0.62, 0.66), "differs"),
-        ((0.30,), "differs"),  # two seeds do not tell how far
+        ((0.10, 0.38), "agrees"),  # trainings lie far apart, as those of SimCLR on another camera
+        ((0.37, 0.40), "differs"),
+        ((0.10,), "differs"),  # two seeds do not tell how far
     ],
 )
 def test_the_tolerance_knows_how_far_trainings_lie_apart(tmp_path, seeds, verdict):
