@@ -145,6 +145,8 @@ def _check_notebook(path: Path, run: StoredRun, origin: dict[str, Any]) -> None:
 def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> None:
     """Check that the joined results combine this run with all published seeds, and no others.
 
+    Seeds of other code, libraries or precision cannot be joined (see `runs_of_all_seeds`).
+
     Raises:
         StudyError: a published seed is not joined, or one is joined that is not published.
     """
@@ -153,7 +155,8 @@ def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> No
     profile = origin["profile"]
     for path in published.glob(f"{profile}*/provenance/table_claims.json"):
         other = read_json(path)["provenance"]
-        if other["config"] == origin["config"] and other["inputs"] == origin["inputs"]:
+        same = ("config", "inputs", "code", "precision")
+        if all(other.get(key) == origin.get(key) for key in same):
             expected.add(str(other["seed"]))
     notebook = live.folder / "notebooks" / VERDICTS
     missing, unknown = sorted(expected - joined), sorted(joined - expected)

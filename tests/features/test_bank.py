@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from plankton_study.features import bank as bank_module
 from plankton_study.features.bank import extract_features
-from plankton_study.features.registry import diffusion_encoder, random_encoder
+from plankton_study.features.registry import diffusion_encoder, make_encoder, random_encoder
 from plankton_study.images.splits import make_splits
 from plankton_study.run.errors import StudyError
 
@@ -88,6 +89,16 @@ def test_the_code_of_an_encoder_is_part_of_the_banks_key(shared, splits):
     bank = extract_features(shared, encoder, splits, rows)
     encoder.identity = encoder.identity | {"code": "edited"}
     assert extract_features(shared, encoder, splits, rows).folder != bank.folder
+
+
+def test_the_room_that_is_needed_counts_class_tokens_too(shared, splits, monkeypatch):
+    """A transformer's layers have a class token beside their pooled map."""
+    needed = []
+    monkeypatch.setattr(bank_module, "require_space", lambda folder, size: needed.append(size))
+    encoder, rows = make_encoder(shared, splits, "MAE"), splits["test"]
+    encoder.identity = encoder.identity | {"another": "key"}
+    bank = extract_features(shared, encoder, splits, rows)
+    assert needed == [sum(bank[cell].nbytes for cell in bank.cells)]
 
 
 EXTRACT = """

@@ -44,6 +44,16 @@ def encoder_of(unet, **changes) -> DiffusionEncoder:
 # --- a denoiser
 
 
+def test_the_identity_holds_the_precision_that_the_machine_uses(unet, monkeypatch):
+    """Machines with and without bfloat16 that share a cache do not share features."""
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    automatic = encoder_of(unet, precision="auto").identity
+    assert automatic == encoder_of(unet, precision="float32").identity
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert encoder_of(unet, precision="auto").identity["precision"] == "bfloat16"
+
+
 @pytest.mark.parametrize("noise", ["shared", "clean", "by_image", "mean"])
 def test_features_do_not_depend_on_the_batch(unet, images, noise):
     encoder = encoder_of(unet, noise=noise)

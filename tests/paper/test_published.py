@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from stored_runs import ROOT, build, copy_manuscript, pages, publishing
+from stored_runs import ROOT, agreement, build, copy_manuscript, pages, publishing
 
 from plankton_study.report.provenance import RUN_KEYS
 from plankton_study.report.stored import JOINED, JOINED_RESULTS, StoredRun
@@ -169,6 +169,22 @@ def test_the_joined_seeds_share_profile_and_images(folder):
     for other in seeds_of(folder).values():
         for key in ("config", "inputs"):
             assert origin_of(other)[key] == origin_of(folder)[key], other.name
+
+
+@of_first_seeds
+def test_the_joined_seeds_were_made_by_the_same_code_and_precision(folder):
+    if folder.name in WITHOUT_REVISIONS:  # joined before this was a rule; its text says so
+        assert "refuse to join" in (ROOT / "paper" / f"reading_{folder.name}.typ").read_text(
+            "utf-8"
+        )
+        return
+    for other in seeds_of(folder).values():
+        for key in ("code", "precision"):
+            assert origin_of(other)[key] == origin_of(folder)[key], other.name
+
+
+def test_enough_seeds_are_published_to_know_how_far_trainings_lie_apart():
+    assert len(agreement.published_seeds(StoredRun(PUBLISHED / "demo"))) >= 3
 
 
 @of_first_seeds

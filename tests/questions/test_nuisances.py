@@ -1,16 +1,21 @@
 """What else features tell, each with a planted nuisance."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from plankton_study.images.splits import make_splits
 from plankton_study.questions.shift.nuisances import (
+    cells_at_home_and_away,
     home_away_auroc,
+    nuisances_table,
     rank_correlation,
     readable_variance,
 )
+from plankton_study.questions.shift.shifted_parts import shifted_parts
 
 
 def test_a_planted_nuisance_is_found_and_the_taxon_is_not_taken_for_one():
@@ -63,3 +68,32 @@ def test_the_correlation_of_a_constant_column_is_not_defined():
         warnings.simplefilter("error")
         estimate = rank_correlation(cells, "home", "away", np.random.default_rng(0))
     assert estimate.text(1, 2) == "not defined"
+
+
+def test_a_nuisance_that_no_cell_encodes_has_no_correlation_with_the_loss():
+    """An R² below zero says nothing; a correlation of such values would be read as a finding."""
+    loss = np.linspace(0, 0.3, 12)
+    cells = pd.DataFrame(
+        {
+            "layer": "up",
+            "size": -0.1 - loss,
+            "day": np.linspace(-0.1, 0.4, 12),
+            "home or away: later": 0.5 + loss,
+            "home of later": 0.8,
+            "later": 0.8 - loss,
+        }
+    )
+    part = SimpleNamespace(set="shapes", part="later")
+    table = nuisances_table([part], {"shapes": cells}).set_index("nuisance")
+    correlation = table["correlation with loss"]
+    assert correlation["size"] is None
+    assert correlation["day"].value == pytest.approx(1)
+    assert correlation["home or away"].value == pytest.approx(1)
+
+
+def test_cells_lose_their_score_over_the_same_taxa(shared):
+    splits = make_splits(shared, "shapes")
+    parts = shifted_parts(shared, {"shapes": splits})
+    (grid,) = cells_at_home_and_away(shared, parts).values()
+    assert {"later", "home of later", "macro_f1"} <= set(grid)
+    assert grid["later"].between(0, 1).all() and grid["home of later"].between(0, 1).all()

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from plankton_study.images.splits import Splits, make_splits
 from plankton_study.probes.intervals import Units
@@ -13,17 +15,47 @@ from plankton_study.probes.probe import probe_encoder, read_features
 from plankton_study.probes.result import LinearProbe, evaluate
 from plankton_study.questions.shift.shifted_parts import (
     Predictions,
+    daily_accuracy,
     decompose_loss,
+    home_and_away_table,
     predict_elsewhere,
     predictions,
     rename_classes,
     restrict_to_taxa,
+    shifted_parts,
 )
 
 
 @pytest.fixture
 def splits(shared) -> Splits:
     return make_splits(shared, "shapes")
+
+
+# --- the same taxa on both sides
+
+
+def test_home_and_away_are_scored_over_the_same_taxa_on_images_of_these_only(shared, splits):
+    """A taxon that is only at home counts neither as an image nor as a wrong answer."""
+    (later,) = shifted_parts(shared, {"shapes": splits})
+    result = later.comparison.results["diffusion"]
+    taxa = later.taxa[:1]
+    part = later._replace(taxa=taxa)
+    truth = splits.taxa(result.rows["test"]).astype(str)
+    assert set(truth) > set(taxa), "home has no other taxa"
+    is_kept = np.isin(truth, taxa)
+    predicted = result.predicted_taxa("test")
+    table = home_and_away_table(shared, [part])
+    (line,) = table[table["encoder"] == "diffusion"].to_dict("records")
+    home = line["macro-F1, home (%)"]
+    expected = f1_score(truth[is_kept], predicted[is_kept], labels=list(taxa), average="macro")
+    assert home.value == pytest.approx(expected) and home.n == is_kept.sum()
+
+    days = daily_accuracy(shared, [part])
+    at_home = days[(days["encoder"] == "diffusion") & (days["place"] == "home")]
+    assert at_home["images"].sum() <= is_kept.sum()
+    for side in ("test", "later"):
+        counts = pd.Series(splits.taxa(splits[side])).value_counts()
+        assert (counts[list(later.taxa)] >= shared.profile.probes.shifted_images).all()
 
 
 # --- what is the loss made of?

@@ -1,5 +1,6 @@
 """The cache: a folder appears whole or not at all, and its name says what made it."""
 
+import ast
 import errno
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +221,39 @@ def test_a_new_version_of_a_library_is_another_key(monkeypatch):
     before = cache.code_digest(CODE)
     monkeypatch.setitem(cache.VERSIONS, "torch", "0.0")
     assert cache.code_digest(CODE) != before
+
+
+#: libraries that show or store, but compute no number
+CANNOT_COMPUTE = {
+    "IPython",
+    "anyascii",
+    "filelock",
+    "huggingface_hub",
+    "matplotlib",
+    "pydantic",
+    "safetensors",
+    "seaborn",
+    "tqdm",
+}
+
+
+def test_every_library_that_computes_is_part_of_the_key():
+    imported = set()
+    for source in cache.SOURCES.values():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    libraries = imported - set(sys.stdlib_module_names) - {"plankton_study"} - CANNOT_COMPUTE
+    names = packages_distributions()
+    assert libraries
+    missing = {
+        name
+        for name in libraries
+        if not {each.lower() for each in names[name]} & set(cache.LIBRARIES)
+    }
+    assert missing == set(), "name them in LIBRARIES, or here if they compute nothing"
 
 
 # --- values
