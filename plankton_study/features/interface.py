@@ -34,8 +34,8 @@ class Encoder(Protocol):
         identity: JSON values that determine its features (weights, settings, code); part of the
             cache key.
         folder: its training folder, with curve.csv (see `Trainer`); None if not trained here.
-        cost: parameters; and images_seen, flops (per image) and seconds of its training, as far
-            as known.
+        cost: parameters; and images_seen, flops (per image), seconds and first_loss (of the first
+            batch) of its training, as far as known.
     """
 
     name: str

@@ -216,7 +216,7 @@ def divide(collection: Collection, config: Split) -> Splits:
         "neither home nor shifted": ~is_home & ~is_away,
         "near duplicates of held-out images": is_near_held_out,
         "near duplicates of test images in validation": is_near_test,
-        "novel taxa, not from the days or samples of the test images": is_novel,
+        "novel taxa, not comparable with the test images": is_novel,
         "held out or shifted, without a taxon of the study": ~has_class,
         "beyond validation_images or test_images": np.ones(len(records), bool),
     }

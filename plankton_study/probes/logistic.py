@@ -22,7 +22,7 @@ class LogisticModel(NamedTuple):
     weights: np.ndarray  # (C, K) float32
     bias: np.ndarray  # (K,) float32
     iterations: int
-    converged: bool  # False if the fit ended at the limit of iterations
+    converged: bool  # False if the fit ended at the limit of iterations, or could not go on
 
     def probabilities(self, features: Iterable[np.ndarray]) -> np.ndarray:
         """Return class probabilities (n, K) float32 for blocks of features, (n, C) in total."""
@@ -172,12 +172,13 @@ class _Problem:
             downhill = (gradient + penalty * solution) * scale
             return loss, downhill.double().numpy().ravel()
 
-        last = math.inf
+        last, is_flat = math.inf, False
 
         def stop_where_flat(intermediate_result: OptimizeResult) -> None:
-            nonlocal last
+            nonlocal last, is_flat
             gain, last = last - intermediate_result.fun, intermediate_result.fun
-            if gain <= tolerance * last:
+            is_flat = gain <= tolerance * last
+            if is_flat:
                 raise StopIteration
 
         found = minimize(
@@ -190,4 +191,4 @@ class _Problem:
             options={"ftol": 0.0, "gtol": 0.0, "maxiter": max_iterations},
         )
         solution = torch.from_numpy(found.x.astype(np.float32)).reshape(start.shape) * scale
-        return _Fit(solution, int(found.nit), bool(found.nit < max_iterations))
+        return _Fit(solution, int(found.nit), bool(is_flat or found.success))

@@ -96,19 +96,29 @@ def drawn_scores(
 
     Returns:
         Metric → (1 + draws,). The first value is the mean over the draws of labels. Each bootstrap
-        draw uses the next draw of labels in turn, so the interval includes how much the score
-        depends on which images were labelled.
+        draw is a mean over draws of labels as well, which are resampled too. So the interval is
+        that of the mean, and includes how much it depends on which images were labelled.
     """
     of_labels = np.atleast_2d(predicted)
-    values = [scores(truth, each, weights[:1], taxa) for each in of_labels]
-    drawn = {metric: np.empty(len(weights)) for metric in values[0]}
-    for number, each in enumerate(of_labels):
-        in_turn = slice(1 + number, None, len(of_labels))
-        for metric, draws in scores(truth, each, weights[in_turn], taxa).items():
-            drawn[metric][in_turn] = draws
-    for metric in drawn:
-        drawn[metric][0] = np.mean([value[metric][0] for value in values])
-    return drawn
+    each = [scores(truth, taxa_of_draw, weights, taxa) for taxa_of_draw in of_labels]
+    times = _label_weights(len(of_labels), len(weights) - 1)
+    return {
+        metric: (times * np.stack([values[metric] for values in each], axis=1)).sum(axis=1)
+        for metric in each[0]
+    }
+
+
+def _label_weights(label_draws: int, draws: int) -> np.ndarray:
+    """Return how much each of L draws of labels counts, (1 + draws, L); each row adds up to 1.
+
+    A bootstrap draw takes L - 1 of them with replacement: with L, the variance of their mean would
+    be too small by the factor (L - 1) / L (Rao and Wu 1988).
+    """
+    first = np.full((1, label_draws), 1 / label_draws)
+    taken = max(label_draws - 1, 1)
+    rng = np.random.default_rng(2)
+    chance = np.full(label_draws, 1 / label_draws)
+    return np.vstack([first, rng.multinomial(taken, chance, size=draws) / taken])
 
 
 def estimates(

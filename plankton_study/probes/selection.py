@@ -56,7 +56,7 @@ def probed_parts(splits: Splits, setting: str, shifted_images: int = 1) -> dict[
         setting: "natural" or "balanced".
         shifted_images: images that a taxon needs in the test part and in a shifted part; other
             taxa are left out of the shifted part, so that home and away are scored over the same
-            taxa.
+            taxa. A shifted part with fewer than two such taxa is left out.
     """
     classes = setting_classes(splits, setting)
     train_part = "train" if setting == "natural" else "balanced"
@@ -68,7 +68,7 @@ def probed_parts(splits: Splits, setting: str, shifted_images: int = 1) -> dict[
     at_home = _frequent_taxa(splits, "test", shifted_images)
     for shift in splits.shifts:
         shared = at_home & _frequent_taxa(splits, shift, shifted_images) & set(classes)
-        if shared:
+        if len(shared) > 1:
             parts[shift] = splits.restrict(shift, tuple(sorted(shared)))
     return parts
 

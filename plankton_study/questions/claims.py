@@ -90,6 +90,12 @@ class Place(NamedTuple):
     as_trained: ProbeResults
     part: str
 
+    @property
+    def home(self) -> str:
+        """What the probes were fitted on: a set, with its shifted parts, or a pair of sets."""
+        is_shifted_or_home = self.part in self.splits.parts
+        return self.splits.collection.name if is_shifted_or_home else self.name
+
 
 def places(study: Study, sets: dict[str, Splits]) -> list[Place]:
     """Return all places where the claims about encoders are judged.
@@ -241,13 +247,33 @@ def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
     for place in places(study, sets):
         for name, result in place.results.items():
             for number, draw in enumerate(result.of_each_draw):
-                # shifted parts are predicted by the probes of home
-                selected[place.splits.digest, name, result.setting, number] = draw
+                selected[place.home, name, result.setting, number] = draw
     return ProbeFits(
         count=len(selected),
         not_converged=int(sum((~draw.finalists["converged"]).sum() for draw in selected.values())),
         at_an_end=sum(draw.linear.strength in ends for draw in selected.values()),
     )
+
+
+def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
+    """Return every network that the claims rest on, with the loss of its first batch.
+
+    That loss depends on the initial weights and on the first images, so it identifies a training:
+    another seed, other images or other labels give another value.
+
+    Returns:
+        Columns set, encoder, setting, labels (which random draw of them), and first loss.
+    """
+    lines = {}
+    for place in places(study, sets):
+        for name, result in place.results.items():
+            for number, draw in enumerate(result.of_each_draw, start=1):
+                loss = draw.encoder.cost.get("first_loss")
+                if loss is not None and place.part in place.splits.parts:
+                    key = place.home, name, result.setting, f"draw {number}"
+                    lines[key] = (*key, loss)
+    columns = ["set", "encoder", "setting", "labels", "first loss"]
+    return pd.DataFrame(list(lines.values()), columns=columns)
 
 
 # --- all training seeds
@@ -304,8 +330,10 @@ def _join_difference(claim: str, place: str, rows: pd.DataFrame) -> dict[str, An
     line["n"] = int(rows["n"].min())
     seeds = len(rows)
     if claim == MAPS:  # a share, of which the error is not known
+        cells = int(rows["n"].sum())
+        share = (rows["value"] * rows["n"]).sum() / cells
         unknown = dict.fromkeys(("low", "high", "p", "error", "freedom"), np.nan)
-        return line | unknown | {"n": int(rows["n"].sum())}
+        return line | unknown | {"value": share, "n": cells}
     if seeds == 1:
         (only_row,) = rows.to_dict("records")
         numbers = {key: only_row[key] for key in ("low", "high", "p")}
@@ -316,6 +344,8 @@ def _join_difference(claim: str, place: str, rows: pd.DataFrame) -> dict[str, An
     if between_trainings > 0:
         with np.errstate(over="ignore"):  # if seeds hardly differ, it is infinite
             freedom = (seeds - 1) * (error / between_trainings) ** 4
+    if np.isnan(error):  # no seed has an interval, such as over a single day
+        return line | dict.fromkeys(("low", "high", "p", "error", "freedom"), np.nan)
     reach = t.ppf(1 - LEVEL / 2, freedom) * error
     p = 2 * t.sf(abs(value) / error, freedom) if error > 0 else float(value == 0)
     return line | {
@@ -492,4 +522,6 @@ def _power_text(differences: pd.DataFrame) -> str:
     if differences.empty or differences["claim"].iloc[0] == MAPS:
         return ""
     points = 100 * detectable_differences(differences)
-    return "; ".join(intervals.number_text(value, 1) for value in points)
+    return "; ".join(
+        "unknown" if np.isnan(value) else intervals.number_text(value, 1) for value in points
+    )

@@ -254,7 +254,7 @@ def learning_table(
 
     Returns:
         One row for each encoder that was trained here; columns encoder, before training (%),
-        after (%), held-out loss at the end (its trend), and first loss (of the first batch).
+        after (%), and held-out loss at the end (its trend).
     """
     lines = []
     for name, curve in learning_curves(results).items():
@@ -266,7 +266,6 @@ def learning_table(
                 "before training (%)": _score_before(study, splits, results, name, setting),
                 "after (%)": after,
                 "held-out loss at the end": loss_trend(curve["held_out"]),
-                "first loss": result.encoder.cost["first_loss"],
             }
         )
     return pd.DataFrame(lines)

@@ -65,7 +65,7 @@ def computing_code() -> str:
 
 @cache
 def processor_name() -> str:
-    """Return the model of the processor, as far as the system says it."""
+    """Return the model of the processor; "" if the system does not say it."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         facts = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -73,7 +73,7 @@ def processor_name() -> str:
         parts = [facts.get(key, "") for key in ("model name", "cpu family", "model")]
         if parts[0]:
             return " ".join(part for part in parts if part)
-    return platform.processor() or platform.machine()
+    return ""
 
 
 #: what shapes results: other files, such as a profile beside the package, do not make a run dirty

@@ -63,6 +63,7 @@ class Results:
             "optimistic": optimistic_note(splits),
             "metric": METRICS[probes.metric],
             "least": probes.shifted_images,
+            "predeclared": study.profile.features.predeclared_in_words,
         }
 
     def save_figure(

@@ -156,31 +156,45 @@ def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> SeedRuns:
     """Return the stored runs of all training seeds that may be joined with this run.
 
     They have the same profile and images, and were made by the same code, libraries and precision,
-    so that they differ in nothing but the seed. A live run takes precedence over a published one.
+    so that they differ in nothing but the seed. Of two runs of a seed the live one counts.
 
     Args:
         study: the study of this run.
         inputs: digests of the images.
+
+    Raises:
+        StudyError: the run of this study's own seed is missing, or was made by other code.
     """
     current = provenance(study, inputs)
-    found = {}
+    runs, refused = {}, {}
     live = study.results_root
     for root in (live.with_name("published"), live):
         for path in sorted(root.glob(f"{study.profile.name}*/values/claims.csv")):
             run = StoredRun(path.parents[1])
             origin = run.entry("table", "claims")["provenance"]
+            seed = origin["seed"]
             is_same_study = all(origin[key] == current[key] for key in ("config", "inputs"))
-            if is_same_study and run.name == run_name(study.profile.name, origin["seed"]):
-                found[origin["seed"]] = run, _differences_in_making(origin, current)
-    runs = {seed: run for seed, (run, differing) in sorted(found.items()) if not differing}
-    refused = [
+            if not is_same_study or run.name != run_name(study.profile.name, seed):
+                continue
+            differing = _differences_in_making(origin, current)
+            if differing:
+                refused[seed] = _refusal(run, seed, differing)
+            else:
+                runs[seed] = run
+    reasons = [reason for seed, reason in sorted(refused.items()) if seed not in runs]
+    if study.seed not in runs:
+        missing = f"{study.results} holds no claims: run notebook 14 first"
+        raise StudyError(reasons[0] if reasons else missing)
+    return SeedRuns(dict(sorted(runs.items())), reasons)
+
+
+def _refusal(run: StoredRun, seed: int, differing: list[str]) -> str:
+    """Return why a run is not joined, in one sentence."""
+    verb = "differs" if len(differing) == 1 else "differ"
+    return (
         f"seed {seed} ({run.folder.parent.name}/{run.name}) is not joined, since its "
-        f"{' and '.join(differing)} differ{'s' * (len(differing) == 1)} from this run's: "
-        f"run `make paper SEED={seed}` again"
-        for seed, (run, differing) in sorted(found.items())
-        if differing
-    ]
-    return SeedRuns(runs, refused)
+        f"{' and '.join(differing)} {verb} from this run's: run `make paper SEED={seed}` again"
+    )
 
 
 def _differences_in_making(origin: dict[str, Any], current: dict[str, Any]) -> list[str]:

@@ -259,6 +259,10 @@ def _add_basic_encoders(tables: Any) -> Any:
 # --- features, probes and questions
 
 
+#: chosen in a pilot on PlanktonSet, divided otherwise and with another denoiser
+PILOT_CELL = "up16.resnet1@t15"
+
+
 class Features(Strict):
     """Which features are read, and how."""
 
@@ -270,10 +274,18 @@ class Features(Strict):
     batch_size: Count = 32
     precision: Precision = "auto"
     pca: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 128)  # components of the pixels
-    # the cell of U-Nets that is fixed in advance; for other networks it is the last layer. This one
-    # was chosen in a pilot on PlanktonSet: a profile of such images should name one that other
-    # data chose
-    predeclared: str = "up16.resnet1@t15"
+    # the cell of U-Nets that is fixed in advance; for other networks it is the last layer
+    predeclared: str = PILOT_CELL
+    predeclared_by: str = ""  # what chose it, for captions: data that the profile does not judge
+
+    @property
+    def predeclared_in_words(self) -> str:
+        """The predeclared cell and what chose it, for captions."""
+        by = self.predeclared_by
+        if not by:
+            is_of_pilot = self.predeclared == PILOT_CELL
+            by = "a pilot on PlanktonSet" if is_of_pilot else "the author of the profile"
+        return f"{self.predeclared}, chosen by {by}"
 
 
 class Probes(Strict):

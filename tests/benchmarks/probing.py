@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from timing import result_row
 
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
-from plankton_study.probes.logistic import logistic_path
+from plankton_study.probes import metrics
+from plankton_study.probes.intervals import Units
+from plankton_study.probes.logistic import LogisticModel, logistic_path
 from plankton_study.probes.ridge import ridge_grid
 from plankton_study.probes.scaling import ScaledFeatures, scaled_features
 from plankton_study.probes.selection import near_best
@@ -34,7 +37,10 @@ STRENGTHS = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]
 #: the layer and the level whose features tell most about the class
 BEST_LAYER, BEST_LEVEL = 6, 2
 #: cells on which both logistic regressions are timed
-CELLS_FIT_TWICE = 10
+CELLS_FIT_TWICE = 5
+#: as close as a converged fit is to the minimum, and scikit-learn's tolerances to come as close
+CLOSE = 1e-3
+TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 BOOTSTRAP_DRAWS = 1000
 
 
@@ -60,9 +66,9 @@ class Task:
         """Return the standardised features of the training and of the validation images."""
         return scaled_features(self.bank, cell, self.rows["train"], self.rows["validation"])
 
-    def is_right(self, predicted: np.ndarray) -> np.ndarray:
-        """Return on which validation images the predicted codes are right."""
-        return self.classes[predicted] == self.taxa["validation"]
+    def score(self, predicted: np.ndarray) -> float:
+        """Return the macro-F1 of predicted codes on the validation images."""
+        return metrics.scores(self.taxa["validation"], self.classes[predicted])["macro_f1"][0]
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,12 @@ class OurChoice:
     """What the study's probes choose.
 
     Attributes:
-        accuracy: on validation images.
+        score: macro-F1 on validation images.
         cell: the name of the chosen cell.
         seconds: of the whole search.
     """
 
-    accuracy: float
+    score: float
     cell: str
     seconds: float
 
@@ -85,14 +91,12 @@ class TheirSearch:
     """What scikit-learn gives for every cell.
 
     Attributes:
-        is_right: (cells, n validation) bool, at each cell's best strength.
+        predicted: (cells, n validation) codes, at each cell's best strength.
         seconds: (cells,) of all strengths.
-        our_seconds: of the study's logistic regression on the first cells.
     """
 
-    is_right: np.ndarray
+    predicted: np.ndarray
     seconds: np.ndarray
-    our_seconds: np.ndarray
 
 
 def make_task(folder: Path, seed: int = 0) -> Task:
@@ -143,43 +147,76 @@ def search_with_ours(task: Task, config: Probes) -> OurChoice:
     started = time.perf_counter()
     cells = task.bank.cells
     grid = ridge_grid(task.bank, cells, task.rows, task.taxa, config).table
-    ranked = grid["accuracy"].sort_values(ascending=False).index
+    ranked = grid["macro_f1"].sort_values(ascending=False).index
     fits = []
     for position in ranked[: config.finalists]:
         cell = cells[position]
         train, validation = task.scaled(cell)
         for model in logistic_path(train, task.codes, STRENGTHS):
             predicted = model.probabilities(validation).argmax(axis=1)
-            fits.append((task.is_right(predicted).mean(), str(cell)))
-    accuracy, cell_name = max(fits)
-    return OurChoice(accuracy, cell_name, time.perf_counter() - started)
+            fits.append((task.score(predicted), str(cell)))
+    score, cell_name = max(fits)
+    return OurChoice(score, cell_name, time.perf_counter() - started)
 
 
 def search_with_scikit_learn(task: Task) -> TheirSearch:
     """Fit scikit-learn's logistic regression in every cell with every strength."""
-    is_right, seconds, our_seconds = [], [], []
+    predicted, seconds = [], []
     for cell in task.bank.cells:
         train, validation = (features.whole() for features in task.scaled(cell))
         started = time.perf_counter()
-        right = fit_scikit_learn(task, train, validation)
+        models = [fit_scikit_learn(task, train, strength) for strength in STRENGTHS]
+        of_strengths = [model.predict(validation) for model in models]
         seconds.append(time.perf_counter() - started)
-        is_right.append(max(right, key=np.mean))
-        if len(our_seconds) < CELLS_FIT_TWICE:
-            started = time.perf_counter()
-            list(logistic_path([train], task.codes, STRENGTHS))
-            our_seconds.append(time.perf_counter() - started)
-    return TheirSearch(np.array(is_right), np.array(seconds), np.array(our_seconds))
+        predicted.append(max(of_strengths, key=task.score))
+    return TheirSearch(np.array(predicted), np.array(seconds))
 
 
-def fit_scikit_learn(task: Task, train: np.ndarray, validation: np.ndarray) -> list[np.ndarray]:
-    """Return on which validation images the probe of each strength is right."""
-    right = []
-    for strength in STRENGTHS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model = LogisticRegression(C=strength, max_iter=1000).fit(train, task.codes)
-        right.append(task.is_right(model.predict(validation)))
-    return right
+def fit_scikit_learn(
+    task: Task, train: np.ndarray, strength: float, tolerance: float = 1e-4
+) -> LogisticRegression:
+    """Return scikit-learn's fit; the default tolerance is scikit-learn's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=strength, tol=tolerance, max_iter=1000)
+        return model.fit(train, task.codes)
+
+
+def times_to_the_same_objective(task: Task) -> np.ndarray:
+    """Return how many times longer scikit-learn takes to reach our objective within 0.1 %.
+
+    For each of the first cells it is the time of all strengths. scikit-learn gets the largest of
+    some tolerances with which it comes as close.
+    """
+    ratios = []
+    for cell in task.bank.cells[:CELLS_FIT_TWICE]:
+        train = task.scaled(cell)[0].whole()
+        started = time.perf_counter()
+        ours = list(logistic_path([train], task.codes, STRENGTHS))
+        our_seconds = time.perf_counter() - started
+        theirs = [_seconds_to_reach(task, train, model) for model in ours]
+        ratios.append(sum(theirs) / our_seconds)
+    return np.array(ratios)
+
+
+def _seconds_to_reach(task: Task, train: np.ndarray, ours: LogisticModel) -> float:
+    goal = objective(task, train, ours.strength, ours.weights, ours.bias) * (1 + CLOSE)
+    for tolerance in TOLERANCES:
+        started = time.perf_counter()
+        model = fit_scikit_learn(task, train, ours.strength, tolerance)
+        seconds = time.perf_counter() - started
+        if objective(task, train, ours.strength, model.coef_.T, model.intercept_) <= goal:
+            break
+    return seconds
+
+
+def objective(
+    task: Task, train: np.ndarray, strength: float, weights: np.ndarray, bias: np.ndarray
+) -> float:
+    """Return scikit-learn's objective, the mean cross-entropy and the penalty."""
+    logits = train.astype(float) @ weights + bias
+    losses = logsumexp(logits, axis=1) - logits[np.arange(len(train)), task.codes]
+    return float(losses.mean() + np.square(weights).sum() / (2 * strength * len(train)))
 
 
 def measure() -> list[dict]:
@@ -189,27 +226,30 @@ def measure() -> list[dict]:
         task = make_task(Path(folder))
         ours = search_with_ours(task, config)
         theirs = search_with_scikit_learn(task)
-    return result_rows(task, ours, theirs)
+        ratios = times_to_the_same_objective(task)
+    return result_rows(task, ours, theirs, ratios)
 
 
-def result_rows(task: Task, ours: OurChoice, theirs: TheirSearch) -> list[dict]:
-    """Return both searches compared: their time, their accuracy, and the cells they choose."""
+def result_rows(task: Task, ours: OurChoice, theirs: TheirSearch, ratios: np.ndarray) -> list[dict]:
+    """Return both searches compared: their time, their scores, and the cells they choose."""
     cells = task.bank.cells
     search = (
         f"{len(cells)} cells, {len(STRENGTHS)} strengths, "
         f"{IMAGES['train']} images, {CLASSES} classes"
     )
     speed = theirs.seconds.sum() / ours.seconds
-    gap = 100 * (ours.accuracy - theirs.is_right.mean(axis=1).max())
-    is_near = near_best(theirs.is_right, task.rows["validation"], BOOTSTRAP_DRAWS).is_near
+    gap = 100 * (ours.score - max(task.score(predicted) for predicted in theirs.predicted))
+    truth = task.taxa["validation"]
+    units = Units.of(task.rows["validation"], np.unique(truth, return_inverse=True)[1])
+    predicted = task.classes[theirs.predicted]
+    is_near = near_best(truth, predicted, units, BOOTSTRAP_DRAWS, "macro_f1").is_near
     near = {str(cell) for cell, inside in zip(cells, is_near, strict=True) if inside}
     is_among = ours.cell in near
-    fit_against_fit = theirs.seconds[: len(theirs.our_seconds)] / theirs.our_seconds
     return [
         result_row(SECTION, f"scikit-learn takes, for {search}", speed, "at least 20", speed >= 20),
         result_row(
             SECTION,
-            "our best validation accuracy minus theirs",
+            "our best validation macro-F1 minus theirs",
             gap,
             "at least -0.3",
             gap >= -0.3,
@@ -217,7 +257,7 @@ def result_rows(task: Task, ours: OurChoice, theirs: TheirSearch) -> list[dict]:
         ),
         result_row(
             SECTION,
-            f"the selected cell is among their {len(near)} within one standard error",
+            f"the selected cell is among the {len(near)} that equal their best",
             float(is_among),
             "1",
             is_among,
@@ -225,7 +265,7 @@ def result_rows(task: Task, ours: OurChoice, theirs: TheirSearch) -> list[dict]:
         ),
         result_row(
             SECTION,
-            "scikit-learn takes for one path of strengths, fit against fit",
-            fit_against_fit,
+            "scikit-learn takes to the same objective within 0.1 %, a path of strengths",
+            ratios,
         ),
     ]

@@ -84,6 +84,18 @@ def test_without_groups_each_draw_judges_the_same_taxa():
     assert within.high - within.low < across.high - across.low
 
 
+def test_the_interval_over_draws_of_labels_is_that_of_their_mean():
+    """Of five probes at 50 to 70 %, the mean is known better than each of them."""
+    rng = np.random.default_rng(0)
+    truth = rng.choice(TAXA, 20_000)
+    shares = np.array([0.50, 0.55, 0.60, 0.65, 0.70])
+    predicted = np.where(rng.random((5, 20_000)) < shares[:, None], truth, "wrong")
+    estimate = metrics.estimates(truth, predicted, Units.of(np.arange(20_000)), 1000)["accuracy"]
+    error = (estimate.high - estimate.low) / 2 / 1.96
+    assert estimate.value == pytest.approx(0.6, abs=0.01)
+    assert error == pytest.approx(shares.std(ddof=1) / 5**0.5, rel=0.15)
+
+
 def test_predictions_of_several_draws_of_labels_share_the_interval():
     truth = np.random.default_rng(0).choice(TAXA, 300)
     good, bad = truth.copy(), truth.copy()

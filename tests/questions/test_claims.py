@@ -145,6 +145,34 @@ def test_one_seed_with_other_maps_leaves_the_claim_about_maps_open():
     assert claims.statistic_text(joined) == "300 of 300 cells that equal the best are of 16 px"
 
 
+def test_the_share_of_maps_over_seeds_counts_every_cell_once():
+    counts = {0: (1.0, 1), 1: (0.0, 9), 2: (0.0, 2)}
+    runs = {}
+    for seed, (share, cells) in counts.items():
+        table = differences([(MAPS, "", claims.ALL_OTHER_MAPS, share)], half_width=np.nan)
+        runs[seed] = table.assign(n=cells)
+    joined = claims.join_seeds(runs)
+    assert claims.statistic_text(joined) == "1 of 12 cells that equal the best are of 16 px"
+    assert word(joined, MAPS) == "undecided"
+
+
+def test_differences_without_an_interval_stay_undecided_over_any_number_of_seeds():
+    """Over a single day nothing can be resampled, so nothing can be significant."""
+    values = (0.10, 0.20, 0.15)
+    runs = {
+        seed: differences([(BETTER, "x: later", "MAE", value)], half_width=np.nan, p=np.nan)
+        for seed, value in enumerate(values)
+    }
+    for number in (1, 3):
+        joined = claims.join_seeds({seed: runs[seed] for seed in range(number)})
+        assert joined[["low", "high", "p"]].isna().all(axis=None)
+        assert word(joined, BETTER, "x: later") == "undecided"
+        judged = claims.judge(joined, Conditions(synthetic=False, seeds=3, size=64))
+        ledger = claims.ledger_table(joined, judged)
+        assert ledger["detectable difference (points)"].iloc[0] == "unknown"
+        assert "(no interval)" in ledger["statistic (95 %)"].iloc[0]
+
+
 def test_the_supervised_rival_may_be_another_one_in_another_seed():
     runs = {
         seed: differences([(RE_PROBED, "balanced", rival, 0.02)])
@@ -309,3 +337,17 @@ def test_an_encoder_from_elsewhere_does_not_count_as_one_that_saw_no_labels(
     monkeypatch.setitem(ENCODERS, "mine", lambda study, splits: make_encoder(study, splits, "MAE"))
     table = claims.claim_differences(shared, {"shapes": shapes_splits})
     assert "mine" not in set(table["rival"])
+
+
+def test_every_training_is_listed_with_the_loss_of_its_first_batch(shared, shapes_splits):
+    table = claims.trainings_table(shared, {"shapes": shapes_splits})
+    keys = ["set", "encoder", "setting", "labels"]
+    assert not table.duplicated(keys).any()
+    supervised = table[table["encoder"] == "U-Net, labels"]
+    assert len(supervised) == 3  # two draws of balanced labels, and the natural ones
+    assert supervised["first loss"].nunique() == 3
+    label_free = table[table["encoder"] == "SimCLR"]
+    assert len(set(label_free["first loss"])) == 1
+    assert {"pixels + PCA", "random U-Net"}.isdisjoint(table["encoder"])
+    fits = claims.probe_fits(shared, {"shapes": shapes_splits})
+    assert fits.not_converged == 0 and 0 <= fits.at_an_end <= fits.count

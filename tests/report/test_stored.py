@@ -217,3 +217,20 @@ def test_the_origin_names_code_profile_machine_and_versions(shared, splits):
     origin = origin_table(shared, [splits.digest]).set_index("what")["value"]
     assert origin["profile"] == "test" and origin["seed"] == "0" and origin["device"] == "cpu"
     assert "torch version" in origin.index and "revision" in origin.index
+
+
+def test_a_run_that_was_made_by_other_code_than_this_joins_nothing(study, splits):
+    run = save_claims(study, splits)
+    change_provenance(run.folder / "provenance" / "table_claims.json", code="other")
+    with pytest.raises(StudyError, match="seed 0 .* is not joined, since its code differs"):
+        runs_of_all_seeds(study, [splits.digest])
+
+
+def test_a_published_seed_serves_where_the_live_one_was_made_by_other_code(study, splits):
+    save_claims(study, splits)
+    seed = replace(study, seed=1)
+    published = save_claims(seed, splits, study.results_root.with_name("published") / "test-seed1")
+    stale = save_claims(seed, splits)
+    change_provenance(stale.folder / "provenance" / "table_claims.json", code="older")
+    runs, refused = runs_of_all_seeds(study, [splits.digest])
+    assert runs[1].folder == published.folder and refused == []

@@ -266,7 +266,7 @@ def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) ->
 
     Returns:
         Columns set, part, nuisance, measure, least, median, most (over cells), and correlation
-        with loss (over cells; none if no cell encodes the nuisance).
+        with loss (over cells; "none" if no cell encodes the nuisance).
     """
     lines: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
@@ -279,7 +279,7 @@ def nuisances_table(parts: list[ShiftedPart], grids: dict[str, pd.DataFrame]) ->
             if column in grid:
                 least, median, most = grid[column].quantile([0, 0.5, 1])
                 is_encoded = most > (0 if measure == "R²" else 0.5)
-                correlation = rank_correlation(grid, column, "loss", rng) if is_encoded else None
+                correlation = rank_correlation(grid, column, "loss", rng) if is_encoded else "none"
                 lines.append(
                     {
                         "set": shifted.set,

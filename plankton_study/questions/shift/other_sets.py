@@ -70,7 +70,7 @@ class Crossing(NamedTuple):
 
 
 def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
-    """Return all ordered pairs of sets that share coarse classes."""
+    """Return all ordered pairs of sets that share at least two coarse classes."""
     tables = shared_classes(study)
     coarse = {
         name: relabelled(sets[name], table["coarse"].to_dict()) for name, table in tables.items()
@@ -81,7 +81,7 @@ def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
             if away != home:
                 unresolved = tuple(table.index[table["resolved"] == "no"])
                 shared = _scored_taxa(study, coarse[home], coarse[away])
-                if shared:
+                if len(shared) > 1:
                     pairs.append(
                         Crossing(home, away, coarse[home], coarse[away], unresolved, shared)
                     )
@@ -127,7 +127,7 @@ def across_table(study: Study, pairs: list[Crossing]) -> pd.DataFrame:
     """Return the scores of one set's probes on another set, over coarse classes.
 
     The probes predict either coarse classes, or fine classes whose probabilities are summed.
-    Images of a shared class with too few images at home to train on are kept, and count as errors.
+    Only images of classes with enough images on both sides count, at home and away.
 
     Returns:
         One row for each pair, encoder and kind of classes; columns from, to, encoder, classes,
@@ -234,7 +234,7 @@ def transfer_sets(study: Study) -> TransferSets:
             absent[name] = f"fewer than two of its taxa have {FOLDS} images"
             continue
         rows = np.flatnonzero(collection.records["taxon"].isin(frequent))
-        splits[name] = Splits(collection, {"all": rows}, (), (), {})
+        splits[name] = Splits(collection, {"all": rows}, classes=(), balanced_classes=())
     return TransferSets(splits, absent)
 
 
