@@ -12,7 +12,7 @@ from scipy.special import softmax
 #: a fit ends when an iteration lowers the objective by a smaller share of it. It then lies within
 #: 0.1 % of the minimum (tested against scikit-learn), so that C regularises, not early stopping.
 TOLERANCE = 1e-6
-MAX_ITERATIONS = 500
+MAX_ITERATIONS = 1000
 
 
 class LogisticModel(NamedTuple):

@@ -295,7 +295,6 @@ class Probes(Strict):
     ridge: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     # scikit-learn's C
     logistic: Annotated[tuple[Positive, ...], AtLeastOne] = (
-        0.001,
         0.003,
         0.01,
         0.03,
@@ -304,6 +303,7 @@ class Probes(Strict):
         1.0,
         3.0,
         10.0,
+        30.0,
     )
     finalists: Count = 3  # best cells, on which logistic regression is fitted
     candidates: Count = 6  # cells per encoder in the search with equally many candidates
