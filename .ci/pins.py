@@ -124,7 +124,7 @@ def main(command: str = "") -> int:
         return check()
     if command == "refresh":
         return try_refresh()
-    print("usage: python .ci/pins.py check|list|refresh", file=sys.stderr)
+    print(f"usage: python {sys.argv[0]} check|list|refresh", file=sys.stderr)
     return 2
 
 

@@ -146,15 +146,17 @@ def text_above_pins(file: Path) -> str:
 
 
 @pytest.mark.parametrize("command", ["list", "nonsense"])
-def test_the_command_runs_by_path_without_any_package(command):
+def test_the_command_runs_by_path_without_any_package(command, tmp_path):
     python_without_packages = [sys.executable, "-S", "-E"]
     run = subprocess.run(
         [*python_without_packages, str(ROOT / ".ci/pins.py"), command],
         capture_output=True,
         text=True,
+        cwd=tmp_path,
     )
     if command == "list":
         assert (run.returncode, run.stdout.splitlines()) == (0, pins.read())
     else:
         assert run.returncode == 2
-        assert "usage" in run.stderr
+        (path,) = re.findall(r"usage: python (\S+) check", run.stderr)
+        assert (tmp_path / path).is_file(), "the printed path does not exist from here"
