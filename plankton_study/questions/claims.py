@@ -513,7 +513,7 @@ def statistic_text(differences: pd.DataFrame) -> str:
     if differences["claim"].iloc[0] == MAPS:
         share, cells = estimates[0].value, estimates[0].n
         best = round(share * cells)
-        return f"{best} of {cells} cells that equal the best are of {BEST_SIDE} px"
+        return f"{best} of {cells} cells near the best are of {BEST_SIDE} px"
     pairs = zip(estimates, differences["rival"], strict=True)
     return "; ".join(f"{estimate} to {rival}" for estimate, rival in pairs)
 

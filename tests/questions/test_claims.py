@@ -142,7 +142,7 @@ def test_one_seed_with_other_maps_leaves_the_claim_about_maps_open():
     assert word(joined, MAPS) == "met"
     # a share has no interval and no p: nothing would be tested by them
     assert joined[["low", "high", "p"]].isna().all(axis=None)
-    assert claims.statistic_text(joined) == "300 of 300 cells that equal the best are of 16 px"
+    assert claims.statistic_text(joined) == "300 of 300 cells near the best are of 16 px"
 
 
 def test_the_share_of_maps_over_seeds_counts_every_cell_once():
@@ -152,7 +152,7 @@ def test_the_share_of_maps_over_seeds_counts_every_cell_once():
         table = differences([(MAPS, "", claims.ALL_OTHER_MAPS, share)], half_width=np.nan)
         runs[seed] = table.assign(n=cells)
     joined = claims.join_seeds(runs)
-    assert claims.statistic_text(joined) == "1 of 12 cells that equal the best are of 16 px"
+    assert claims.statistic_text(joined) == "1 of 12 cells near the best are of 16 px"
     assert word(joined, MAPS) == "undecided"
 
 
