@@ -165,3 +165,34 @@ def test_a_profile_may_not_take_the_name_of_one_of_the_package(tmp_path):
     profile = write_profile(tmp_path, 'extends = "smoke"', "demo")
     with pytest.raises(StudyError, match="rename"):
         read_profile(profile)
+
+
+# --- the rules of the comparison, in the profiles of the package
+
+
+ALL_PROFILES = sorted(path.stem for path in PROFILES.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", ALL_PROFILES)
+def test_one_metric_selects_and_judges_and_labels_are_drawn_often_enough(name):
+    profile = read_profile(name)
+    assert profile.probes.metric == "macro_f1"
+    if name != "smoke":  # which is for tests
+        assert profile.labels.draws >= 5
+        assert all(config.split.balanced.draws >= 5 for config in profile.sets.values())
+
+
+@pytest.mark.parametrize("name", ["quick", "overnight", "full"])
+def test_all_test_images_that_exist_are_used(name):
+    """Predicting them costs seconds; half of them would make every interval 1.4 times as wide."""
+    assert all(config.split.test_images is None for config in read_profile(name).sets.values())
+
+
+def test_captions_say_what_chose_the_predeclared_cell(tmp_path):
+    assert "a pilot on PlanktonSet" in read_profile("demo").features.predeclared_in_words
+    text = 'extends = "demo"\n[features]\npredeclared = "up16.resnet0@t15"\n'
+    own = read_profile(write_profile(tmp_path, text)).features.predeclared_in_words
+    assert own == "up16.resnet0@t15, chosen by the author of the profile"
+    other = text + 'predeclared_by = "a trial on other images"\n'
+    named = read_profile(write_profile(tmp_path, other)).features.predeclared_in_words
+    assert named.endswith("chosen by a trial on other images")
