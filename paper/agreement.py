@@ -7,7 +7,7 @@ trained once more. Then:
 - Values with a 95 % interval agree if one of them lies inside the other run's interval, or if they
   differ by no more than two trainings do; values with a standard error in the same way, within two
   standard errors. How far trainings of the same network lie apart is measured: by the published
-  runs of other seeds.
+  runs of other seeds. A few seeds measure it roughly, so one estimate in a hundred may lie beyond.
 - Encoders that are not trained give nearly the same scores everywhere: at least half of their
   scores lie within one point. If not, those that do not differ.
 - The loss of the first batch is the same everywhere, up to rounding. It tells whether a network was
@@ -52,6 +52,9 @@ NOT_COMPARED = {
 
 SAME, AGREES, DIFFERS, MISSING = "same", "agrees", "differs", "missing"
 OTHER_CHOICE = "other choice"
+BEYOND = "beyond"  # what trainings were seen to differ by
+#: share of the estimates that may lie beyond: the tolerance holds for 99 % of them
+MAY_BE_BEYOND = 0.01
 #: verdicts for published values that do not hold
 FAILED = (DIFFERS, MISSING)
 STANDARD_ERRORS = 2
@@ -78,6 +81,9 @@ NO_ESTIMATE = "none"
 #: how a difference to the supervised encoder that is best on validation images is named, which may
 #: be another encoder in another run
 BEST_SUPERVISED = "best supervised"
+
+#: kinds of values with an interval or a standard error
+UNCERTAIN = (tidy.ESTIMATE, tidy.MEAN)
 
 Values = dict[str, dict[str, Any]]
 
@@ -155,8 +161,11 @@ class Trainings:
         spread = {}
         for name, value in seeds[0].items():
             numbers = [values[name]["value"] for values in seeds if name in values]
-            is_measured = value["kind"] in (tidy.ESTIMATE, tidy.MEAN)
-            if is_measured and len(numbers) == len(seeds) and all(map(_is_number, numbers)):
+            if (
+                value["kind"] in UNCERTAIN
+                and len(numbers) == len(seeds)
+                and all(map(_is_number, numbers))
+            ):
                 spread[name] = (value["table"], value["quantity"], float(np.std(numbers, ddof=1)))
         table = pd.DataFrame.from_dict(spread, "index", columns=["table", "quantity", "sd"])
         of_table = table.groupby(["table", "quantity"])["sd"].transform("median")
@@ -228,6 +237,18 @@ class Rule:
             return set()
         return {name for name, distance in distances.items() if distance > ROUNDING}
 
+    def judge_all(self) -> dict[str, str]:
+        """Return the verdict on every published value that is compared."""
+        compared = {
+            name: value for name, value in self.published.items() if value["kind"] != tidy.MEASURED
+        }
+        verdicts = {name: self.judge(name) for name in compared}
+        beyond = [name for name, verdict in verdicts.items() if verdict == BEYOND]
+        estimates = [name for name, value in compared.items() if value["kind"] in UNCERTAIN]
+        if len(beyond) > MAY_BE_BEYOND * len(estimates):
+            verdicts |= dict.fromkeys(beyond, DIFFERS)
+        return verdicts
+
     def judge(self, name: str) -> str:
         """Return whether a live value agrees with the published one."""
         published, live = self.published[name], self.live.get(name)
@@ -248,14 +269,13 @@ class Rule:
             return self._judge_estimate(name, published, live)
         if kinds == {tidy.MEAN}:
             return self._judge_mean(name, published, live)
-        must_hold = published["kind"] in (tidy.ESTIMATE, tidy.MEAN, tidy.COUNT)
+        must_hold = published["kind"] in (*UNCERTAIN, tidy.COUNT)
         return DIFFERS if must_hold and live["text"] != NO_ESTIMATE else OTHER_CHOICE
 
     def _judge_mean(self, name: str, published: dict[str, Any], live: dict[str, Any]) -> str:
         if not _is_number(published["error"]):
             return OTHER_CHOICE
-        holds = _errors_hold(published, live) or self._is_another_training(name, live)
-        return AGREES if holds else DIFFERS
+        return AGREES if _errors_hold(published, live) else self._judge_training(name, live)
 
     def _is_same_training(self, published: dict[str, Any], live: dict[str, Any]) -> bool:
         difference = abs(live["value"] - published["value"])
@@ -268,14 +288,14 @@ class Rule:
             return OTHER_CHOICE
         if name in self.moved:
             return DIFFERS
-        holds = _intervals_hold(published, live) or self._is_another_training(name, live)
-        return AGREES if holds else DIFFERS
+        return AGREES if _intervals_hold(published, live) else self._judge_training(name, live)
 
-    def _is_another_training(self, name: str, live: dict[str, Any]) -> bool:
+    def _judge_training(self, name: str, live: dict[str, Any]) -> str:
         """Return whether a value lies where another training of the same network may lie."""
         if self.trainings is None or name not in self.means:
-            return False
-        return abs(live["value"] - self.means[name]) <= self.trainings.reach(name)
+            return DIFFERS
+        distance = abs(live["value"] - self.means[name])
+        return AGREES if distance <= self.trainings.reach(name) else BEYOND
 
 
 def _means(seeds: list[Values]) -> dict[str, float]:
@@ -339,10 +359,9 @@ def compare_runs(published: StoredRun, live: StoredRun) -> pd.DataFrame:
     is_repetition = _is_repetition(before, now)
     rule = Rule(seeds, values, live_values, is_repetition, same_precision)
     lines = []
-    for name, value in values.items():
-        if value["kind"] != tidy.MEASURED:
-            other = live_values.get(name)
-            lines.append((name, value["text"], other["text"] if other else "", rule.judge(name)))
+    for name, verdict in rule.judge_all().items():
+        other = live_values.get(name)
+        lines.append((name, values[name]["text"], other["text"] if other else "", verdict))
     table = pd.DataFrame(lines, columns=["value", "published", "live", "verdict"])
     table.attrs["machines"] = [_machine(before), _machine(now)]
     table.attrs["is_repetition"] = is_repetition

@@ -43,9 +43,7 @@ def verdicts():
     seeds = [kept_values(name) for name in SEEDS]
 
     def judge(name: str) -> pd.Series:
-        rule = agreement.Rule(seeds, seeds[0], kept_values(name))
-        names = [name for name, value in seeds[0].items() if value["kind"] != "measured"]
-        return pd.Series({name: rule.judge(name) for name in names})
+        return pd.Series(agreement.Rule(seeds, seeds[0], kept_values(name)).judge_all())
 
     return judge
 
@@ -58,6 +56,7 @@ def failed(verdicts: pd.Series) -> list[str]:
 def test_a_correct_run_on_another_machine_agrees(verdicts):
     of_machine = verdicts("other_machine")
     assert failed(of_machine) == []
+    assert (of_machine == agreement.BEYOND).sum() < 5
     # it is another machine: rounding changed trained networks, so many values are not the same
     assert (of_machine == agreement.AGREES).sum() > 300
 
@@ -65,9 +64,8 @@ def test_a_correct_run_on_another_machine_agrees(verdicts):
 def test_intervals_over_test_images_alone_would_refuse_a_correct_run():
     """How far two trainings of the same thing lie apart is more than test images can show."""
     published, live = kept_values("seed0"), kept_values("other_machine")
-    rule = agreement.Rule([published], published, live)
-    names = [name for name, value in published.items() if value["kind"] != "measured"]
-    assert any(rule.judge(name) in agreement.FAILED for name in names)
+    of_one_seed = pd.Series(agreement.Rule([published], published, live).judge_all())
+    assert len(failed(of_one_seed)) > 20
 
 
 def test_features_of_another_seed_are_found(verdicts):
