@@ -53,7 +53,8 @@ NOT_COMPARED = {
 SAME, AGREES, DIFFERS, MISSING = "same", "agrees", "differs", "missing"
 OTHER_CHOICE = "other choice"
 BEYOND = "beyond"  # what trainings were seen to differ by
-#: share of the estimates that may lie beyond: the tolerance holds for 99 % of them
+#: share of the estimates that may lie beyond. Most lie within an interval anyway; of the others
+#: one in twenty is expected to
 MAY_BE_BEYOND = 0.01
 #: verdicts for published values that do not hold
 FAILED = (DIFFERS, MISSING)
@@ -68,9 +69,11 @@ ROUNDING_OF_LOSS = 1e-3
 ROUNDING_OF_LOSS_ACROSS_PRECISIONS = 2e-2
 FIRST_LOSS = "first loss"
 #: multiples of the standard deviation that a new training may lie from the mean of the others: of
-#: one value over few seeds by Student's t at 99 %, of the median over a whole table at 4
-PROBABILITY = 0.99
+#: one value over few seeds by Student's t at 95 %, of the median over a whole table 4
+PROBABILITY = 0.95
 FACTOR_OF_TABLE = 4
+#: a value that lies further beyond, by this factor, never agrees
+FAR_BEYOND = 2
 #: tables of scores that depend on nothing but features, labels and the selected cell
 PROBE_TABLES = ("probes", "balanced", "natural", "label_scores")
 #: facts of the provenance that are equal on machines that repeat a run exactly
@@ -295,7 +298,10 @@ class Rule:
         if self.trainings is None or name not in self.means:
             return DIFFERS
         distance = abs(live["value"] - self.means[name])
-        return AGREES if distance <= self.trainings.reach(name) else BEYOND
+        reach = self.trainings.reach(name)
+        if distance > FAR_BEYOND * reach:
+            return DIFFERS
+        return AGREES if distance <= reach else BEYOND
 
 
 def _means(seeds: list[Values]) -> dict[str, float]:

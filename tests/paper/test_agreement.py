@@ -103,7 +103,8 @@ def test_the_rule_of_agreement(tmp_path, published, live, verdict):
     ("seeds", "verdict"),
     [
         ((0.10, 0.38), "agrees"),  # trainings lie far apart, as those of SimCLR on another camera
-        ((0.380, 0.392), "beyond"),
+        ((0.380, 0.392), "differs"),
+        ((0.300, 0.400), "beyond"),
         ((0.10,), "differs"),  # two seeds do not tell how far
     ],
 )
@@ -138,7 +139,7 @@ def test_a_value_whose_seeds_agree_by_chance_has_the_spread_of_its_table(tmp_pat
     alone, together = agreement.Trainings(lucky), agreement.Trainings(seeds)
     assert alone.reach("lucky") == 0
     assert together.reach("lucky") > 0.05
-    assert together.reach("usual") == pytest.approx(9.925 * (4 / 3) ** 0.5 * 0.02, rel=1e-3)
+    assert together.reach("usual") == pytest.approx(4.303 * (4 / 3) ** 0.5 * 0.02, rel=1e-3)
 
 
 def test_on_the_same_machine_every_value_must_be_the_same(live):
@@ -180,7 +181,7 @@ def test_what_is_of_the_machine_is_not_compared(live):
 def lower_accuracy(live: StoredRun) -> None:
     """Let the best accuracy and its interval lie below those that were published."""
     low = PUBLISHED_RUN.number("best_accuracy")["low"]
-    numbers = {"value": low / 2, "low": low / 4, "high": low / 1.5}
+    numbers = {"value": low / 20, "low": low / 40, "high": low / 15}
     change_json(live.folder / "numbers" / "best_accuracy.json", **numbers)
 
 
