@@ -30,7 +30,7 @@ from scipy.stats import t
 from plankton_study.questions.claims import COMPETITIVE
 from plankton_study.report import tidy
 from plankton_study.report.formatting import stored_text
-from plankton_study.report.stored import JOINED, StoredRun
+from plankton_study.report.stored import JOINED, MAKING_KEYS, STUDY_KEYS, StoredRun
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json
 
@@ -161,20 +161,20 @@ class Trainings:
     """
 
     def __init__(self, seeds: list[Values]) -> None:
-        spread = {}
+        lines = {}
         for name, value in seeds[0].items():
             numbers = [values[name]["value"] for values in seeds if name in values]
-            if (
-                value["kind"] in UNCERTAIN
-                and len(numbers) == len(seeds)
-                and all(map(_is_number, numbers))
-            ):
-                spread[name] = (value["table"], value["quantity"], float(np.std(numbers, ddof=1)))
-        table = pd.DataFrame.from_dict(spread, "index", columns=["table", "quantity", "sd"])
-        of_table = table.groupby(["table", "quantity"])["sd"].transform("median")
+            is_known = len(numbers) == len(seeds) and all(map(_is_number, numbers))
+            if value["kind"] in UNCERTAIN and is_known:
+                mean, spread = float(np.mean(numbers)), float(np.std(numbers, ddof=1))
+                lines[name] = (value["table"], value["quantity"], mean, spread)
+        columns = ["table", "quantity", "mean", "spread"]
+        table = pd.DataFrame.from_dict(lines, "index", columns=columns)
+        of_table = table.groupby(["table", "quantity"])["spread"].transform("median")
         number = len(seeds)
         own_factor = float(t.ppf((1 + PROBABILITY) / 2, number - 1))
-        reach = np.maximum(own_factor * table["sd"], FACTOR_OF_TABLE * of_table)
+        reach = np.maximum(own_factor * table["spread"], FACTOR_OF_TABLE * of_table)
+        self.mean = table["mean"]
         self._reach = reach * (1 + 1 / number) ** 0.5
 
     def reach(self, name: str) -> float:
@@ -217,7 +217,6 @@ class Rule:
         self.rounding_of_loss = (
             ROUNDING_OF_LOSS if same_precision else ROUNDING_OF_LOSS_ACROSS_PRECISIONS
         )
-        self.means = _means(seeds)
         self.trainings = Trainings(seeds) if len(seeds) >= SEEDS_NEEDED else None
         self.moved = self._moved_scores_of_untrained_encoders()
 
@@ -295,23 +294,13 @@ class Rule:
 
     def _judge_training(self, name: str, live: dict[str, Any]) -> str:
         """Return whether a value lies where another training of the same network may lie."""
-        if self.trainings is None or name not in self.means:
+        if self.trainings is None or name not in self.trainings.mean:
             return DIFFERS
-        distance = abs(live["value"] - self.means[name])
+        distance = abs(live["value"] - self.trainings.mean[name])
         reach = self.trainings.reach(name)
         if distance > FAR_BEYOND * reach:
             return DIFFERS
         return AGREES if distance <= reach else BEYOND
-
-
-def _means(seeds: list[Values]) -> dict[str, float]:
-    """Return the mean over seeds of every value that all of them have as a number."""
-    means = {}
-    for name in seeds[0] if seeds else {}:
-        numbers = [values[name]["value"] for values in seeds if name in values]
-        if len(numbers) == len(seeds) and all(map(_is_number, numbers)):
-            means[name] = float(np.mean(numbers))
-    return means
 
 
 def _same_count(published: dict[str, Any], live: dict[str, Any]) -> bool:
@@ -387,7 +376,7 @@ def _is_repetition(before: dict[str, Any], now: dict[str, Any]) -> bool:
 def published_seeds(first: StoredRun) -> list[StoredRun]:
     """Return the published runs that differ from a run in nothing but the seed, and itself."""
     origin = first.entry("table", "claims")["provenance"]
-    same = ("profile", "config", "inputs", "code", "precision")
+    same = ("profile", *STUDY_KEYS, *MAKING_KEYS)
     runs = [first]
     for path in sorted(first.folder.parent.glob(f"{origin['profile']}*/values/claims.csv")):
         run = StoredRun(path.parents[1])

@@ -77,15 +77,19 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
         published seeds;
         "joined": the names of the tables that combine all seeds.
     """
-    runs = {"0": run}
-    for folder in (PAPER / "published").glob(f"{run.name}-seed*"):
-        runs[folder.name.rpartition("-seed")[2]] = StoredRun(folder)
+    runs = {"0": run} | _published_with_other_seeds(run.name)
     numbers = {
         seed: {name: _cited_text(other, name) for name in other.names("numbers", ".json")}
         for seed, other in runs.items()
     }
     joined = [name for kind, name in JOINED_RESULTS if kind == "table"]
     return {"numbers": numbers, "joined": sorted(joined)}
+
+
+def _published_with_other_seeds(profile: str) -> dict[str, StoredRun]:
+    """Return training seed → published run, for every seed of a profile but 0."""
+    folders = sorted((PAPER / "published").glob(f"{profile}-seed*"))
+    return {folder.name.rpartition("-seed")[2]: StoredRun(folder) for folder in folders}
 
 
 def _cited_text(run: StoredRun, name: str) -> str:
@@ -157,10 +161,8 @@ def results_section(run: StoredRun) -> str:
 
     def over_seeds(setting: str, encoder: str, head: str) -> str:
         """Return the mean macro-F1 over all published seeds, in percent."""
-        of_seeds = [run]
-        of_seeds += [StoredRun(path) for path in run.folder.parent.glob(f"{run.name}-seed*")]
         values = []
-        for seed in of_seeds:
+        for seed in (run, *_published_with_other_seeds(run.name).values()):
             table = seed.values(setting)
             is_row = (table["encoder"] == encoder) & (table["head"] == head)
             (value,) = table[is_row & (table["quantity"] == "macro-F1 (%)")]["value"]

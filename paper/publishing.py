@@ -17,6 +17,8 @@ from plankton_study.report.provenance import RUN_KEYS
 from plankton_study.report.stored import (
     JOINED,
     JOINED_RESULTS,
+    MAKING_KEYS,
+    STUDY_KEYS,
     StoredRun,
     cited_results,
     executed_notebooks,
@@ -155,8 +157,7 @@ def check_joined(live: StoredRun, origin: dict[str, Any], published: Path) -> No
     profile = origin["profile"]
     for path in published.glob(f"{profile}*/provenance/table_claims.json"):
         other = read_json(path)["provenance"]
-        same = ("config", "inputs", "code", "precision")
-        if all(other.get(key) == origin.get(key) for key in same):
+        if all(other.get(key) == origin.get(key) for key in (*STUDY_KEYS, *MAKING_KEYS)):
             expected.add(str(other["seed"]))
     notebook = live.folder / "notebooks" / VERDICTS
     missing, unknown = sorted(expected - joined), sorted(joined - expected)

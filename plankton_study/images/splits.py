@@ -419,11 +419,7 @@ def _sample(is_chosen: np.ndarray, taxa: np.ndarray, limit: int | None, seed: in
 
 
 def _equal_numbers(
-    rows: np.ndarray,
-    taxa: np.ndarray,
-    classes: Iterable[str],
-    count: int,
-    seed: int,
+    rows: np.ndarray, taxa: np.ndarray, classes: Iterable[str], count: int, seed: int
 ) -> np.ndarray:
     """Draw `count` rows of every class, sorted; a class with fewer rows contributes all of them.
 

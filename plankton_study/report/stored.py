@@ -140,6 +140,11 @@ def _state(path: Path, current: dict[str, Any]) -> str:
     return f"of another {', '.join(differing)}" if differing else "ok"
 
 
+#: facts of the provenance that runs of one study share, and those of how they were made
+STUDY_KEYS = ("config", "inputs")
+MAKING_KEYS = ("code", "precision")
+
+
 class SeedRuns(NamedTuple):
     """The runs of all training seeds of one profile and its images.
 
@@ -173,7 +178,7 @@ def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> SeedRuns:
             run = StoredRun(path.parents[1])
             origin = run.entry("table", "claims")["provenance"]
             seed = origin["seed"]
-            is_same_study = all(origin[key] == current[key] for key in ("config", "inputs"))
+            is_same_study = all(origin[key] == current[key] for key in STUDY_KEYS)
             if not is_same_study or run.name != run_name(study.profile.name, seed):
                 continue
             differing = _differences_in_making(origin, current)
@@ -199,7 +204,7 @@ def _refusal(run: StoredRun, seed: int, differing: list[str]) -> str:
 
 def _differences_in_making(origin: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """Return what differs between two runs besides the seed; "code" includes the libraries."""
-    return [key for key in ("code", "precision") if origin.get(key) != current[key]]
+    return [key for key in MAKING_KEYS if origin.get(key) != current[key]]
 
 
 def settings_table(study: Study) -> pd.DataFrame:
