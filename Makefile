@@ -54,6 +54,9 @@ export PLANKTON_PROFILE := $(if $(filter %.toml,$(PROFILE)),$(abspath $(PROFILE)
 export PLANKTON_SEED    := $(SEED)
 export PLANKTON_DATA    := $(if $(DATA),$(shell cd "$(DATA)" 2>/dev/null && pwd))
 export PYTHONHASHSEED   := 0
+# NumPy's idle threads sleep at once. Otherwise they keep a core busy for a while after each product, and torch's
+# threads, which share the cores, wait for them: logistic probes took up to 30 times as long.
+export OPENBLAS_THREAD_TIMEOUT ?= 4
 # Use the package in this folder, even if the environment was made for another checkout: results are
 # written next to the code that made them.
 export PYTHONPATH       := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))

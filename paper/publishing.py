@@ -47,9 +47,11 @@ def publish_run(live: StoredRun, published: Path) -> Path:
 
     Raises:
         StudyError: the run is incomplete, mixes revisions or seeds, was made with uncommitted
-            changes, or joins other seeds than the published ones.
+            changes, joins other seeds than the published ones, or has a denoiser that is worse
+            than a linear filter.
     """
     origin = check_run(live, needs_figures=True)
+    check_denoiser(live)
     check_joined(live, origin, published)
     target = published / live.name
     partial = target.with_name(f".{live.name}.partial")
@@ -65,6 +67,21 @@ def publish_run(live: StoredRun, published: Path) -> Path:
     if not is_first_seed and first.is_dir():
         _replace_joined(live, first)
     return target
+
+
+def check_denoiser(run: StoredRun) -> None:
+    """Refuse a run whose denoiser is worse than a linear filter: its features test nothing.
+
+    Raises:
+        StudyError: it is worse at one of the noise levels.
+    """
+    largest = run.number("over_linear_filter")["value"]
+    if largest > 1:
+        raise StudyError(
+            f"the denoiser of {run.name} has {largest:.2f} times the error of a linear filter at "
+            "its worst noise level, so its features are no fair test: let it see more images "
+            "(images_seen), and look at notebook 02"
+        )
 
 
 def check_run(run: StoredRun, needs_figures: bool) -> dict[str, Any]:

@@ -43,6 +43,7 @@ head_channels = 8
 [training]
 images_seen = 320
 batch_size = 16
+warmup_images = 64
 precision = "float32"
 [features]
 timesteps = [20, 300]

@@ -32,7 +32,7 @@ title = "Small enough for a test"
 [training]
 images_seen = 64
 [features]
-taps = ["mid8.resnet1", "up16.resnet1"]
+taps = ["mid4.resnet1", "up8.resnet1"]
 [probes]
 draws = 50
 [encoders]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from plankton_study.features.interface import Cell, Encoder
+from plankton_study.features.interface import Cell, Encoder, joined_cells
 from plankton_study.images.collection import Collection
 from plankton_study.images.splits import Splits
 from plankton_study.run.cache import digest, keep
@@ -44,12 +44,18 @@ class FeatureBank:
     def __getitem__(self, cell: Cell) -> np.ndarray:
         return np.load(_file(self.folder, cell), mmap_mode="r")
 
+    def width(self, cell: Cell) -> int:
+        """Return the number of features of a cell."""
+        return sum(self[own].shape[1] for own in joined_cells(cell, self.cells))
+
     def holds(self, rows: np.ndarray) -> bool:
         """Return whether the bank has the features of all these rows."""
         return bool(np.isin(rows, self.rows).all())
 
     def take(self, cell: Cell, rows: np.ndarray) -> np.ndarray:
         """Return the features of a cell for rows of the collection, (len(rows), C) float32.
+
+        Those of a cell of all layers are joined in the order of the layers.
 
         Raises:
             KeyError: the bank lacks one of the rows.
@@ -58,7 +64,8 @@ class FeatureBank:
         within = np.minimum(positions, len(self.rows) - 1)
         if not np.array_equal(self.rows[within], rows):
             raise KeyError("the bank was extracted for other images")
-        return np.asarray(self[cell][positions])
+        parts = [self[own][positions] for own in joined_cells(cell, self.cells)]
+        return np.concatenate(parts, axis=1)
 
 
 def _file(folder: Path, cell: Cell) -> Path:
@@ -83,11 +90,13 @@ def extract_features(
         encoder: the encoder.
         splits: splits whose collection holds the images.
         rows: sorted int64 rows of the collection.
-        cells: the cells to read; None: all cells of the encoder.
+        cells: the cells to read; None: all cells of the encoder. For a cell of all layers, those
+            that it joins are read.
         batch_size: images per forward pass; None: the profile's value.
     """
     collection = splits.collection
-    cells = list(cells or encoder.cells)
+    requested = cells or encoder.cells
+    cells = [own for cell in requested for own in joined_cells(cell, encoder.cells)]
     inputs = {
         "images": collection.digest,
         "rows": digest(rows),

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from sklearn.decomposition import PCA
 
 from plankton_study.features.hooks import tapped
 from plankton_study.features.interface import HEAD, Cell
 from plankton_study.features.noise import add_noise
 from plankton_study.features.taps import Tap, find_taps
-from plankton_study.models.batches import to_input
+from plankton_study.models.batches import MINUS_ONE_TO_ONE, to_input
+from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.networks.outputs import WithHead
 from plankton_study.models.precision import autocast, resolved_precision, to_device
 from plankton_study.models.pretrained import VisionModel
-from plankton_study.models.training import training_cost
+from plankton_study.models.recipe import training_cost
 from plankton_study.run.cache import code_digest, digest
 from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import Features
@@ -31,6 +31,7 @@ SHAPED_BY = (
     "features.pooling",
     "features.taps",
     "models.batches",
+    "models.diffusion.pipeline",
     "models.precision",
     "models.networks.outputs",
     "models.networks.unet",
@@ -144,8 +145,7 @@ class DiffusionEncoder(NetworkEncoder):
 
     Args:
         name: as shown in tables.
-        unet: the denoiser; images have the side `unet.config.sample_size`.
-        scheduler: its noise schedule.
+        denoiser: the U-Net with its noise schedule and its pixels.
         settings: provides taps, timesteps, pooling, noise mode and precision.
         seed: seed of the noise.
         folder: its training folder, if it was trained here.
@@ -154,26 +154,25 @@ class DiffusionEncoder(NetworkEncoder):
     def __init__(
         self,
         name: str,
-        unet: UNet2DModel,
-        scheduler: DDPMScheduler,
+        denoiser: PlanktonPipeline,
         settings: Features,
         seed: int = 0,
         folder: Path | None = None,
     ) -> None:
-        self.scheduler = scheduler
+        self.denoiser = denoiser
+        self.scheduler = denoiser.scheduler
         self.seed = seed
         self.timesteps = settings.timesteps
         self.patterns = settings.taps
         if settings.noise == "mean":
             self.draws = settings.noise_draws
 
-        def prepare(images: np.ndarray) -> torch.Tensor:
-            x = to_input(images, unet.device)
-            return x.expand(-1, unet.config.in_channels, -1, -1)
-
-        super().__init__(name, unet, unet.config.sample_size, settings, prepare, folder)
+        prepare = denoiser.to_model
+        super().__init__(name, denoiser.unet, denoiser.size, settings, prepare, folder)
         self.identity |= {
-            "schedule": architecture(scheduler),
+            "schedule": architecture(denoiser.scheduler),
+            "scale": list(denoiser.scale),
+            "unshuffle": denoiser.unshuffle,
             "seed": seed,
             "noise": settings.noise,
             "draws": self.draws,
@@ -280,7 +279,7 @@ def enlarge_and_normalise(
     images: np.ndarray, vision: VisionModel, side: int, device: str
 ) -> torch.Tensor:
     """Return images (B, R, R) uint8 as the input (B, channels, side, side) of a vision model."""
-    x = to_input(images, device) / 2 + 0.5  # [0, 1]
+    x = to_input(images, MINUS_ONE_TO_ONE, device) / 2 + 0.5  # [0, 1]
     x = torch.nn.functional.interpolate(
         x, (side, side), mode="bilinear", align_corners=False, antialias=True
     )

@@ -21,6 +21,20 @@ class Cell(NamedTuple):
 
 #: a supervised network's own logits: not a candidate cell, but the head "end to end"
 HEAD = Cell("head")
+#: the layer of a cell that joins all layers that are read at its timestep
+ALL_LAYERS = "all layers"
+
+
+def joined_cells(cell: Cell, cells: list[Cell]) -> list[Cell]:
+    """Return the cells whose features a cell has: itself, or all layers of its timestep.
+
+    Args:
+        cell: the cell.
+        cells: all cells of the encoder.
+    """
+    if cell.layer != ALL_LAYERS:
+        return [cell]
+    return [own for own in cells if own.timestep == cell.timestep and own != HEAD]
 
 
 class Encoder(Protocol):

@@ -17,13 +17,14 @@ from plankton_study.features.encoders import (
 from plankton_study.features.interface import Encoder
 from plankton_study.images.splits import Splits
 from plankton_study.models.batches import to_input
-from plankton_study.models.denoiser import initial_unet, trained_denoiser
+from plankton_study.models.diffusion.denoiser import initial_denoiser, trained_denoiser
 from plankton_study.models.pretrained import (
     find_model_folder,
     is_diffusers_folder,
     open_denoiser,
     open_vision_model,
 )
+from plankton_study.models.recipe import pixel_scale
 from plankton_study.models.rivals import Rival
 from plankton_study.run.errors import StudyError, first_sentence
 from plankton_study.run.schema import Features
@@ -101,12 +102,11 @@ def diffusion_encoder(
         settings: replaces the profile's [features].
     """
     folder = trained_denoiser(study, splits)
-    unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
+    denoiser = open_denoiser(folder, study.profile.images.size, study.device)
     is_ours = not study.profile.unet.pretrained
     return DiffusionEncoder(
         "diffusion",
-        unet,
-        scheduler,
+        denoiser,
         settings or study.profile.features,
         study.seed,
         folder=folder if is_ours else None,
@@ -115,10 +115,8 @@ def diffusion_encoder(
 
 def random_encoder(study: Study, splits: Splits) -> DiffusionEncoder:
     """Return the denoiser's U-Net with its initial weights, read at the same cells."""
-    folder = trained_denoiser(study, splits)
-    _, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
-    unet = initial_unet(study).to(study.device)
-    return DiffusionEncoder("random U-Net", unet, scheduler, study.profile.features, study.seed)
+    denoiser = initial_denoiser(study, pixel_scale(study, splits)).to(study.device)
+    return DiffusionEncoder("random U-Net", denoiser, study.profile.features, study.seed)
 
 
 def _rival_encoder(
@@ -129,9 +127,11 @@ def _rival_encoder(
         model, folder = rival.initial(), None
     else:
         model, folder = rival.trained(budget)
-    prepare = partial(to_input, device=study.device)
+    prepare = partial(to_input, scale=rival.scale, device=study.device)
     size, settings = study.profile.images.size, study.profile.features
-    return NetworkEncoder(name, model.to(study.device), size, settings, prepare, folder)
+    encoder = NetworkEncoder(name, model.to(study.device), size, settings, prepare, folder)
+    encoder.identity["scale"] = list(rival.scale)
+    return encoder
 
 
 def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
@@ -148,8 +148,8 @@ def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
     size = study.profile.images.size
     folder, key = find_model_folder(study, config.folder), f"encoders.{name}.folder"
     if is_diffusers_folder(folder):
-        unet, scheduler = open_denoiser(folder, size, study.device, key=key)
-        return DiffusionEncoder(name, unet, scheduler, settings, study.seed)
+        denoiser = open_denoiser(folder, size, study.device, key=key)
+        return DiffusionEncoder(name, denoiser, settings, study.seed)
     vision = open_vision_model(folder, key)
     side = config.input_size or vision.side
     prepare = partial(enlarge_and_normalise, vision=vision, side=side, device=study.device)

@@ -1,4 +1,4 @@
-"""Training batches: the images of a step, their orientation, and random draws such as noise."""
+"""Batches: standardised pixels, the images of a step, their orientation, and random draws."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,14 +7,52 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+#: images from which the scale of the pixels is measured
+MAX_IMAGES_FOR_SCALE = 50_000
 
-def to_input(images: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
-    """Return uint8 images (N, R, R) as the float32 tensor (N, 1, R, R) in [-1, 1].
+
+class PixelScale(NamedTuple):
+    """What standardises grey values: a pixel becomes (grey value - mean) / std."""
+
+    mean: float
+    std: float
+
+
+#: the range that most published diffusion models expect
+MINUS_ONE_TO_ONE = PixelScale(127.5, 127.5)
+
+
+def measure_scale(images: np.ndarray, rows: np.ndarray) -> PixelScale:
+    """Return mean and standard deviation of the pixels of some images.
+
+    Args:
+        images: (N, R, R) uint8.
+        rows: the rows to measure, of which at most 50,000 are used.
+
+    Returns:
+        Numbers in grey values, rounded to 0.01; the standard deviation is at least 1.
+    """
+    sample = np.random.default_rng(0).permutation(rows)[:MAX_IMAGES_FOR_SCALE]
+    counts = np.zeros(256, np.int64)
+    for part in np.array_split(np.sort(sample), len(sample) // 1000 + 1):
+        counts += np.bincount(images[part].ravel(), minlength=256)
+    shares = counts / counts.sum()
+    grey = np.arange(256)
+    mean = (shares * grey).sum()
+    variance = (shares * (grey - mean) ** 2).sum()
+    std = max(float(np.sqrt(variance)), 1.0)
+    return PixelScale(round(float(mean), 2), round(std, 2))
+
+
+def to_input(
+    images: np.ndarray, scale: PixelScale, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Return uint8 images (N, R, R) as standardised pixels, (N, 1, R, R) float32.
 
     This is the input of every network that is trained here.
     """
     x = torch.tensor(np.ascontiguousarray(images), device=device)
-    return (x.float() / 127.5 - 1).unsqueeze(1)
+    return ((x.float() - scale.mean) / scale.std).unsqueeze(1)
 
 
 def batch_rows(rows: np.ndarray, step: int, batch_size: int, seed: int) -> np.ndarray:

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.precision import to_device
 from plankton_study.run.errors import StudyError, first_sentence
+from plankton_study.run.files import read_json
 from plankton_study.run.study import Study
 
 DIFFUSERS_FILES = ("model_index.json", "scheduler_config.json")
@@ -50,8 +52,10 @@ def is_diffusers_folder(folder: Path) -> bool:
 
 def open_denoiser(
     folder: Path, size: int, device: str = "cpu", key: str = "unet.pretrained"
-) -> tuple[UNet2DModel, DDPMScheduler]:
+) -> PlanktonPipeline:
     """Open the diffusers folder of an unconditional pixel-space model, and freeze the model.
+
+    A model that was not trained here gets pixels in [-1, 1].
 
     Args:
         folder: folder of a pipeline, or of the model alone.
@@ -64,10 +68,11 @@ def open_denoiser(
             the model cannot process.
     """
     try:
+        of_pixels = _pixel_settings(folder)
         unet = UNet2DModel.from_pretrained(
             folder,
             subfolder=_subfolder(folder, "unet"),
-            sample_size=size,
+            sample_size=size // of_pixels.get("unshuffle", 1),
             use_safetensors=True,
             low_cpu_mem_usage=False,
         )
@@ -78,12 +83,21 @@ def open_denoiser(
             f"({first_sentence(error)}): correct {key}, or empty the cache"
         ) from None
     halvings = len(unet.config.block_out_channels) - 1
-    if size % 2**halvings:
+    if size % (of_pixels.get("unshuffle", 1) * 2**halvings):
         raise StudyError(
             f"the model in {folder} cannot read images of {size} px: choose another images.size"
         )
     frozen = to_device(unet, "auto", device).eval().requires_grad_(False)
-    return frozen, scheduler
+    return PlanktonPipeline(frozen, scheduler, **of_pixels)
+
+
+def _pixel_settings(folder: Path) -> dict[str, float]:
+    """Return how a pipeline that was trained here prepares its pixels; nothing for others."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return {}
+    settings = read_json(index)
+    return {key: settings[key] for key in ("mean", "std", "unshuffle") if key in settings}
 
 
 def _subfolder(folder: Path, part: str) -> str | None:

@@ -8,14 +8,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plankton_study.images.splits import Splits
-from plankton_study.models import denoiser, objectives, training
+from plankton_study.models import objectives, recipe
+from plankton_study.models.batches import PixelScale
+from plankton_study.models.diffusion import denoiser
 from plankton_study.models.networks.outputs import WithHead
 from plankton_study.models.networks.resnet import build_resnet
 from plankton_study.models.networks.unet import DownPath
 from plankton_study.models.networks.vit import build_mae, build_vit
 from plankton_study.models.pretrained import open_denoiser
-from plankton_study.models.training import StepLoss, Trainer, TrainingImages
-from plankton_study.run.cache import digest, keep
+from plankton_study.models.recipe import Recipe
+from plankton_study.models.training import StepLoss
+from plankton_study.run.cache import digest
 from plankton_study.run.errors import StudyError
 from plankton_study.run.machine import processes
 from plankton_study.run.schema import EncoderConfig
@@ -23,10 +26,12 @@ from plankton_study.run.study import Study
 
 #: modules whose code turns images, and labels, into a trained network
 SHAPED_BY = (
-    *training.SHAPED_BY,
+    *recipe.SHAPED_BY,
     "models.rivals",
     "models.objectives",
-    "models.denoiser",
+    "models.diffusion.denoiser",
+    "models.diffusion.noise_schedule",
+    "models.diffusion.pipeline",
     "models.pretrained",
     "models.networks.outputs",
     "models.networks.resnet",
@@ -56,6 +61,7 @@ class Rival:
         self.rows = splits[self._part(setting)]
         self.codes = self._class_codes()
         self.start = self._denoiser_to_start_from()
+        self.scale = self._pixel_scale()
 
     def initial(self) -> torch.nn.Module:
         """Return the network with its initial weights, in the form that features are read from."""
@@ -68,17 +74,32 @@ class Rival:
             budget: "images" (as many as the denoiser sees) or "flops" (as many images as the FLOPs
                 of the denoiser's training allow).
         """
-        images_seen = self._images_to_see(budget)
-        held_out = self._held_out()
-
-        def make(folder: Path) -> None:
-            self._train(folder, held_out, images_seen)
-
-        inputs = self._inputs(held_out, images_seen)
-        folder = keep(self.study, "encoder", inputs, SHAPED_BY, make, resume=True)
+        images_seen = recipe.images_to_see(self.study, self.splits)
+        if budget == "flops":
+            images_seen = round(images_seen * self._images_for_one_of_denoiser())
+        folder = recipe.train(self.study, self.recipe(), images_seen)
         model = self.initial()
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model, folder
+
+    def recipe(self) -> Recipe:
+        """Return how the network is trained."""
+        validation = self.splits["validation"]
+        if self.is_supervised:
+            validation = validation[self.codes[validation] >= 0]
+        data = recipe.training_images(self.splits, self.rows, validation, self.scale)
+        replaced = {"batch_size", "learning_rate", "weight_decay"}
+        return Recipe(
+            stage="encoder",
+            inputs=recipe.training_inputs(self.study, self.splits, data) | self._own_inputs(),
+            shaped_by=SHAPED_BY,
+            data=data,
+            label=f"training {self.name} on {self.splits.collection.name}",
+            build=self._build,
+            make_loss=self._loss,
+            save=self._save,
+            changes=self.config.model_dump(include=replaced, exclude_none=True),
+        )
 
     def _part(self, setting: str) -> str:
         if not self.is_supervised:
@@ -103,56 +124,47 @@ class Rival:
             return None
         return denoiser.trained_denoiser(self.study, self.splits)
 
-    def _held_out(self) -> np.ndarray:
-        validation = self.splits["validation"]
-        if self.is_supervised:
-            validation = validation[self.codes[validation] >= 0]
-        return training.choose_held_out(validation)
+    def _pixel_scale(self) -> PixelScale:
+        """Return what standardises its pixels: the same as for the denoiser."""
+        scale = recipe.pixel_scale(self.study, self.splits)
+        if self.config.network == "unet":
+            return denoiser.initial_denoiser(self.study, scale).scale
+        return scale
 
-    def _images_to_see(self, budget: str) -> int:
-        images_seen = training.images_to_see(self.study, self.splits)
-        if budget == "images":
-            return images_seen
+    def _images_for_one_of_denoiser(self) -> float:
+        """Return how many images cost as many FLOPs as one image costs the denoiser."""
         denoiser_folder = denoiser.trained_denoiser(self.study, self.splits)
-        denoiser_flops = training.training_cost(denoiser_folder).get("flops")
+        denoiser_flops = recipe.training_cost(denoiser_folder).get("flops")
         if denoiser_flops is None:
             raise StudyError(
                 "the denoiser was not trained here, so its FLOPs are unknown: "
                 "set equal_flops = false"
             )
         _, own_folder = self.trained("images")
-        own_flops = training.training_cost(own_folder)["flops"]
-        return round(images_seen * denoiser_flops / own_flops)
+        return denoiser_flops / recipe.training_cost(own_folder)["flops"]
 
-    def _inputs(self, held_out: np.ndarray, images_seen: int) -> dict[str, Any]:
-        inputs = training.training_inputs(self.study, self.splits, self.rows, held_out, images_seen)
+    def _own_inputs(self) -> dict[str, Any]:
+        """Return what determines the training in addition to `recipe.training_inputs`."""
         network = "vit" if self.config.kind == "mae" else self.config.network
-        inputs["codes"] = digest(self.codes)
-        inputs["start"] = _weights_digest(self.start)
-        inputs["encoder"] = self.config.model_dump(exclude={"equal_flops"})
-        inputs["network"] = getattr(self.study.profile, network).model_dump()
-        return inputs
+        return {
+            "codes": digest(self.codes),
+            "start": denoiser.denoiser_digest(self.start) if self.start else "",
+            "encoder": self.config.model_dump(exclude={"equal_flops"}),
+            "network": getattr(self.study.profile, network).model_dump(),
+        }
 
-    def _train(self, folder: Path, held_out: np.ndarray, images_seen: int) -> None:
+    def _save(self, model: torch.nn.Module, folder: Path) -> None:
+        weights = self._reading(model.cpu()).state_dict()
+        contiguous = {key: value.contiguous() for key, value in weights.items()}
+        save_file(contiguous, folder / "model.safetensors")
+
+    def _loss(self) -> StepLoss:
         if processes().count > 1:
             # batch statistics and contrastive pairs would cover only a part of the batch
             raise StudyError(
                 f"{self.name} trains in one process only: "
                 "run its notebook without `accelerate launch`"
             )
-        model = self._build()
-        images = self.splits.collection.images
-        data = TrainingImages(images, self.rows, held_out)
-        replaced = {"batch_size", "learning_rate", "weight_decay"}
-        changes = self.config.model_dump(include=replaced, exclude_none=True)
-        label = f"training {self.name} on {self.splits.collection.name}"
-        loss = self._loss()
-        Trainer(self.study, folder, model, loss, data, images_seen, label, changes).run()
-        weights = self._reading(model.cpu()).state_dict()
-        contiguous = {key: value.contiguous() for key, value in weights.items()}
-        save_file(contiguous, folder / "model.safetensors")
-
-    def _loss(self) -> StepLoss:
         size = self.study.profile.images.size
         if self.config.kind == "labels":
             return objectives.classification_loss(self.config, size, self.codes)
@@ -180,10 +192,11 @@ class Rival:
         if self.config.network == "vit":
             return build_vit(profile.vit, profile.images.size), profile.vit.width
         if self.start:
-            unet, _ = open_denoiser(self.start, profile.images.size)
+            pipeline = open_denoiser(self.start, profile.images.size)
         else:
-            unet = denoiser.initial_unet(self.study)
-        return DownPath(unet).requires_grad_(True), unet.config.block_out_channels[-1]
+            pipeline = denoiser.initial_denoiser(self.study, self.scale)
+        down_path = DownPath(pipeline.unet, pipeline.unshuffle).requires_grad_(True)
+        return down_path, pipeline.unet.config.block_out_channels[-1]
 
     def _reading(self, model: torch.nn.Module) -> torch.nn.Module:
         """Return the part that features are read from: without projector, decoder or masking."""
@@ -192,11 +205,3 @@ class Rival:
             vit.load_state_dict(model.vit.state_dict())
             return vit
         return model if self.is_supervised else model.network
-
-
-def _weights_digest(folder: Path | None) -> str:
-    """Return the hash of the weights in a diffusers folder; "" without a folder."""
-    if folder is None:
-        return ""
-    files = sorted(folder.rglob("*.safetensors"))
-    return digest(*(file.read_bytes() for file in files))

@@ -1,8 +1,12 @@
 """One training loop for the denoiser and every other trained network, under Accelerate.
 
 Everything random in a step (order, augmentation, noise) is drawn from a generator that is seeded
-by (seed, step). So a checkpoint of weights, moving average, optimiser, learning-rate schedule and
-step number is enough to continue exactly.
+by (seed, step). So a checkpoint of weights, moving average, optimiser and step number is enough to
+continue exactly.
+
+The learning rate is constant, and falls to zero only in a short cooldown at the end. So a long
+training passes through the states of all shorter ones, and these need only their own cooldown
+(Hägele et al. 2024).
 """
 
 import copy
@@ -20,30 +24,35 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import update_bn
 from torch.utils.flop_counter import FlopCounterMode
 
-from plankton_study.images.splits import Splits
-from plankton_study.models.batches import StepRandomness, batch_rows, flip_and_turn, to_input
-from plankton_study.models.precision import resolved_precision, to_device, uses_bfloat16
-from plankton_study.run.cache import CHECKPOINT, digest
+from plankton_study.models.batches import (
+    PixelScale,
+    StepRandomness,
+    batch_rows,
+    flip_and_turn,
+    to_input,
+)
+from plankton_study.models.precision import to_device, uses_bfloat16
+from plankton_study.run.cache import CHECKPOINT
 from plankton_study.run.errors import StudyError, first_sentence
-from plankton_study.run.files import read_json, write_file, write_json
+from plankton_study.run.files import write_file, write_json
 from plankton_study.run.machine import processes
 from plankton_study.run.progress import progress
 from plankton_study.run.study import Study
 
-#: modules whose code turns images and a loss into trained weights
-SHAPED_BY = ("models.training", "models.batches", "models.precision")
-
-#: (model, x (B, 1, R, R) in [-1, 1], rows (B,), randomness of the step) → scalar loss
+#: (model, x (B, 1, R, R) standardised, rows (B,), randomness of the step) → scalar loss
 StepLoss = Callable[[torch.nn.Module, torch.Tensor, np.ndarray, StepRandomness], torch.Tensor]
 
-CURVE_POINTS = 10
+#: images seen at the first point of the learning curve; two points follow in each doubling
+FIRST_CURVE_POINT = 250
+CURVE_POINTS = 48
 MAX_HELD_OUT_IMAGES = 256
+#: the state of a training without cooldown, from which longer trainings start
+STATE = "state.pt"
 #: images used to recompute the batch-normalisation statistics for the averaged weights
 IMAGES_FOR_STATISTICS = 1024
 
@@ -56,17 +65,17 @@ class TrainingImages:
         images: (N, R, R) uint8, of the whole collection.
         rows: rows to train on.
         held_out: rows on which the learning curve is measured.
+        scale: what standardises the pixels.
     """
 
     images: np.ndarray
     rows: np.ndarray
     held_out: np.ndarray
+    scale: PixelScale
 
-
-def images_to_see(study: Study, splits: Splits) -> int:
-    """Return the number of images that every network sees when trained on a set."""
-    config = study.profile.sets[splits.collection.name]
-    return config.images_seen or study.profile.training.images_seen
+    def inputs(self, rows: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Return the standardised pixels of some rows, (n, 1, R, R) float32."""
+        return to_input(self.images[rows], self.scale, device)
 
 
 def choose_held_out(validation: np.ndarray) -> np.ndarray:
@@ -75,28 +84,23 @@ def choose_held_out(validation: np.ndarray) -> np.ndarray:
     return np.sort(shuffled[:MAX_HELD_OUT_IMAGES])
 
 
-def training_inputs(
-    study: Study, splits: Splits, rows: np.ndarray, held_out: np.ndarray, images_seen: int
-) -> dict[str, Any]:
-    """Return what determines a training run besides network and loss, for the cache key."""
-    settings = study.profile.training.model_dump(exclude={"checkpoint_seconds", "images_seen"})
-    # on another machine, "auto" may mean another precision, which gives other weights
-    settings["precision"] = resolved_precision(settings["precision"], study.device)
-    return {
-        "images": splits.collection.digest,
-        "rows": digest(rows),
-        "held out": digest(held_out),
-        "training": settings,
-        "images_seen": images_seen,
-        "size": study.profile.images.size,
-        "seed": study.seed,
-    }
+def learning_rate_factor(step: int, warmup: int, cooldown_start: int, steps: int) -> float:
+    """Return the share of the full learning rate at a step.
 
+    It rises linearly, stays at 1, and falls to zero as 1 - sqrt(share of the cooldown), the best
+    of the shapes that Hägele et al. (2024) compare.
 
-def training_cost(folder: Path) -> dict[str, float]:
-    """Return the cost that `Trainer` wrote to a folder; empty for models not trained here."""
-    path = folder / "cost.json"
-    return read_json(path) if path.is_file() else {}
+    Args:
+        step: counted from 0.
+        warmup: number of steps during which the rate rises.
+        cooldown_start: the step at which it begins to fall.
+        steps: number of all steps.
+    """
+    rising = min((step + 1) / max(warmup, 1), 1.0)
+    if step < cooldown_start:
+        return rising
+    progressed = (step - cooldown_start + 1) / (steps - cooldown_start + 1)
+    return rising * (1 - math.sqrt(progressed))
 
 
 class Trainer:
@@ -115,6 +119,9 @@ class Trainer:
         images_seen: the budget; the number of steps is images_seen / batch size.
         label: text of the progress display.
         changes: keys of `profile.training` that differ for this model.
+        has_cooldown: whether the rate falls at the end. Otherwise the folder gets only the state
+            of the training, `state.pt`, from which longer trainings start.
+        start: state of a shorter training without cooldown, to start from.
     """
 
     def __init__(
@@ -127,6 +134,8 @@ class Trainer:
         images_seen: int,
         label: str,
         changes: dict[str, Any] | None = None,
+        has_cooldown: bool = True,
+        start: Path | None = None,
     ) -> None:
         self.config = study.profile.training.model_copy(update=changes or {})
         self.team = processes()
@@ -140,7 +149,10 @@ class Trainer:
         self.data = data
         self.label = label
         self.step_loss = step_loss
+        self.has_cooldown = has_cooldown
+        self.start = start
         self.steps = max(images_seen // self.config.batch_size, 1)
+        self.curve_steps = self._curve_steps()
         self.accelerator = self._make_accelerator(study.device)
 
         self.model = to_device(model, self.config.precision, study.device).train()
@@ -152,15 +164,22 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
-        self.schedule = get_cosine_schedule_with_warmup(
-            self.optimiser, round(self.config.warmup * self.steps), self.steps
-        )
         self.step = 0
         self.curve: list[dict[str, float]] = []
         self.losses: list[torch.Tensor] = []  # since the last point of the curve
         self.first_loss = math.nan
         self.started = self.saved = time.monotonic()
         self.seconds_before = 0.0  # of earlier, interrupted runs
+
+    def _set_learning_rate(self) -> None:
+        """Set the learning rate of the current step."""
+        warmup = self.config.warmup_images // self.config.batch_size
+        cooldown_start = self.steps
+        if self.has_cooldown:
+            cooldown_start = steps_before_cooldown(self.steps, self.config.cooldown)
+        factor = learning_rate_factor(self.step, warmup, cooldown_start, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = factor * self.config.learning_rate
 
     def _make_accelerator(self, device: str) -> Accelerator:
         # an earlier training run in this process may have used another precision
@@ -182,23 +201,24 @@ class Trainer:
             while self.step < self.steps:
                 self._train_step()
                 bar.update()
-                if self.step in self._curve_steps():
+                if self.step in self.curve_steps:
                     self._add_curve_point()
                 if self._is_checkpoint_due():
                     self._save_checkpoint()
-        self._use_average()
+        if self.has_cooldown:
+            self._use_average()
         self.accelerator.free_memory()
         self.team.wait()
         if self.team.is_first:
             self._write_results(flops)
 
     def _train_step(self) -> None:
+        self._set_learning_rate()
         rows = batch_rows(self.data.rows, self.step, self.config.batch_size, self.seed)
         loss = self._batch_loss(self.wrapped, rows, [self.seed, self.step], self.team.own_share)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.clip)
         self.optimiser.step()
-        self.schedule.step()
         self.optimiser.zero_grad()
         self.average.step(self.model.parameters())
         self.losses.append(loss.detach())
@@ -213,7 +233,7 @@ class Trainer:
         seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # for crops, jitter and dropout
-        x = to_input(self.data.images[rows])
+        x = self.data.inputs(rows)
         if self.model.training:
             x = flip_and_turn(x, generator)
         randomness = StepRandomness(generator, len(rows), own_share)
@@ -223,16 +243,25 @@ class Trainer:
     # --- the learning curve
 
     def _curve_steps(self) -> set[int]:
-        points = range(1, CURVE_POINTS + 1)
-        return {round(self.steps * point / CURVE_POINTS) for point in points}
+        """Return the steps at which the curve gets a point, whatever the budget, and the last."""
+        images = FIRST_CURVE_POINT * 2 ** (np.arange(CURVE_POINTS) / 2)
+        steps = {max(round(seen / self.config.batch_size), 1) for seen in images}
+        if self.has_cooldown:
+            steps.add(self.steps)
+        return steps
 
-    def _add_curve_point(self) -> None:
-        mean = self.accelerator.reduce(torch.stack(self.losses).mean(), "mean").item()
-        if not math.isfinite(mean):
+    def _mean_loss(self) -> float:
+        """Return the mean loss since the last point of the curve."""
+        mean = torch.stack(self.losses).mean()
+        if not torch.isfinite(mean):
             raise StudyError(
                 f"{self.label}: the loss is no longer finite; "
                 "lower the learning rate in the profile"
             )
+        return self.accelerator.reduce(mean, "mean").item()
+
+    def _add_curve_point(self) -> None:
+        mean = self._mean_loss()
         self.average.store(self.model.parameters())
         self._use_average()
         point = {
@@ -259,7 +288,7 @@ class Trainer:
         shuffled = np.random.default_rng(self.seed).permutation(self.data.rows)
         rows = shuffled[:IMAGES_FOR_STATISTICS]
         for part in np.array_split(rows, max(len(rows) // 128, 1)):
-            yield to_input(self.data.images[part], self.accelerator.device)
+            yield self.data.inputs(part, self.accelerator.device)
 
     def _held_out_loss(self) -> float:
         """Return the mean loss on the held-out images, always with the same random draws."""
@@ -292,6 +321,9 @@ class Trainer:
         return self.seconds_before + time.monotonic() - self.started
 
     def _write_results(self, flops: float) -> None:
+        if not self.has_cooldown:
+            save_checkpoint(self.folder / STATE, self._state())
+            return
         pd.DataFrame(self.curve).to_csv(self.folder / "curve.csv", index=False)
         cost = {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
@@ -310,28 +342,33 @@ class Trainer:
         is_time = time.monotonic() - self.saved > self.config.checkpoint_seconds
         return self.team.is_first and (is_last or is_time)
 
-    def _save_checkpoint(self) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "step": self.step,
             "curve": self.curve,
             "losses": self.losses,
             "first_loss": self.first_loss,
             "seconds": self._seconds(),
         }
-        save_checkpoint(self.folder / CHECKPOINT, state)
+
+    def _save_checkpoint(self) -> None:
+        if self.losses and not torch.isfinite(self.losses[-1]):
+            self._mean_loss()  # stops the training, so that no broken state is kept
+        save_checkpoint(self.folder / CHECKPOINT, self._state())
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        """Continue from the folder's checkpoint, if there is one."""
+        """Continue from the folder's checkpoint, or from the state of a shorter training."""
         if self.team.is_first:
             for unfinished in self.folder.glob(f".{CHECKPOINT}.*"):  # left by a killed run
                 unfinished.unlink()
         path = self.folder / CHECKPOINT
         if not path.exists():
+            path = self.start
+        if path is None:
             return
         device = next(self.model.parameters()).device
         try:
@@ -339,7 +376,6 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.schedule.load_state_dict(state["schedule"])
             self.step = state["step"]
             self.curve = state["curve"]
             self.losses = state["losses"]
@@ -350,6 +386,16 @@ class Trainer:
                 f"the checkpoint {path} is damaged or of another model "
                 f"({first_sentence(error)}): delete it"
             ) from None
+
+
+def steps_before_cooldown(steps: int, cooldown: float) -> int:
+    """Return the number of steps at the constant rate.
+
+    Args:
+        steps: number of all steps.
+        cooldown: its share.
+    """
+    return steps - round(cooldown * steps)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

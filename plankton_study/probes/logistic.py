@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 #: a fit ends when an iteration lowers the objective by a smaller share of it. It then lies within
 #: 0.1 % of the minimum (tested against scikit-learn), so that C regularises, not early stopping.
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 1000
+#: a status of SciPy's L-BFGS
+LINE_SEARCH_FAILED = 2
 
 
 class LogisticModel(NamedTuple):
@@ -181,14 +184,26 @@ class _Problem:
             if is_flat:
                 raise StopIteration
 
-        found = minimize(
-            objective,
-            (start / scale).double().numpy().ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            callback=stop_where_flat,
-            # SciPy's own tolerance is relative only to objectives above 1
-            options={"ftol": 0.0, "gtol": 0.0, "maxiter": max_iterations},
-        )
+        point, before, iterations = (start / scale).double().numpy().ravel(), math.inf, 0
+        while True:
+            # after each small product, NumPy's idle threads would keep torch's threads waiting
+            with threadpool_limits(1, user_api="blas"):
+                found = minimize(
+                    objective,
+                    point,
+                    jac=True,
+                    method="L-BFGS-B",
+                    callback=stop_where_flat,
+                    # SciPy's own tolerance is relative only to objectives above 1
+                    options={"ftol": 0.0, "gtol": 0.0, "maxiter": max_iterations},
+                )
+            iterations += int(found.nit)
+            if is_flat or found.status != LINE_SEARCH_FAILED:
+                break
+            # rounding hides the descent: start afresh, until that gains nothing
+            is_flat = before - found.fun <= tolerance * found.fun
+            if is_flat:
+                break
+            point, before = found.x, found.fun
         solution = torch.from_numpy(found.x.astype(np.float32)).reshape(start.shape) * scale
-        return _Fit(solution, int(found.nit), bool(is_flat or found.success))
+        return _Fit(solution, iterations, bool(is_flat or found.success))

@@ -23,9 +23,10 @@ from plankton_study.probes.logistic import (
     path_from_arrays,
 )
 from plankton_study.probes.result import END_TO_END, LinearProbe, ProbeResult, head_probabilities
-from plankton_study.probes.ridge import RidgeGrid, ridge_grid
+from plankton_study.probes.ridge import RidgeGrid, RidgePath, ridge_grid, sharpness
 from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.probes.selection import (
+    JOINED,
     SEARCHES,
     SETTINGS,
     NearBest,
@@ -111,7 +112,7 @@ def _probe_draw(
     }
 
     def compute() -> dict[str, Any]:
-        return _Probing(study, splits, bank, setting).run(cells, with_all_heads=search == "all")
+        return _Probing(study, splits, bank, setting).run(cells, search)
 
     stored = computed(study, "probe", inputs, SHAPED_BY, compute)
     return _open_result(stored, name, encoder, setting, budget)
@@ -191,16 +192,19 @@ class _Probing:
         self.taxa = {part: splits.taxa(rows).astype(str) for part, rows in self.rows.items()}
         self.classes, self.codes = np.unique(self.taxa["train"], return_inverse=True)
 
-    def run(self, cells: list[Cell], with_all_heads: bool) -> dict[str, Any]:
+    def run(self, cells: list[Cell], search: str) -> dict[str, Any]:
         """Return the values of a result to be stored; see `_open_result`."""
         grid = self._ridge_grid(cells)
-        finalists = self._fit_finalists(self._best_cells(grid, cells))
+        if search == JOINED:
+            finalists = [self._ridge_finalist(grid, cells)]
+        else:
+            finalists = self._fit_finalists(self._best_cells(grid, cells))
         best = max(finalists, key=lambda finalist: finalist.validation[self.config.metric])
         tested = {part: rows for part, rows in self.rows.items() if part != "train"}
-        heads = self._heads(best, tested, with_all_heads)
+        heads = self._heads(best, tested, with_all_heads=search == "all")
         result = {
             **self._about_selection(grid, cells),
-            "finalists": _finalists_table(finalists),
+            "finalists": _finalists_table(finalists, "penalty" if search == JOINED else "C"),
             "validation": {
                 head: self._validation_scores(parts["validation"]) for head, parts in heads.items()
             },
@@ -258,6 +262,27 @@ class _Probing:
                 scores = self._validation_scores(model.probabilities(validation))
                 finalists.append(_Finalist(cell, scaler, model, scores))
         return finalists
+
+    def _ridge_finalist(self, grid: RidgeGrid, cells: list[Cell]) -> _Finalist:
+        """Fit ridge regression on the best cell, and turn its scores into probabilities.
+
+        Thousands of joined features make logistic regression slow, and ridge regression does not
+        lose by them.
+        """
+        best = grid.table[self.config.metric].argmax()
+        cell, penalty = cells[best], float(grid.table["penalty"][best])
+        scaler = fit_scaler(self.bank, cell, self.rows["train"])
+        path = RidgePath(self._scaled(cell, scaler, "train"), self.codes)
+        weights = path.weights(penalty)
+        validation = self._scaled(cell, scaler, "validation")
+        scores = np.concatenate([block @ weights + path.shares for block in validation])
+        is_known = np.isin(self.taxa["validation"], self.classes)
+        codes = np.searchsorted(self.classes, self.taxa["validation"][is_known])
+        factor = np.float32(sharpness(scores[is_known], codes))
+        model = LogisticModel(penalty, factor * weights, factor * path.shares, 0, True)
+        return _Finalist(
+            cell, scaler, model, self._validation_scores(model.probabilities(validation))
+        )
 
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
         return ScaledFeatures(self.bank, cell, self.rows[part], scaler)
@@ -337,12 +362,13 @@ def _on_each(parts: dict[str, Any], function: Callable[[Any], np.ndarray]) -> di
     return {part: function(values) for part, values in parts.items()}
 
 
-def _finalists_table(finalists: list[_Finalist]) -> pd.DataFrame:
+def _finalists_table(finalists: list[_Finalist], strength: str) -> pd.DataFrame:
+    """Return a row for each fit; `strength` names the column of its strength."""
     lines = [
         {
             "layer": finalist.cell.layer,
             "timestep": finalist.cell.timestep,
-            "C": finalist.model.strength,
+            strength: finalist.model.strength,
             "iterations": finalist.model.iterations,
             "converged": finalist.model.converged,
             **finalist.validation,

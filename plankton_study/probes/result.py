@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
 from plankton_study.features.bank import FeatureBank
-from plankton_study.features.interface import HEAD, Cell, Encoder
+from plankton_study.features.interface import HEAD, Cell, Encoder, joined_cells
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
 from plankton_study.probes.intervals import Estimate, units_of
@@ -139,7 +139,8 @@ class ProbeResult:
             (its score after PCA to a common width); near_best_equal_width (whether it cannot be
             distinguished from the best of these); stage, resolution, channels, order of the layer.
         finalists: a row for each fitted logistic regression: layer, timestep, C, iterations,
-            converged, and validation accuracy and macro_f1.
+            converged, and validation accuracy and macro_f1. After a search over joined layers it
+            is the one ridge regression, with its penalty instead of C.
         validation: head → accuracy and macro_f1 on validation images.
         equal_width: the common width, the smallest number of features among the cells.
         standard_error: standard error of the best ridge probe's validation score.
@@ -213,11 +214,13 @@ class ProbeResult:
         if ids is None:
             self._refuse_missing_ids()
             ids = [""] * len(images)
+        cells = joined_cells(self.selected, self.encoder.cells)
         parts = []
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
-            features = self.encoder.encode(images[batch], ids[batch], [self.selected])
-            parts.append(self.linear.probabilities(features[self.selected]))
+            features = self.encoder.encode(images[batch], ids[batch], cells)
+            joined = np.concatenate([features[cell] for cell in cells], axis=1)
+            parts.append(self.linear.probabilities(joined))
         if not parts:
             return np.zeros((0, len(self.classes)), np.float32)
         return np.concatenate(parts)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
@@ -13,6 +15,10 @@ from plankton_study.probes.scaling import in_blocks, scaled_features
 from plankton_study.run.progress import progress
 from plankton_study.run.schema import Probes
 
+#: share of the largest eigenvalue below which a component is only rounding
+SMALLEST_COMPONENT = 1e-6
+#: range of the logarithm of the factor that turns scores into logits
+LOG_SHARPNESS = (-2.0, 6.0)
 NOT_SCORED_AWAY = ("train", "validation")
 
 
@@ -34,11 +40,13 @@ class RidgePath:
         covariance, targets = 0.0, 0.0
         for block, own_codes in zip(features, in_blocks(codes), strict=True):
             one_hot = np.eye(classes, dtype=np.float32)[own_codes]
-            covariance = covariance + (block.T @ block).astype(np.float64) / len(codes)
             targets = targets + block.T @ (one_hot - self.shares) / len(codes)
-        values, vectors = np.linalg.eigh(covariance)
-        self.values = values[::-1].clip(min=0)
-        self.vectors = vectors[:, ::-1].astype(np.float32)
+            if len(codes) >= block.shape[1]:
+                covariance = covariance + (block.T @ block).astype(np.float64) / len(codes)
+        if len(codes) >= block.shape[1]:
+            self.values, self.vectors = _eigenvectors(covariance)
+        else:  # few images are a single block
+            self.values, self.vectors = _components_of_few_images(block)
         self.targets = self.vectors.T @ targets
 
     def predict(
@@ -51,11 +59,50 @@ class RidgePath:
             penalty: relative to the mean eigenvalue.
             width: number of principal components; None: all.
         """
-        scale = (1 / (self.values + penalty)).astype(np.float32)[:width]
-        weights = self.vectors[:, :width] * scale @ self.targets[:width]
+        weights = self.weights(penalty, width)
         return np.concatenate(
             [(block @ weights + self.shares).argmax(axis=1) for block in features]
         )
+
+    def weights(self, penalty: float, width: int | None = None) -> np.ndarray:
+        """Return the weights of standardised features, (C, K) float32; see `predict`."""
+        scale = (1 / (self.values + penalty)).astype(np.float32)[:width]
+        return self.vectors[:, :width] * scale @ self.targets[:width]
+
+
+def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues of a symmetric matrix, the largest first, and its eigenvectors."""
+    values, vectors = np.linalg.eigh(matrix)
+    return values[::-1].clip(min=0), vectors[:, ::-1].astype(np.float32)
+
+
+def _components_of_few_images(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvectors of the covariance, from the products of the images.
+
+    With fewer images than features, these are the smaller matrix.
+    """
+    products = (features @ features.T).astype(np.float64) / len(features)
+    values, vectors = _eigenvectors(products)
+    is_component = values > values[0] * SMALLEST_COMPONENT
+    values, vectors = values[is_component], vectors[:, is_component]
+    lengths = np.sqrt(values * len(features)).astype(np.float32)
+    return values, features.T @ (vectors / lengths)
+
+
+def sharpness(scores: np.ndarray, codes: np.ndarray) -> float:
+    """Return the factor that makes the softmax of ridge scores most likely.
+
+    Args:
+        scores: (n, K) scores of images that the probe was not fitted to.
+        codes: (n,) int64, their classes.
+    """
+
+    def loss(log_factor: float) -> float:
+        logits = np.exp(log_factor) * scores
+        own = logits[np.arange(len(codes)), codes]
+        return float((logsumexp(logits, axis=1) - own).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_SHARPNESS, method="bounded").x))
 
 
 class RidgeGrid(NamedTuple):
@@ -92,7 +139,7 @@ def ridge_grid(
         taxa: the same keys → taxon names of these rows.
         config: provides the penalties, and the metric that selects.
     """
-    width = min(bank[cell].shape[1] for cell in cells)
+    width = min(bank.width(cell) for cell in cells)
     lines, predicted, narrow = [], [], []
     for cell in progress(f"ridge probes of {len(cells)} cells", cells):
         probed = _probe_cell(bank, cell, rows, taxa, config, width)

@@ -5,12 +5,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from plankton_study.features.interface import HEAD, Cell, Encoder
+from plankton_study.features.interface import ALL_LAYERS, HEAD, Cell, Encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals, metrics
 
 SETTINGS = ("natural", "balanced")
-SEARCHES = ("all", "equal", "predeclared")
+#: the search over timesteps of all layers together; the other ones choose a single layer
+JOINED = "all layers"
+SEARCHES = ("all", "equal", "predeclared", JOINED)
 
 
 def candidate_cells(encoder: Encoder, search: str, number: int = 0) -> list[Cell]:
@@ -19,7 +21,8 @@ def candidate_cells(encoder: Encoder, search: str, number: int = 0) -> list[Cell
     Args:
         encoder: the encoder that has the cells.
         search: "all" cells; "equal": `number` of them, evenly spaced over the layers at the
-            predeclared timestep, including the last layer; or only the "predeclared" one.
+            predeclared timestep, including the last layer; only the "predeclared" one; or, with
+            "all layers", for each timestep the cell that joins all of its layers.
         number: number of cells in the search "equal".
     """
     cells = [cell for cell in encoder.cells if cell != HEAD]
@@ -27,6 +30,9 @@ def candidate_cells(encoder: Encoder, search: str, number: int = 0) -> list[Cell
         return [encoder.predeclared]
     if search == "all":
         return cells
+    if search == JOINED:
+        timesteps = dict.fromkeys(cell.timestep for cell in cells)
+        return [Cell(ALL_LAYERS, timestep) for timestep in timesteps]
     cells = [cell for cell in cells if cell.timestep == encoder.predeclared.timestep]
     positions = np.linspace(len(cells) - 1, 0, min(number, len(cells))).round().astype(int)
     return [cells[position] for position in sorted(positions)]

@@ -422,11 +422,13 @@ class Conditions(NamedTuple):
         synthetic: whether any images are synthetic.
         seeds: number of training seeds.
         size: side of the images, px.
+        over_linear_filter: largest error of the denoisers over that of a linear filter.
     """
 
     synthetic: bool
     seeds: int
     size: int
+    over_linear_filter: float
 
     def against_verdict(self, claim: str) -> list[str]:
         """Return the reasons why a claim cannot be judged."""
@@ -435,6 +437,8 @@ class Conditions(NamedTuple):
             reasons.append("synthetic images")
         if self.seeds < SEEDS_NEEDED:
             reasons.append(f"{seeds_text(self.seeds)}, {SEEDS_NEEDED} needed")
+        if self.over_linear_filter > 1:
+            reasons.append("a denoiser that is worse than a linear filter")
         if claim == MAPS and self.size < SIDE_NEEDED:
             reasons.append(f"images of {self.size} px, {SIDE_NEEDED} needed")
         return reasons

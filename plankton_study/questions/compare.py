@@ -19,6 +19,7 @@ from plankton_study.probes.intervals import Estimate, MeanWithError
 from plankton_study.probes.metrics import METRICS
 from plankton_study.probes.probe import best_ridge_score, probe_encoder
 from plankton_study.probes.result import END_TO_END, ProbeResult, evaluate
+from plankton_study.probes.selection import JOINED
 from plankton_study.run.errors import StudyError
 from plankton_study.run.study import Study
 
@@ -130,6 +131,39 @@ def searches_table(study: Study, splits: Splits, results: ProbeResults) -> pd.Da
             for result in search_results.values()
         ]
     return table
+
+
+def read_outs_table(study: Study, splits: Splits, results: ProbeResults) -> pd.DataFrame:
+    """Return the test score, the profile's metric, of one cell and of all layers together.
+
+    Args:
+        study, splits: the set.
+        results: encoder → result of the search over all single cells.
+
+    Returns:
+        One row for each encoder; columns encoder, one cell (%), all layers (%), timestep (of the
+        layers), gain (points), all layers minus one cell, and diffusion minus it (points), both
+        with all layers.
+    """
+    metric = study.profile.probes.metric
+    setting = next(iter(results.values())).setting
+    joined = compare_encoders(study, splits, setting, JOINED, names=results).results
+    lines = []
+    for name, result in results.items():
+        own = joined[name]
+        gain = evaluate(study, splits, own, "test", minus=result)[metric]
+        lead = evaluate(study, splits, joined["diffusion"], "test", minus=own)[metric]
+        lines.append(
+            {
+                "encoder": name,
+                "one cell (%)": evaluate(study, splits, result, "test")[metric],
+                "all layers (%)": evaluate(study, splits, own, "test")[metric],
+                "timestep": "" if own.selected.timestep is None else str(own.selected.timestep),
+                "gain (points)": gain,
+                "diffusion minus it (points)": None if name == "diffusion" else lead,
+            }
+        )
+    return pd.DataFrame(lines)
 
 
 def differences(study: Study, splits: Splits, results: ProbeResults, part: str) -> pd.DataFrame:
@@ -254,8 +288,9 @@ def learning_table(
 
     Returns:
         One row for each encoder that was trained here; columns encoder, before training (%),
-        after (%), and held-out loss at the end (its trend).
+        after (%), and held-out loss in the last doubling (its trend, see `loss_trend`).
     """
+    cooldown = study.profile.training.cooldown
     lines = []
     for name, curve in learning_curves(results).items():
         result = results[name]
@@ -265,7 +300,7 @@ def learning_table(
                 "encoder": name,
                 "before training (%)": _score_before(study, splits, results, name, setting),
                 "after (%)": after,
-                "held-out loss at the end": loss_trend(curve["held_out"]),
+                "held-out loss in the last doubling": loss_trend(curve, cooldown),
             }
         )
     return pd.DataFrame(lines)
@@ -285,8 +320,19 @@ def _ridge_score(study: Study, result: ProbeResult) -> MeanWithError:
     return MeanWithError(best, result.standard_error)
 
 
-def loss_trend(losses: pd.Series) -> str:
-    """Return the trend of a loss over its last three points."""
+def loss_trend(curve: pd.DataFrame, cooldown: float) -> str:
+    """Return the trend of the held-out loss in the last doubling at the full learning rate.
+
+    The loss always falls in the cooldown, which says nothing about more images.
+
+    Args:
+        curve: columns images_seen and held_out; two points for each doubling.
+        cooldown: share of the images during which the learning rate fell.
+    """
+    at_full_rate = curve["images_seen"] <= (1 - cooldown) * curve["images_seen"].iloc[-1]
+    losses = curve["held_out"][at_full_rate]
+    if losses.empty:
+        return "flat"
     before, last = losses.iloc[-3:].iloc[[0, -1]]
     if last < (1 - FLAT) * before:
         return "still falling"

@@ -1,25 +1,51 @@
 """Did the denoiser learn, did it only memorise, and which of its properties matter?"""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from plankton_study.features.registry import diffusion_encoder
 from plankton_study.images.splits import Splits
+from plankton_study.models.diffusion.denoiser import denoiser_digest, losses_at
+from plankton_study.models.diffusion.linear_filter import LinearFilter
+from plankton_study.models.diffusion.noise_schedule import loss_over_clean_error
+from plankton_study.models.precision import resolved_precision
 from plankton_study.models.pretrained import open_denoiser
-from plankton_study.models.training import images_to_see, training_cost
+from plankton_study.models.recipe import images_to_see, training_cost, with_images_seen
+from plankton_study.models.training import choose_held_out
+from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.metrics import METRICS
 from plankton_study.probes.probe import best_ridge_score
+from plankton_study.run.cache import computed, digest
 from plankton_study.run.files import read_json
-from plankton_study.run.schema import UNet
+from plankton_study.run.schema import DenoiserChanges
 from plankton_study.run.study import Study
 
+#: modules whose code turns images and a denoiser into the comparison with the linear filter
+FILTER_SHAPED_BY = (
+    "questions.denoising",
+    "models.diffusion.denoiser",
+    "models.diffusion.linear_filter",
+    "models.diffusion.noise_schedule",
+    "models.diffusion.pipeline",
+    "models.training",
+    "models.batches",
+    "models.networks.unet",
+)
+#: noise levels of this comparison, and the shares of the schedule between which they are spread
+LEVELS = 10
+ENDS_OF_LEVELS = (0.005, 0.975)
+RATIO_DRAWS = 1000
+#: column of the ablation
+OVER_FILTER = "worst error over the linear filter's"
 SAMPLING_STEPS = 50
 SAMPLES = 16
 UNSEEN_IMAGES = 64
@@ -32,10 +58,84 @@ def learning_curve(folder: Path) -> pd.DataFrame | None:
     return pd.read_csv(file) if file.exists() else None
 
 
-def loss_by_level(folder: Path) -> pd.DataFrame | None:
-    """Return the held-out loss by timestep; None for a pretrained model."""
-    file = folder / "levels.csv"
-    return pd.read_csv(file) if file.exists() else None
+def compare_with_linear_filter(study: Study, splits: Splits, folder: Path) -> pd.DataFrame:
+    """Compare a denoiser's error at ten noise levels with that of a linear filter.
+
+    Both get the same noisy images, which neither was fitted to. The error is that of the clean
+    image, the mean square over standardised pixels.
+
+    Args:
+        study: provides the device and the precision.
+        splits: the images on which both were trained.
+        folder: folder of the denoiser.
+
+    Returns:
+        Columns timestep, denoiser and linear filter (the errors), and ratio, an `Estimate` whose
+        interval comes from a bootstrap over images.
+    """
+    inputs = {
+        "images": splits.collection.digest,
+        "pool": digest(splits["pool"]),
+        "validation": digest(splits["validation"]),
+        "denoiser": denoiser_digest(folder),
+        "precision": resolved_precision(study.profile.features.precision, study.device),
+    }
+
+    compute = partial(_errors_of_both, study, splits, folder)
+    errors = computed(study, "linear_filter", inputs, FILTER_SHAPED_BY, compute)
+    return pd.DataFrame(
+        {
+            "timestep": errors["timesteps"],
+            "denoiser": errors["denoiser"].mean(axis=1),
+            "linear filter": errors["linear filter"].mean(axis=1),
+            "ratio": list(map(_ratio, errors["denoiser"], errors["linear filter"])),
+        }
+    )
+
+
+def largest_ratio(tables: Iterable[pd.DataFrame]) -> Estimate:
+    """Return the largest ratio in some tables of `compare_with_linear_filter`."""
+    ratios = [ratio for table in tables for ratio in table["ratio"]]
+    return max(ratios, key=attrgetter("value"))
+
+
+def _errors_of_both(study: Study, splits: Splits, folder: Path) -> dict[str, np.ndarray]:
+    """Return the timesteps, and the errors of denoiser and linear filter (timesteps, images)."""
+    images = splits.collection.images
+    held_out = images[choose_held_out(splits["validation"])]
+    denoiser = open_denoiser(folder, study.profile.images.size, study.device)
+    steps = denoiser.scheduler.config.num_train_timesteps
+    timesteps = [int(share * steps) for share in np.linspace(*ENDS_OF_LEVELS, LEVELS)]
+    shape = denoiser.to_model(held_out).shape
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    precision = study.profile.features.precision
+    losses = losses_at(denoiser, held_out, noise, timesteps, precision)
+
+    linear = LinearFilter(images, splits["pool"], denoiser.scale)
+    clean = linear.standardised(held_out)
+    pixel_noise = torch.nn.functional.pixel_shuffle(noise, denoiser.unshuffle)[:, 0]
+    pixel_noise = pixel_noise.flatten(1).numpy()
+    over_clean_error = loss_over_clean_error(denoiser.scheduler)
+    of_denoiser, of_filter = [], []
+    for timestep in timesteps:
+        alpha_bar = denoiser.scheduler.alphas_cumprod[timestep].item()
+        noisy = alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * pixel_noise
+        of_filter.append(((linear.denoise(noisy, alpha_bar) - clean) ** 2).mean(axis=1))
+        of_denoiser.append(losses[timestep].to_numpy() / over_clean_error[timestep].item())
+    return {
+        "timesteps": np.array(timesteps),
+        "denoiser": np.array(of_denoiser),
+        "linear filter": np.array(of_filter),
+    }
+
+
+def _ratio(errors: np.ndarray, others: np.ndarray) -> Estimate:
+    """Return the ratio of two mean errors on the same images."""
+    images = len(errors)
+    drawn = np.random.default_rng(0).integers(images, size=(RATIO_DRAWS, images))
+    ratios = errors[drawn].mean(axis=1) / others[drawn].mean(axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Estimate(float(errors.mean() / others.mean()), float(low), float(high), images)
 
 
 def draw_samples(study: Study, folder: Path, number: int = SAMPLES) -> np.ndarray:
@@ -46,14 +146,11 @@ def draw_samples(study: Study, folder: Path, number: int = SAMPLES) -> np.ndarra
         folder: folder of the denoiser.
         number: number of samples.
     """
-    unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
-    pipeline = DDIMPipeline(unet, DDIMScheduler.from_config(scheduler.config))
+    pipeline = open_denoiser(folder, study.profile.images.size, study.device)
     pipeline.set_progress_bar_config(disable=True)
     steps = min(SAMPLING_STEPS, study.profile.noise.steps)
     generator = torch.Generator().manual_seed(study.seed)
-    drawn = pipeline(number, generator, num_inference_steps=steps, output_type="np").images
-    grey = drawn.mean(axis=3)
-    return (grey * 255).round().astype(np.uint8)
+    return pipeline(number, generator, steps)
 
 
 def nearest_images(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +210,7 @@ def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
     """
     lines = []
     for name, folder in folders.items():
-        unet, _ = open_denoiser(folder, study.profile.images.size)
+        unet = open_denoiser(folder, study.profile.images.size).unet
         cost = training_cost(folder)
         lines.append(
             {
@@ -132,7 +229,8 @@ def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
 
     Returns:
         One row for each denoiser, the main one first; columns denoiser, different images, images
-        seen, parameters, held-out loss, and the score (%) with the name of the profile's metric.
+        seen, parameters, the largest error over that of the linear filter, and the score (%) with
+        the name of the profile's metric.
         No rows if the profile has no ablation.
     """
     columns = [
@@ -140,45 +238,47 @@ def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
         "different images",
         "images seen",
         "parameters",
-        "held-out loss",
+        OVER_FILTER,
         f"{METRICS[study.profile.probes.metric]} (%)",
     ]
     ablation = study.profile.ablation
-    variants: list[tuple[str, dict[str, Any], float]] = []
-    variants += [(label, changes, 1.0) for label, changes in ablation.unet.items()]
-    variants += [(f"{share:.0%} of the images", {}, share) for share in ablation.pool]
+    unchanged = DenoiserChanges()
+    variants: list[tuple[str, DenoiserChanges, float]] = []
+    variants += [(label, changes, 1.0) for label, changes in ablation.denoisers.items()]
+    variants += [(f"{share:.0%} of the images", unchanged, share) for share in ablation.pool]
     if variants:
-        variants.insert(0, ("as in the study", {}, 1.0))
+        variants.insert(0, ("as in the study", unchanged, 1.0))
     lines = [_ablation_line(study, splits, *variant) for variant in variants]
     return pd.DataFrame(lines, columns=columns)
 
 
 def _ablation_line(
-    study: Study, splits: Splits, label: str, unet_changes: dict[str, Any], pool_share: float
+    study: Study, splits: Splits, label: str, changes: DenoiserChanges, pool_share: float
 ) -> dict[str, Any]:
-    variant = _with_changed_unet(study, splits, unet_changes)
+    variant = _with_changes(study, splits, changes)
     smaller = _with_smaller_pool(splits, pool_share)
     encoder = diffusion_encoder(variant, smaller)
     score = best_ridge_score(variant, smaller, encoder)
-    curve = pd.read_csv(encoder.folder / "curve.csv")
+    errors = compare_with_linear_filter(variant, smaller, encoder.folder)
     return {
         "denoiser": label,
         "different images": len(smaller["pool"]),
         "images seen": images_to_see(variant, smaller),
         "parameters": int(encoder.cost["parameters"]),
-        "held-out loss": float(curve["held_out"].iloc[-1]),
+        OVER_FILTER: largest_ratio([errors]),
         f"{METRICS[study.profile.probes.metric]} (%)": score,
     }
 
 
-def _with_changed_unet(study: Study, splits: Splits, changes: dict[str, Any]) -> Study:
-    """Return the study with another U-Net, and with the ablation's number of images seen."""
-    name = splits.collection.name
+def _with_changes(study: Study, splits: Splits, changes: DenoiserChanges) -> Study:
+    """Return the study with another denoiser, and with the ablation's number of images seen."""
     images_seen = study.profile.ablation.images_seen or images_to_see(study, splits)
-    config = study.profile.sets[name].model_copy(update={"images_seen": images_seen})
-    unet = UNet(**(study.profile.unet.model_dump() | changes))
-    profile = study.profile.model_copy(update={"sets": {name: config}, "unet": unet})
-    return replace(study, profile=profile)
+    budgeted = with_images_seen(study, splits, images_seen)
+    changed = {}
+    for table, keys in changes:
+        settings = getattr(study.profile, table)
+        changed[table] = type(settings)(**(settings.model_dump() | keys))
+    return replace(budgeted, profile=budgeted.profile.model_copy(update=changed))
 
 
 def _with_smaller_pool(splits: Splits, share: float) -> Splits:

@@ -1,6 +1,7 @@
 """The keys of a profile, their allowed values and defaults. `profile.py` reads the files."""
 
 import datetime as dt
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -111,6 +112,8 @@ class UNet(Strict):
     """The denoiser's network."""
 
     pretrained: str = ""  # folder or Hub id of an unconditional diffusers model to use instead
+    # squares of this side (px) become the channels of one position ("space to depth"); 1: none
+    unshuffle: Literal[1, 2, 4] = 1
     channels: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 64)  # of each resolution level
     layers_per_block: Count = 1  # residual blocks per level
     residual_blocks: Literal["default", "scale_shift"] = "default"  # how the timestep enters them
@@ -118,23 +121,24 @@ class UNet(Strict):
     groups: Count = 8  # of group normalisation
     attention: tuple[int, ...] = (8,)  # map sides (px) with self-attention
     head_channels: Count = 8
+    dropout: Share = 0.0  # in the residual blocks
     time_conditioning: bool = True
 
-
-def _check_unet_changes(changes: dict[str, Any]) -> dict[str, Any]:
-    UNet(**changes)
-    return changes
-
-
-UNetChanges = Annotated[dict[str, Any], AfterValidator(_check_unet_changes)]
+    def map_sides(self, size: int) -> list[int]:
+        """Return the side of the maps on each level (px), for images of a size (px)."""
+        return [size // self.unshuffle // 2**level for level in range(len(self.channels))]
 
 
 class Noise(Strict):
     """The noise schedule, and what the denoiser predicts."""
 
     steps: Count = 1000
-    schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    prediction: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    # "linear_signal": the share of signal (alpha bar) falls linearly; the others are diffusers'
+    schedule: Literal["linear_signal", "linear", "scaled_linear", "squaredcos_cap_v2"] = (
+        "linear_signal"
+    )
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    min_snr: Positive | None = None  # limit of min-SNR weights (Hang et al. 2023), such as 5
 
 
 class Training(Strict):
@@ -143,10 +147,12 @@ class Training(Strict):
     images_seen: Count = 16_000
     batch_size: Count = 32
     learning_rate: Positive = 1e-3
-    warmup: Share = 0.05  # share of the steps
+    warmup_images: Annotated[int, Field(ge=0)] = 1_600  # images during which the rate rises
+    cooldown: Share = 0.2  # share of the images, at the end, during which the rate falls to zero
     weight_decay: NotNegative = 0.01
     clip: Positive = 1.0  # maximum gradient norm
     ema: Share = 0.999  # decay of the exponential moving average of the weights
+    standardise: bool = True  # pixels to mean 0 and variance 1; otherwise to [-1, 1]
     precision: Precision = "auto"
     checkpoint_seconds: Positive = 30
 
@@ -226,8 +232,8 @@ class EncoderConfig(Strict):
 
     def problems(self) -> list[str]:
         problems = []
-        if self.kind in SELF_SUPERVISED and self.network == "unet":
-            problems.append(f"kind {self.kind!r} needs the network 'resnet' or 'vit'")
+        if self.kind == "mae" and self.network == "unet":
+            problems.append("kind 'mae' needs the network 'vit'")
         if self.kind == "pretrained" and not self.folder:
             problems.append("kind 'pretrained' needs a folder")
         if self.start == "denoiser" and self.network != "unet":
@@ -259,15 +265,16 @@ def _add_basic_encoders(tables: Any) -> Any:
 # --- features, probes and questions
 
 
-#: chosen in a pilot on PlanktonSet, divided otherwise and with another denoiser
-PILOT_CELL = "up16.resnet1@t15"
+#: chosen in a pilot on PlanktonSet, divided otherwise and with another denoiser: its t = 15 had
+#: the signal-to-noise ratio that t = 50 has in the default noise schedule
+PILOT_CELL = "up16.resnet1@t50"
 
 
 class Features(Strict):
     """Which features are read, and how."""
 
     taps: tuple[str, ...] = ("*",)  # patterns for tap names, such as "up16.*"
-    timesteps: Annotated[tuple[Timestep, ...], AtLeastOne] = (5, 15, 40, 100, 250, 600)
+    timesteps: Annotated[tuple[Timestep, ...], AtLeastOne] = (10, 50, 100, 200, 400, 700)
     pooling: Literal["mean", "mean_std", "grid"] = "mean_std"
     noise: Literal["clean", "shared", "by_image", "mean"] = "shared"
     noise_draws: Count = 4  # for noise = "mean"
@@ -292,7 +299,15 @@ class Probes(Strict):
     """Linear probes, their selection and their intervals."""
 
     # penalty of ridge regression, relative to the mean eigenvalue of the covariance
-    ridge: Annotated[tuple[Positive, ...], AtLeastOne] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    ridge: Annotated[tuple[Positive, ...], AtLeastOne] = (
+        1e-5,
+        1e-4,
+        1e-3,
+        1e-2,
+        1e-1,
+        1.0,
+        10.0,
+    )
     # scikit-learn's C
     logistic: Annotated[tuple[Positive, ...], AtLeastOne] = (
         0.003,
@@ -336,10 +351,41 @@ class Monitoring(Strict):
     period_images: Count = 20  # periods with fewer images are left out as too noisy
 
 
+class Curve(Strict):
+    """The curve of scores over training budgets; none by default."""
+
+    images_seen: tuple[Count, ...] = ()  # budgets, ascending
+    encoders: tuple[str, ...] = ("diffusion",)  # those that are trained with each budget
+
+    def problems(self) -> list[str]:
+        if list(self.images_seen) != sorted(set(self.images_seen)):
+            return ["curve.images_seen must ascend"]
+        return []
+
+
+def _check_changes(table: type[Strict], changes: dict[str, Any]) -> dict[str, Any]:
+    table(**changes)
+    return changes
+
+
+def changes_of(table: type[Strict]) -> Any:
+    """Return the type of some keys of a table that differ, checked as in the table itself."""
+    return Annotated[dict[str, Any], AfterValidator(partial(_check_changes, table))]
+
+
+class DenoiserChanges(Strict):
+    """In what a denoiser of the ablation differs: keys of these tables."""
+
+    unet: changes_of(UNet) = {}
+    noise: changes_of(Noise) = {}
+    training: changes_of(Training) = {}
+    features: changes_of(Features) = {}  # since the same timestep may be another noise level
+
+
 class Ablation(Strict):
     """Additional denoisers, trained to find out what matters; none by default."""
 
-    unet: dict[str, UNetChanges] = {}  # name → keys of [unet] that differ
+    denoisers: dict[str, DenoiserChanges] = {}
     pool: tuple[PositiveShare, ...] = ()  # shares of the unlabelled images
     images_seen: Count | None = None  # by each of them; None: as many as by the main denoiser
 
@@ -352,7 +398,7 @@ class Profile(Strict):
     extends: str = ""
     hub: bool = False  # whether the run may use the Hugging Face Hub
     images: ImageSettings = ImageSettings()
-    sets: Annotated[dict[str, DataSet], AtLeastOne]
+    sets: Annotated[dict[str, DataSet], BeforeValidator(_drop_unwanted), AtLeastOne]
     # small sets on which no encoder is trained; their probes are cross-validated
     transfers: Annotated[dict[str, DataSet], BeforeValidator(_drop_unwanted)] = {}
     # table of shared classes (columns set, taxon, coarse, resolved): the package's, or a path
@@ -371,6 +417,7 @@ class Profile(Strict):
     clusters: Clusters = Clusters()
     labels: Labels = Labels()
     monitoring: Monitoring = Monitoring()
+    curve: Curve = Curve()
     ablation: Ablation = Ablation()
 
     @property
@@ -381,9 +428,12 @@ class Profile(Strict):
     def problems(self) -> list[str]:
         problems = self._problems_of_timesteps()
         problems += self._problems_of_widths()
+        unknown = sorted(set(self.curve.encoders) - set(self.encoders))
+        if unknown:
+            problems.append(f"curve.encoders {unknown} are not among the encoders of the profile")
         if not self.unet.pretrained:
             problems += self._problems_of_resolutions()
-        elif self.ablation.unet or self.ablation.pool:
+        elif self.ablation.denoisers or self.ablation.pool:
             problems.append("ablation needs a denoiser that is trained here")
         if self.images.size % self.vit.patch:
             problems.append("vit.patch must divide images.size")
@@ -404,16 +454,17 @@ class Profile(Strict):
 
     def _problems_of_resolutions(self) -> list[str]:
         levels = len(self.unet.channels)
-        sides = [self.images.size // 2**level for level in range(levels)]
+        sides = self.unet.map_sides(self.images.size)
         missing = sorted(set(self.unet.attention) - set(sides))
         problems = []
         if missing:
             problems.append(
                 f"unet.attention {missing} must be map sides of this network, {sides} px"
             )
-        if self.images.size % 2 ** (levels - 1):
+        divisor = self.unet.unshuffle * 2 ** (levels - 1)
+        if self.images.size % divisor:
             problems.append(
-                f"images.size must be divisible by {2 ** (levels - 1)} "
-                f"for the {levels} levels of unet.channels"
+                f"images.size must be divisible by {divisor} for unet.unshuffle = "
+                f"{self.unet.unshuffle} and the {levels} levels of unet.channels"
             )
         return problems

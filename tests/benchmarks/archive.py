@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import GAIN
 
 from plankton_study.features.encoders import DiffusionEncoder
+from plankton_study.models.diffusion.noise_schedule import build_scheduler
+from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.networks.unet import build_unet
-from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.run.profile import read_profile
 from plankton_study.run.schema import Profile
 
@@ -142,14 +143,16 @@ def profile_costs(profile: Profile, rates: Rates) -> dict[str, str]:
 def _encoder(profile: Profile) -> DiffusionEncoder:
     unet = build_unet(profile.unet, profile.images.size, 0)
     scheduler = build_scheduler(profile.noise)
-    return DiffusionEncoder(profile.name, unet, scheduler, profile.features)
+    denoiser = PlanktonPipeline(unet, scheduler, unshuffle=profile.unet.unshuffle)
+    return DiffusionEncoder(profile.name, denoiser, profile.features)
 
 
 def training_flops(profile: Profile) -> int:
     """Return the FLOPs of training on one image; they are counted as in `Trainer`."""
     size = profile.images.size
     unet = build_unet(profile.unet, size, 0).train()
-    x = torch.zeros(1, 1, size, size)
+    config = unet.config
+    x = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         unet(x, 0).sample.sum().backward()
     return counter.get_total_flops()

@@ -1,6 +1,6 @@
 """`make bench`: measure all sections, and write the results beside this file.
 
-`python bench.py SECTION …` measures some sections and only prints their results.
+`python bench.py SECTION …` measures some sections, and renews only their results.
 """
 
 import platform
@@ -38,7 +38,7 @@ pathlib.Path(file).write_text(json.dumps(rows, default=float))
 
 
 def main(sections: tuple[str, ...]) -> None:
-    """Measure some sections; write the results if they are all."""
+    """Measure some sections, and write the results."""
     started = time.monotonic()
     rows = []
     for section in sections:
@@ -46,11 +46,36 @@ def main(sections: tuple[str, ...]) -> None:
         rows += measure_in_process(section)
         print(f"  {time.monotonic() - started:.0f} s", flush=True)
     minutes = (time.monotonic() - started) / 60
-    table = pd.DataFrame(rows)
+    about = {row["what"]: row["about"] for row in rows if "about" in row}
+    table = pd.DataFrame(rows).drop(columns="about", errors="ignore")
     print(texts_of(table).to_string(index=False))
-    if set(sections) == set(SECTIONS):
-        about = {row["what"]: row["about"] for row in rows if "about" in row}
-        write_results(load_study("quick", 0), table.drop(columns="about"), about, minutes)
+    study = load_study("quick", 0)
+    if set(sections) != set(SECTIONS):
+        table, about = with_other_sections(table, about, kind_of(study))
+    write_results(study, table, about, minutes)
+
+
+def with_other_sections(
+    table: pd.DataFrame, about: dict[str, dict], kind: str
+) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """Return new results with the stored ones of the sections that were not measured.
+
+    Args:
+        table: a row for each new result.
+        about: text of a row → what its section knows about it.
+        kind: "cpu" or "gpu".
+    """
+    stored = pd.read_csv(HERE / f"{kind}.csv").fillna({"aim": ""})
+    others = stored[~stored["section"].isin(table["section"])]
+    joined = pd.concat([others, table])
+    order = {section: place for place, section in enumerate(stored["section"].unique())}
+    joined = joined.sort_values("section", key=lambda names: names.map(order), kind="stable")
+    return joined.reset_index(drop=True), read_json(HERE / f"{kind}.json")["about"] | about
+
+
+def kind_of(study: Study) -> str:
+    """Return the stem of the files with the results of this machine."""
+    return "cpu" if study.device == "cpu" else "gpu"
 
 
 def measure_in_process(section: str) -> list[dict]:
@@ -74,7 +99,7 @@ def write_results(
         about: text of a row → what its section knows about it.
         minutes: that the measurement took.
     """
-    kind = "cpu" if study.device == "cpu" else "gpu"
+    kind = kind_of(study)
     table.to_csv(HERE / f"{kind}.csv", index=False)
     origin = provenance(study)
     entry = {"about": about, "provenance": origin, "minutes": round(minutes, 1)}

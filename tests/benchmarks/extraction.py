@@ -19,8 +19,8 @@ from plankton_study.features.hooks import tapped
 from plankton_study.features.interface import Cell
 from plankton_study.features.pooling import pool
 from plankton_study.features.taps import Tap
-from plankton_study.models.denoiser import initial_unet
-from plankton_study.models.noise_schedule import build_scheduler
+from plankton_study.models.batches import MINUS_ONE_TO_ONE
+from plankton_study.models.diffusion.denoiser import initial_denoiser
 from plankton_study.models.precision import autocast, uses_bfloat16
 from plankton_study.run.study import load_study
 
@@ -63,8 +63,8 @@ class Workload:
         study = load_study("quick", 0)
         self.device = study.device
         self.settings = study.profile.features.model_copy(update={"timesteps": TIMESTEPS})
-        self.unet = initial_unet(study).to(study.device)
-        self.scheduler = build_scheduler(study.profile.noise)
+        self.denoiser = initial_denoiser(study, MINUS_ONE_TO_ONE).to(study.device)
+        self.unet = self.denoiser.unet
         self.encoder = self.encoder_with(self.settings.precision)
         self.taps: list[Tap] = list(self.encoder.taps.values())
         self.images = random_images(number, study.profile.images.size)
@@ -78,7 +78,7 @@ class Workload:
     def encoder_with(self, precision: str) -> DiffusionEncoder:
         """Return the encoder that computes in a given precision."""
         settings = self.settings.model_copy(update={"precision": precision})
-        return DiffusionEncoder("bench", self.unet, self.scheduler, settings)
+        return DiffusionEncoder("bench", self.denoiser, settings)
 
     def network_inputs(self, images: np.ndarray, timestep: int = TIMESTEPS[0]) -> tuple[Any, ...]:
         """Return what the network takes for some images at a noise level."""

@@ -17,8 +17,8 @@ from training import train_as_study
 from plankton_study.features.bank import extract_features
 from plankton_study.features.encoders import DiffusionEncoder
 from plankton_study.images.splits import Splits, make_splits
-from plankton_study.models.denoiser import initial_unet
-from plankton_study.models.noise_schedule import build_scheduler
+from plankton_study.models.batches import MINUS_ONE_TO_ONE
+from plankton_study.models.diffusion.denoiser import initial_denoiser
 from plankton_study.run.machine import processes
 from plankton_study.run.schema import Features
 from plankton_study.run.study import Study, load_study
@@ -69,9 +69,8 @@ def main(profile: str) -> None:
     """Measure both, and print the seconds and the number of processes."""
     study = load_study(profile, 0)
     splits = make_splits(study, "bench")
-    scheduler = build_scheduler(study.profile.noise)
     settings = Features(timesteps=(15,))
-    encoder = DiffusionEncoder("bench", initial_unet(study), scheduler, settings)
+    encoder = DiffusionEncoder("bench", initial_denoiser(study, MINUS_ONE_TO_ONE), settings)
     two_batches = 2 * study.profile.training.batch_size
     seconds = {
         "training": seconds_of_more(partial(train, study, splits), few=1, more=STEPS),

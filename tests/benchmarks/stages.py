@@ -45,7 +45,7 @@ precision = "float32"
 [features]
 timesteps = [15, 100]
 precision = "float32"
-predeclared = "up16.resnet1@t15"
+predeclared = "up16.resnet1@t50"
 """
 CHANNELS = 64  # of the bank that the probes read
 CLASSES = 20
@@ -200,13 +200,15 @@ def extraction_call(number: int, folder: Path) -> Callable[[], object]:
 
     from plankton_study.features.bank import Extraction
     from plankton_study.features.encoders import DiffusionEncoder
+    from plankton_study.models.diffusion.noise_schedule import build_scheduler
+    from plankton_study.models.diffusion.pipeline import PlanktonPipeline
     from plankton_study.models.networks.unet import build_unet
-    from plankton_study.models.noise_schedule import build_scheduler
     from plankton_study.run.schema import Features, Noise, UNet
 
     settings = Features(timesteps=(15,))
     unet = build_unet(UNet(channels=(16, 40, 80), head_channels=40), 32, 0)
-    encoder = DiffusionEncoder("bench", unet, build_scheduler(Noise()), settings)
+    denoiser = PlanktonPipeline(unet, build_scheduler(Noise()))
+    encoder = DiffusionEncoder("bench", denoiser, settings)
     collection = as_collection(np.load(folder / "images.npy", mmap_mode="r"))
     encoder.encode(collection.images[: settings.batch_size], [], encoder.cells)  # warms up
     rows = np.arange(number)

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ from timing import result_row, time_in_turn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
-from plankton_study.models.denoiser import batch_denoising_loss, initial_unet
-from plankton_study.models.noise_schedule import build_scheduler
-from plankton_study.models.training import Trainer, TrainingImages, training_cost
+from plankton_study.models.batches import MINUS_ONE_TO_ONE
+from plankton_study.models.diffusion.denoiser import batch_denoising_loss
+from plankton_study.models.diffusion.noise_schedule import build_scheduler
+from plankton_study.models.networks.unet import build_unet, to_unet
+from plankton_study.models.recipe import training_cost
+from plankton_study.models.training import Trainer, TrainingImages
 from plankton_study.run.study import Study, load_study
 
 SECTION = "training"
@@ -76,9 +80,10 @@ def train_as_study(
     images_seen: int,
 ) -> None:
     """Train the study's U-Net as the study does; see `Trainer` for the arguments."""
-    unet = initial_unet(study)
-    loss = batch_denoising_loss(build_scheduler(study.profile.noise))
-    data = TrainingImages(images, rows, held_out)
+    profile = study.profile
+    unet = build_unet(profile.unet, profile.images.size, study.seed)
+    loss = batch_denoising_loss(profile.noise, profile.unet.unshuffle)
+    data = TrainingImages(images, rows, held_out, MINUS_ONE_TO_ONE)
     Trainer(study, folder, unet, loss, data, images_seen, label="bench").run()
 
 
@@ -118,11 +123,14 @@ def _batches_of_all_epochs(loader: DataLoader) -> Iterator[torch.Tensor]:
 
 
 def _example_loss(unet: torch.nn.Module, scheduler: DDPMScheduler, x: torch.Tensor) -> torch.Tensor:
+    squares = isqrt(unet.config.in_channels)
+    x = to_unet(x, unet.config.in_channels, squares)
     noise = torch.randn_like(x)
     levels = scheduler.config.num_train_timesteps
     timesteps = torch.randint(0, levels, (len(x),), device=x.device).long()
     predicted = unet(scheduler.add_noise(x, noise, timesteps), timesteps).sample
-    return torch.nn.functional.mse_loss(predicted.float(), noise.float())
+    target = scheduler.get_velocity(x, noise, timesteps)
+    return torch.nn.functional.mse_loss(predicted.float(), target.float())
 
 
 def time_over_heavy_operations(call: Callable[[], object]) -> float:
@@ -181,7 +189,8 @@ class Workload:
             return training_cost(path)
 
     def _train_as_example(self, images_seen: int) -> None:
-        unet = initial_unet(self.study)
+        profile = self.study.profile
+        unet = build_unet(profile.unet, profile.images.size, self.study.seed)
         train_as_example(unet, self.scheduler, self.files, images_seen, self.study.device)
 
 

@@ -13,9 +13,9 @@ from plankton_study.features.noise import add_noise
 from plankton_study.features.registry import diffusion_encoder, make_encoder
 from plankton_study.features.taps import find_taps
 from plankton_study.images.splits import make_splits
-from plankton_study.models.batches import to_input
+from plankton_study.models.diffusion.noise_schedule import build_scheduler
+from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.networks.unet import build_unet
-from plankton_study.models.noise_schedule import build_scheduler
 from plankton_study.run import cache
 from plankton_study.run.schema import Features, Noise, UNet
 
@@ -38,7 +38,8 @@ def images():
 def encoder_of(unet, **changes) -> DiffusionEncoder:
     """Return an encoder of a copy of a U-Net, so that its memory layout may change."""
     settings = Features(**{"precision": "float32", "timesteps": (20, 300), **changes})
-    return DiffusionEncoder("test", copy.deepcopy(unet), build_scheduler(Noise()), settings)
+    denoiser = PlanktonPipeline(copy.deepcopy(unet), build_scheduler(Noise()))
+    return DiffusionEncoder("test", denoiser, settings)
 
 
 # --- a denoiser
@@ -68,7 +69,7 @@ def test_features_do_not_depend_on_the_batch(unet, images, noise):
 def test_the_mean_over_draws_is_the_mean_of_the_draws(unet, images):
     layer = "mid8.resnet1"
     encoder = encoder_of(unet, noise="mean", noise_draws=2, taps=(layer,))
-    x, cell = to_input(images), Cell(layer, 20)
+    x, cell = encoder.prepare(images), Cell(layer, 20)
     taps = find_taps(unet, x[:1], 0, patterns=(layer,))
     draws = []
     with tapped(unet, taps) as read:

@@ -10,7 +10,7 @@ import torch
 from plankton_study.features.hooks import tapped
 from plankton_study.features.pooling import pool
 from plankton_study.features.taps import find_taps
-from plankton_study.models.batches import to_input
+from plankton_study.models.batches import MINUS_ONE_TO_ONE, to_input
 from plankton_study.models.networks.unet import build_unet
 from plankton_study.models.networks.vit import build_vit
 from plankton_study.run.schema import UNet
@@ -28,7 +28,7 @@ def unet():
 def x():
     """Ten images, as networks read them."""
     images = np.random.default_rng(0).integers(0, 256, (10, 16, 16), dtype=np.uint8)
-    return to_input(images)
+    return to_input(images, MINUS_ONE_TO_ONE)
 
 
 def number_of_hooks(model: torch.nn.Module) -> int:
@@ -76,7 +76,7 @@ def test_features_equal_those_of_a_full_pass_with_full_maps(unet, x, pooling):
 def test_features_of_a_transformer_are_its_hidden_states(shared):
     vit = build_vit(shared.profile.vit, 16).eval()
     taps = find_taps(vit, BLANK)
-    x = to_input(np.arange(256, dtype=np.uint8).reshape(1, 16, 16))
+    x = to_input(np.arange(256, dtype=np.uint8).reshape(1, 16, 16), MINUS_ONE_TO_ONE)
     with tapped(vit, taps, "mean") as read:
         features = read(x)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plankton_study.features.noise import add_noise
-from plankton_study.models.noise_schedule import build_scheduler
+from plankton_study.models.diffusion.noise_schedule import build_scheduler
 from plankton_study.run.schema import Noise
 
 SCHEDULER = build_scheduler(Noise())

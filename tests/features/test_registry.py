@@ -8,7 +8,7 @@ from plankton_study.features import registry
 from plankton_study.features.interface import Cell
 from plankton_study.features.registry import encoder_family, make_encoder, why_unavailable
 from plankton_study.images.splits import make_splits
-from plankton_study.models import denoiser
+from plankton_study.models.diffusion import denoiser
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import evaluate
 from plankton_study.run.cache import digest

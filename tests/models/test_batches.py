@@ -6,15 +6,43 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plankton_study.models.batches import StepRandomness, batch_rows, flip_and_turn, to_input
+from plankton_study.models.batches import (
+    MINUS_ONE_TO_ONE,
+    StepRandomness,
+    batch_rows,
+    flip_and_turn,
+    measure_scale,
+    to_input,
+)
 
 
-def test_the_input_of_a_network_lies_between_minus_one_and_one():
+def test_models_from_elsewhere_read_numbers_between_minus_one_and_one():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    x = to_input(images)
+    x = to_input(images, MINUS_ONE_TO_ONE)
     assert x.shape == (1, 1, 16, 16) and x.dtype == torch.float32
     assert (x.min(), x.max()) == (-1, 1)
     assert torch.allclose((x + 1) * 127.5, torch.from_numpy(images).float(), atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 200), st.integers(1, 55), st.integers(1, 40))
+def test_pixels_are_standardised_over_the_rows_that_are_measured(low, spread, number):
+    rng = np.random.default_rng(number)
+    images = rng.integers(low, low + spread, (number, 8, 8), dtype=np.uint8)
+    others = np.full((5, 8, 8), 255, np.uint8)
+    scale = measure_scale(np.concatenate([images, others]), np.arange(number))
+    assert scale.mean == pytest.approx(images.mean(), abs=0.006)
+    assert scale.std == pytest.approx(max(images.std(), 1), abs=0.006)
+    x = to_input(images, scale)
+    assert abs(x.mean()) < 0.01
+    assert x.std(correction=0) < 1.01
+
+
+def test_images_of_one_grey_value_have_a_scale():
+    blank = np.full((3, 8, 8), 240, np.uint8)
+    scale = measure_scale(blank, np.arange(3))
+    assert scale == (240, 1)
+    assert not to_input(blank, scale).any()
 
 
 @settings(max_examples=30, deadline=None)

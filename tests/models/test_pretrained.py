@@ -22,7 +22,8 @@ from transformers import (
 from plankton_study.features.bank import extract_features
 from plankton_study.features.registry import make_encoder, why_unavailable
 from plankton_study.images.splits import make_splits
-from plankton_study.models.denoiser import initial_unet, trained_denoiser
+from plankton_study.models.batches import MINUS_ONE_TO_ONE
+from plankton_study.models.diffusion.denoiser import initial_denoiser, trained_denoiser
 from plankton_study.models.pretrained import find_model_folder, open_denoiser
 from plankton_study.run.errors import StudyError
 
@@ -39,7 +40,8 @@ def test_a_model_made_elsewhere_takes_the_denoisers_place(make_study, shared):
     splits = make_splits(study, "shapes")
     assert trained_denoiser(study, splits) == folder
     assert make_encoder(study, splits, "diffusion").folder is None  # it was not trained here
-    given, initial = UNet2DModel.from_pretrained(folder, subfolder="unet"), initial_unet(study)
+    given = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    initial = initial_denoiser(study, MINUS_ONE_TO_ONE).unet
     shapes = [[weights.shape for weights in unet.parameters()] for unet in (given, initial)]
     assert shapes[0] == shapes[1]
     assert not torch.equal(given.conv_in.weight, initial.conv_in.weight)

@@ -44,7 +44,7 @@ def assert_trained_alike(folder, expected_folder):
     file = "unet/diffusion_pytorch_model.safetensors"
     weights, expected = load_file(folder / file), load_file(expected_folder / file)
     for name in expected:  # Adam magnifies rounding where a gradient is next to nothing
-        np.testing.assert_allclose(weights[name], expected[name], atol=2e-3, err_msg=name)
+        np.testing.assert_allclose(weights[name], expected[name], atol=4e-3, err_msg=name)
     costs = [read_json(place / "cost.json") for place in (folder, expected_folder)]
     assert costs[0]["flops"] == costs[1]["flops"]
 

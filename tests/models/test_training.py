@@ -7,21 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from plankton_study.images.splits import make_splits
 from plankton_study.models import training
-from plankton_study.models.batches import to_input
+from plankton_study.models.batches import MINUS_ONE_TO_ONE
 from plankton_study.models.networks.unet import build_unet
 from plankton_study.models.networks.vit import build_vit
-from plankton_study.models.training import (
-    Trainer,
-    TrainingImages,
-    save_checkpoint,
+from plankton_study.models.recipe import (
+    pixel_scale,
     training_cost,
+    training_images,
     training_inputs,
 )
+from plankton_study.models.training import Trainer, TrainingImages, save_checkpoint
 from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import UNet
 
@@ -48,44 +47,59 @@ def squared_output(model, x, rows, randomness):
 @pytest.fixture
 def data(shared) -> TrainingImages:
     splits = make_splits(shared, "shapes")
-    return TrainingImages(splits.collection.images, splits["pool"], splits["validation"])
+    images = splits.collection.images
+    return TrainingImages(images, splits["pool"], splits["validation"], MINUS_ONE_TO_ONE)
 
 
 def held_out_loss(model: torch.nn.Module, data: TrainingImages) -> float:
     with torch.no_grad():
-        return squared_output(model, to_input(data.images[data.held_out]), None, None).item()
+        return squared_output(model, data.inputs(data.held_out), None, None).item()
 
 
 def last_held_out_loss(folder) -> float:
     return pd.read_csv(folder / "curve.csv")["held_out"].iloc[-1]
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero(shared, data, tmp_path):
+def rates_of_training(study, data, folder, **changes) -> list[float]:
+    """Return the learning rate of every step over the highest one."""
     rates = {}
 
     def loss(model, x, rows, randomness):
-        rates[trainer.step] = trainer.schedule.get_last_lr()[0]
+        rates[trainer.step] = trainer.optimiser.param_groups[0]["lr"]
         return squared_output(model, x, rows, randomness)
 
-    trainer = Trainer(shared, tmp_path, OneMatrix(), loss, data, 40 * 16, "test", {"warmup": 0.25})
+    settings = {"warmup_images": 10 * 16, "cooldown": 0.25}
+    trainer = Trainer(study, folder, OneMatrix(), loss, data, 40 * 16, "test", settings, **changes)
     trainer.run()
-    highest = shared.profile.training.learning_rate
-    warming, falling = [rates[step] for step in range(11)], [rates[step] for step in range(10, 40)]
-    np.testing.assert_allclose(warming, np.linspace(0, highest, 11))
-    assert falling == sorted(falling, reverse=True)
-    assert rates[25] == pytest.approx(highest / 2)  # half-way down the cosine
-    assert 0 < rates[39] < highest / 100
+    return [rates[step] / study.profile.training.learning_rate for step in range(40)]
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero(shared, data, tmp_path):
+    rates = rates_of_training(shared, data, tmp_path)
+    np.testing.assert_allclose(rates[:10], np.linspace(0.1, 1, 10))
+    np.testing.assert_allclose(rates[10:30], 1)
+    np.testing.assert_allclose(rates[30:], 1 - np.sqrt(np.arange(1, 11) / 11))
+
+
+def test_without_a_cooldown_the_learning_rate_stays(shared, data, tmp_path):
+    rates = rates_of_training(shared, data, tmp_path, has_cooldown=False)
+    np.testing.assert_allclose(rates[10:], 1)
+    assert [file.name for file in tmp_path.glob("s*")] == ["state.pt"]
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"changes": {"batch_size = 16": "batch_size = 8"}}]
 )
 def test_what_determines_a_training_is_in_its_key(make_study, change):
-    keys = []
-    for study in (make_study(), make_study(**change)):
-        splits = make_splits(study, "shapes")
-        keys.append(training_inputs(study, splits, splits["pool"], splits["validation"], 320))
+    keys = [inputs_of(study) for study in (make_study(), make_study(**change))]
     assert keys[0] != keys[1]
+
+
+def inputs_of(study):
+    splits = make_splits(study, "shapes")
+    scale = pixel_scale(study, splits)
+    data = training_images(splits, splits["pool"], splits["validation"], scale)
+    return training_inputs(study, splits, data)
 
 
 # --- checkpoints
@@ -98,7 +112,6 @@ def checkpoint_of(model: torch.nn.Module) -> dict:
         "model": model.state_dict(),
         "average": EMAModel(model.parameters()).state_dict(),
         "optimiser": optimiser.state_dict(),
-        "schedule": get_cosine_schedule_with_warmup(optimiser, 1, 20).state_dict(),
         "step": 1,
         "curve": [],
         "losses": [],
@@ -141,7 +154,7 @@ def test_a_training_killed_behind_its_last_step_still_knows_its_cost(
         train()
     train()
     assert training_cost(tmp_path)["flops"] == 2 * MATRIX_FLOPS
-    assert len(pd.read_csv(tmp_path / "curve.csv")) == 10
+    assert pd.read_csv(tmp_path / "curve.csv")["images_seen"].tolist() == [256, 320]
 
 
 # --- what a training leaves
@@ -159,7 +172,7 @@ def test_a_training_leaves_its_curve_and_its_cost(shared, data, tmp_path):
     model, changes = OneMatrix(), {"batch_size": 20}
     Trainer(shared, tmp_path, model, squared_output, data, 500, "test", changes).run()
     curve, cost = pd.read_csv(tmp_path / "curve.csv"), training_cost(tmp_path)
-    assert curve["images_seen"].tolist() == [20 * round(25 * part / 10) for part in range(1, 11)]
+    assert curve["images_seen"].tolist() == [240, 360, 500]  # two a doubling
     # the kept weights are those that the curve ends with: the moving average
     assert last_held_out_loss(tmp_path) == pytest.approx(held_out_loss(model, data), rel=1e-5)
     assert cost.pop("seconds") > 0
@@ -190,11 +203,9 @@ def test_the_first_loss_is_a_fingerprint_of_the_seed(shared, data, tmp_path):
 
 def test_the_key_of_a_training_holds_the_precision_that_the_machine_uses(shared, monkeypatch):
     """Machines with and without bfloat16 that share a cache do not share weights."""
-    splits = make_splits(shared, "shapes")
     profile = shared.profile
     automatic = profile.training.model_copy(update={"precision": "auto"})
     study = replace(shared, profile=profile.model_copy(update={"training": automatic}))
-    held_out = splits["validation"]
     keys = []
     for has_bfloat16 in (False, True):
         monkeypatch.setattr(
@@ -204,10 +215,9 @@ def test_the_key_of_a_training_holds_the_precision_that_the_machine_uses(shared,
         monkeypatch.setattr(
             "plankton_study.models.precision.torch.cpu._is_amx_tile_supported", lambda: False
         )
-        keys.append(training_inputs(study, splits, splits["pool"], held_out, 64)["training"])
+        keys.append(inputs_of(study)["training"])
     assert [key["precision"] for key in keys] == ["float32", "bfloat16"]
-    of_float32 = training_inputs(shared, splits, splits["pool"], held_out, 64)["training"]
-    assert keys[0] == of_float32
+    assert keys[0] == inputs_of(shared)["training"]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.999])
@@ -229,12 +239,12 @@ def test_the_kept_weights_are_the_moving_average(shared, data, tmp_path, decay):
 
 def test_batch_norm_keeps_the_statistics_of_the_images_it_was_trained_on(shared, data, tmp_path):
     """Those of the training images under the averaged weights, not a memory of the last batches."""
-    data = TrainingImages(data.images, data.rows[:48], data.held_out)
+    data = replace(data, rows=data.rows[:48])
     model = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.BatchNorm1d(256), torch.nn.Linear(256, 4)
     )
     Trainer(shared, tmp_path, model, squared_output, data, 64, "test").run()
-    pixels = to_input(data.images[data.rows]).flatten(1)
+    pixels = data.inputs(data.rows).flatten(1)
     assert torch.allclose(model[1].running_mean, pixels.mean(dim=0), atol=1e-4)
     # and the curve ends with the loss under them
     assert last_held_out_loss(tmp_path) == pytest.approx(held_out_loss(model, data), rel=1e-4)

@@ -124,6 +124,12 @@ def test_a_mixed_run_is_not_published(live, fact):
         build.publish("demo")
 
 
+def test_a_run_whose_denoiser_is_worse_than_a_linear_filter_is_not_published(live):
+    change_json(live / "numbers" / "over_linear_filter.json", value=1.3)
+    with pytest.raises(StudyError, match="1.30 times the error of a linear filter.*images_seen"):
+        build.publish("demo")
+
+
 def test_a_run_made_with_uncommitted_changes_is_not_published(live):
     change_provenance((live / "provenance").glob("*.json"), dirty=True)
     with pytest.raises(StudyError, match="was made with uncommitted changes: commit"):
@@ -348,13 +354,13 @@ def test_published_notebooks_name_no_folder_of_this_machine_and_fold_their_code(
     path = tmp_path / "notebooks" / "02_denoiser.ipynb"
     book = nbformat.read(path, 4)
     cell = next(cell for cell in book.cells if cell.cell_type == "code")
-    warning = f"{ROOT}/plankton_study/models/denoiser.py:3: a warning"
+    warning = f"{ROOT}/plankton_study/models/rivals.py:3: a warning"
     cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text=warning)]
     nbformat.write(book, path)
     assert str(ROOT) in path.read_text(encoding="utf-8")
     publishing.shrink(tmp_path)
     assert str(ROOT) not in path.read_text(encoding="utf-8")
-    assert "plankton_study/models/denoiser.py:3: a warning" in path.read_text(encoding="utf-8")
+    assert "plankton_study/models/rivals.py:3: a warning" in path.read_text(encoding="utf-8")
     for path in (tmp_path / "notebooks").glob("*.ipynb"):
         book = nbformat.read(path, 4)
         nbformat.validate(book)

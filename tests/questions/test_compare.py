@@ -9,7 +9,9 @@ import pytest
 
 from plankton_study.images.splits import Splits, make_splits
 from plankton_study.probes.intervals import holm
+from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import evaluate
+from plankton_study.probes.selection import JOINED
 from plankton_study.questions.compare import (
     METRICS,
     Comparison,
@@ -21,6 +23,7 @@ from plankton_study.questions.compare import (
     differences_table,
     f1_by_taxon,
     loss_trend,
+    read_outs_table,
     scores_table,
     searches_table,
 )
@@ -111,6 +114,21 @@ def test_searches_show_fewer_candidates_first(shared, splits, comparison):
     assert table.set_index("encoder").loc["pixels + PCA"].iloc[-1] == macro_f1
 
 
+def test_both_read_outs_are_those_of_their_searches(shared, splits, comparison):
+    table = read_outs_table(shared, splits, comparison.results).set_index("encoder")
+    joined = probe_encoder(shared, splits, "pixels + PCA", search=JOINED)
+    expected = evaluate(shared, splits, joined, "test")["macro_f1"]
+    row = table.loc["pixels + PCA"]
+    assert row["all layers (%)"] == expected
+    single = evaluate(shared, splits, comparison.results["pixels + PCA"], "test")["macro_f1"]
+    assert row["one cell (%)"] == single
+    assert row["gain (points)"].value == pytest.approx(expected.value - single.value)
+    lead = table.loc["diffusion", "all layers (%)"].value - expected.value
+    assert row["diffusion minus it (points)"].value == pytest.approx(lead)
+    assert table.loc["diffusion", "diffusion minus it (points)"] is None
+    assert int(table.loc["diffusion", "timestep"]) in shared.profile.features.timesteps
+
+
 def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
     def result(macro_f1, end_to_end):
         scores = {"linear": {"macro_f1": macro_f1}, "end to end": {"macro_f1": end_to_end}}
@@ -144,8 +162,11 @@ def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
         ([1.0], "flat"),
     ],
 )
-def test_the_trend_of_a_loss_is_that_of_its_last_three_points(losses, trend):
-    assert loss_trend(pd.Series(losses)) == trend
+def test_the_trend_of_a_loss_is_that_of_the_last_doubling_before_the_cooldown(losses, trend):
+    seen = [250 * 2 ** (point / 2) for point in range(len(losses))]
+    curve = pd.DataFrame({"images_seen": seen, "held_out": losses})
+    curve.loc[len(curve)] = {"images_seen": seen[-1] / 0.8, "held_out": 0.1}  # cooled down
+    assert loss_trend(curve, cooldown=0.2) == trend
 
 
 def test_costs_are_listed_as_far_as_they_are_known(shared):

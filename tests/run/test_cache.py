@@ -233,6 +233,7 @@ CANNOT_COMPUTE = {
     "pydantic",
     "safetensors",
     "seaborn",
+    "threadpoolctl",
     "tqdm",
 }
 

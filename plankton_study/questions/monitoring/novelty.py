@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from plankton_study.images.splits import Splits
-from plankton_study.models.batches import to_input
-from plankton_study.models.denoiser import losses_by_level, trained_denoiser
+from plankton_study.models.diffusion.denoiser import losses_at, trained_denoiser
+from plankton_study.models.diffusion.noise_schedule import spread_timesteps
 from plankton_study.models.pretrained import open_denoiser
 from plankton_study.probes import intervals
 from plankton_study.probes.result import ProbeResult
@@ -74,15 +74,15 @@ def denoising_error(
 ) -> np.ndarray:
     """Return the denoiser's error on images, (n,), averaged over evenly spread timesteps."""
     folder = trained_denoiser(study, splits)
-    unet, scheduler = open_denoiser(folder, study.profile.images.size, study.device)
-    shape = (1, unet.config.in_channels, *splits.collection.images.shape[1:])
+    denoiser = open_denoiser(folder, study.profile.images.size, study.device)
+    images = splits.collection.images
+    shape = denoiser.to_model(images[:1]).shape
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(study.seed))
+    timesteps = spread_timesteps(denoiser.scheduler.config.num_train_timesteps, levels)
     precision = study.profile.features.precision
     errors = []
     for part in np.split(rows, range(IMAGES_IN_MEMORY, len(rows), IMAGES_IN_MEMORY)):
-        x = to_input(splits.collection.images[part], study.device)
-        x = x.expand(-1, shape[1], -1, -1)
-        losses = losses_by_level(unet, scheduler, x, noise, precision, levels)
+        losses = losses_at(denoiser, images[part], noise, timesteps, precision)
         errors.append(losses.mean(axis=1).to_numpy())
     return np.concatenate(errors)
 

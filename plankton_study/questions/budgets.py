@@ -1,0 +1,241 @@
+"""Scores over training budgets: how they grow, and whether the gap to diffusion closes.
+
+What counts as closing was fixed before any curve was run, see `gap_table`.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student_t
+
+from plankton_study.features.registry import encoder_family
+from plankton_study.images.splits import Splits
+from plankton_study.models.recipe import with_images_seen
+from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.probe import probe_encoder
+from plankton_study.probes.result import evaluate
+from plankton_study.probes.selection import JOINED
+from plankton_study.run.study import Study
+
+#: name of a read-out → the search that it stands for
+READ_OUTS = {"one cell": "all", "all layers": JOINED}
+#: columns that identify a curve
+CURVE = ["setting", "read-out", "encoder"]
+MACRO_F1 = "macro-F1 (%)"
+SEEN = "images seen"
+LEVEL = 0.05
+
+# what the difference of two slopes means
+CLOSES, WIDENS, UNKNOWN = "the gap closes", "the gap widens", "stays or unknown"
+
+
+def curve_table(study: Study, splits: Splits, setting: str) -> pd.DataFrame:
+    """Train the encoders of the profile's [curve] with each of its budgets, and probe them.
+
+    With balanced labels, supervised encoders are left out: they would have to be trained again for
+    each draw of the labels.
+
+    Args:
+        study, splits: the images.
+        setting: "natural" or "balanced".
+
+    Returns:
+        One row for each encoder, read-out and budget; columns setting, read-out, encoder, images
+        seen, training GFLOPs, seconds, cell, accuracy (%) and macro-F1 (%).
+    """
+    names = study.profile.curve.encoders
+    if setting == "balanced":
+        names = [name for name in names if encoder_family(study, name) != "labels"]
+    lines = []
+    for name in names:
+        for images_seen in study.profile.curve.images_seen:
+            budgeted = with_images_seen(study, splits, images_seen)
+            for read_out, search in READ_OUTS.items():
+                result = probe_encoder(budgeted, splits, name, setting, search)
+                scores = evaluate(study, splits, result, "test")
+                cost = result.encoder.cost
+                line = {
+                    "setting": setting,
+                    "read-out": read_out,
+                    "encoder": name,
+                    SEEN: images_seen,
+                    "training GFLOPs": round(cost["images_seen"] * cost["flops"] / 1e9),
+                    "seconds": round(cost["seconds"]),
+                    "cell": str(result.selected),
+                    "accuracy (%)": scores["accuracy"],
+                    MACRO_F1: scores["macro_f1"],
+                }
+                lines.append(line)
+    return pd.DataFrame(lines)
+
+
+class Line(NamedTuple):
+    """A straight line through the scores over the logarithm of the budgets.
+
+    Attributes:
+        middle: mean of log2(images seen).
+        height: its score there.
+        slope: points of score for each doubling of the budget.
+    """
+
+    middle: float
+    height: float
+    slope: float
+
+
+def fit_line(images_seen: np.ndarray, scores: np.ndarray) -> Line:
+    """Return the least-squares line through the scores of several budgets."""
+    doublings = np.log2(images_seen)
+    middle = doublings.mean()
+    slope, height = np.polyfit(doublings - middle, scores, 1)
+    return Line(float(middle), float(height), float(slope))
+
+
+def mean_over_seeds(values: np.ndarray) -> Estimate:
+    """Return the mean of one number over training seeds, with Student's interval.
+
+    A single seed has no interval.
+    """
+    seeds = len(values)
+    mean = float(np.mean(values))
+    if seeds == 1:
+        return Estimate(mean, np.nan, np.nan, seeds)
+    quantile = student_t.ppf(1 - LEVEL / 2, seeds - 1)
+    half_width = float(quantile * np.std(values, ddof=1) / seeds**0.5)
+    return Estimate(mean, mean - half_width, mean + half_width, seeds)
+
+
+def slopes_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return how much each doubling of the budget adds.
+
+    Args:
+        scores: columns setting, read-out, encoder, seed, images seen and score (a share of 1).
+
+    Returns:
+        One row for each curve; columns setting, read-out, encoder, slope (points), over seeds, and
+        budgets, the smallest and the largest one that all seeds have.
+    """
+    lines = []
+    for names, curve in scores.groupby(CURVE, sort=False):
+        by_seed = _common_budgets(curve)
+        fits = [fit_line(by_seed.columns.to_numpy(), values) for values in by_seed.to_numpy()]
+        slope = mean_over_seeds(np.array([fit.slope for fit in fits]))
+        line = dict(zip(CURVE, names, strict=True))
+        budgets = f"{by_seed.columns.min():,} to {by_seed.columns.max():,}"
+        lines.append(line | {"slope (points)": slope, "budgets": budgets})
+    return pd.DataFrame(lines)
+
+
+def _common_budgets(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of one curve: a row for each seed, a column for each shared budget."""
+    by_seed = curve.pivot_table(index="seed", columns=SEEN, values="score")
+    return by_seed.dropna(axis="columns")
+
+
+def gap_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Compare the growth of diffusion's score with that of every other encoder.
+
+    The gap closes if the lower bound of the difference between the slopes, diffusion minus the
+    other encoder, is above 0; it widens if the upper bound is below 0; otherwise it stays or is
+    unknown. The crossing is the budget at which both lines meet, with Fieller's interval; where
+    this interval has no end, it is unknown.
+
+    Args:
+        scores: see `slopes_table`.
+
+    Returns:
+        One row for each curve of another encoder; columns setting, read-out, encoder, gap at the
+        largest common budget (points), difference of slopes (points), by the rule, and crossing.
+    """
+    lines = []
+    for (setting, read_out), curves in scores.groupby(["setting", "read-out"], sort=False):
+        for name in dict.fromkeys(curves["encoder"]):
+            if name == "diffusion":
+                continue
+            gaps = _gaps(curves, name)
+            fits = [fit_line(gaps.columns.to_numpy(), values) for values in gaps.to_numpy()]
+            growth = mean_over_seeds(np.array([fit.slope for fit in fits]))
+            lines.append(
+                {
+                    "setting": setting,
+                    "read-out": read_out,
+                    "encoder": name,
+                    "gap (points)": mean_over_seeds(gaps.to_numpy()[:, -1]),
+                    "difference of slopes (points)": growth,
+                    "by the rule": judge_gap(growth),
+                    "crossing": crossing_text(fits, int(gaps.columns.max())),
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def _gaps(curves: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return diffusion's score minus another encoder's: a row for each seed, by budget."""
+    of_diffusion = _common_budgets(curves[curves["encoder"] == "diffusion"])
+    of_other = _common_budgets(curves[curves["encoder"] == name])
+    return (of_diffusion - of_other).dropna(axis="columns").dropna()
+
+
+def judge_gap(growth: Estimate) -> str:
+    """Return whether a gap closes, from the difference of the slopes."""
+    if growth.low > 0:
+        return CLOSES
+    if growth.high < 0:
+        return WIDENS
+    return UNKNOWN
+
+
+def crossing_text(fits: list[Line], largest: int) -> str:
+    """Return the budget at which a gap is zero, with its interval, as text.
+
+    Args:
+        fits: the line of the gap for each seed, all over the same budgets.
+        largest: the largest budget that was trained; beyond it the text says "extrapolated".
+    """
+    interval = crossing(fits)
+    if not np.isfinite(interval.high) or not np.isfinite(interval.low):
+        return "unknown"
+    value, low, high = (f"{number:,.0f}" for number in interval[:3])
+    ending = ", extrapolated" if interval.value > largest else ""
+    return f"{value} [{low}, {high}]{ending}"
+
+
+def crossing(fits: list[Line]) -> Estimate:
+    """Return the number of images seen at which the mean of some lines is zero.
+
+    The interval is Fieller's (1954), from the spread of heights and slopes over seeds. It is
+    infinite where the slope does not differ from zero, or for a single seed.
+    """
+    heights = np.array([fit.height for fit in fits])
+    slopes = np.array([fit.slope for fit in fits])
+    seeds, middle = len(fits), fits[0].middle
+    height, slope = heights.mean(), slopes.mean()
+    with np.errstate(over="ignore", divide="ignore"):
+        best = np.exp2(middle - height / slope)
+    unknown = Estimate(float(best), -np.inf, np.inf, seeds)
+    if seeds == 1:
+        return unknown
+    covariance = np.cov(heights, slopes) / seeds
+    margin = student_t.ppf(1 - LEVEL / 2, seeds - 1) ** 2
+    # all doublings d at which (height + d slope)^2 is within the margin of its variance
+    square = slope**2 - margin * covariance[1, 1]
+    linear = 2 * (height * slope - margin * covariance[0, 1])
+    constant = height**2 - margin * covariance[0, 0]
+    if square <= 0:
+        return unknown
+    low, high = sorted(np.roots([square, linear, constant]).real)
+    return Estimate(float(best), float(2 ** (middle + low)), float(2 ** (middle + high)), seeds)
+
+
+def scores_of_seeds(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Return the scores of `slopes_table` from the stored curves of several seeds.
+
+    Args:
+        tables: seed → `curve_table` as numbers, see `tidy_table`.
+    """
+    joined = pd.concat(tables, names=["seed", "row"]).reset_index()
+    joined = joined[joined["quantity"] == MACRO_F1]
+    joined[SEEN] = joined[SEEN].astype(int)
+    return joined.rename(columns={"value": "score"})[[*CURVE, "seed", SEEN, "score"]]

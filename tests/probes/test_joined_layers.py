@@ -1,0 +1,125 @@
+"""Probes on all layers of one timestep together."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import softmax
+from sklearn.linear_model import Ridge
+from sklearn.metrics import f1_score, log_loss
+from sklearn.preprocessing import StandardScaler
+
+from plankton_study.features.bank import FeatureBank
+from plankton_study.features.interface import ALL_LAYERS, HEAD, Cell, joined_cells
+from plankton_study.images.splits import make_splits
+from plankton_study.probes.probe import probe_encoder, read_features
+from plankton_study.probes.ridge import RidgePath, sharpness
+from plankton_study.probes.selection import JOINED
+from plankton_study.questions.shift.shifted_parts import predict_elsewhere
+
+
+@pytest.fixture
+def splits(shared):
+    return make_splits(shared, "shapes")
+
+
+def test_a_cell_of_all_layers_joins_those_of_its_timestep_but_no_head():
+    cells = [Cell("a", 5), Cell("b", 5), HEAD, Cell("a", 9)]
+    assert joined_cells(Cell(ALL_LAYERS, 5), cells) == [Cell("a", 5), Cell("b", 5)]
+    assert joined_cells(Cell("b", 5), cells) == [Cell("b", 5)]
+    plain = [Cell("a"), Cell("b"), HEAD]
+    assert joined_cells(Cell(ALL_LAYERS), plain) == [Cell("a"), Cell("b")]
+
+
+def test_a_bank_joins_features_in_the_order_of_the_layers(tmp_path):
+    cells = [Cell("wide", 5), Cell("narrow", 5), Cell("wide", 9)]
+    arrays = {}
+    for number, cell in enumerate(cells):
+        width = 4 if cell.layer == "wide" else 2
+        arrays[cell] = np.random.default_rng(number).normal(size=(6, width)).astype(np.float32)
+        np.save(tmp_path / f"{cell}.npy", arrays[cell])
+    bank = FeatureBank(tmp_path, np.arange(6) * 10, cells, pd.DataFrame())
+    joined = Cell(ALL_LAYERS, 5)
+    assert bank.width(joined) == 6
+    rows = np.array([50, 0, 20])
+    expected = np.hstack([arrays[cells[0]], arrays[cells[1]]])[[5, 0, 2]]
+    assert np.array_equal(bank.take(joined, rows), expected)
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1.0])
+@pytest.mark.parametrize("images", [30, 120])
+def test_ridge_equals_scikit_learns_with_more_features_than_images(images, penalty):
+    rng = np.random.default_rng(0)
+    codes = np.arange(images) % 3
+    features = rng.normal(size=(images, 60)) + rng.normal(size=(3, 60))[codes]
+    features = StandardScaler().fit_transform(features).astype(np.float32)
+    path = RidgePath([features], codes)
+    model = Ridge(alpha=penalty * images).fit(features, np.eye(3)[codes])
+    np.testing.assert_allclose(path.weights(penalty), model.coef_.T, atol=2e-4)
+    others = rng.normal(size=(50, 60)).astype(np.float32)
+    expected = model.predict(others).argmax(axis=1)
+    assert np.mean(path.predict([others], penalty) == expected) > 0.97
+
+
+def test_the_sharpness_makes_the_probabilities_most_likely():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 4, 400)
+    scores = 0.2 * np.eye(4)[codes] + rng.normal(0, 0.15, (400, 4))
+    best = sharpness(scores, codes)
+    losses = [log_loss(codes, softmax(factor * scores, axis=1)) for factor in (best / 1.3, best)]
+    losses.append(log_loss(codes, softmax(1.3 * best * scores, axis=1)))
+    assert losses[1] == min(losses)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "ResNet, labels", "pixels + PCA"])
+@pytest.mark.parametrize("setting", ["natural", "balanced"])
+def test_the_timestep_and_the_penalty_are_selected_on_validation_images(
+    shared, splits, name, setting
+):
+    result = probe_encoder(shared, splits, name, setting, search=JOINED)
+    encoder = result.encoder
+    timesteps = dict.fromkeys(cell.timestep for cell in encoder.cells if cell != HEAD)
+    assert result.grid["layer"].tolist() == [ALL_LAYERS] * len(timesteps)
+    assert result.selected.layer == ALL_LAYERS
+    best = result.grid.loc[result.grid["macro_f1"].idxmax()]
+    (fit,) = result.finalists.to_dict("records")
+    assert fit["penalty"] == best["penalty"] == result.linear.strength
+    assert fit["macro_f1"] == pytest.approx(best["macro_f1"])
+    assert result.validation["linear"]["macro_f1"] == pytest.approx(best["macro_f1"])
+
+
+def test_the_weights_are_those_of_ridge_regression_on_the_joined_features(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion", search=JOINED)
+    _, bank = read_features(shared, splits, "diffusion")
+    train = bank.take(result.selected, splits["train"])
+    assert train.shape[1] == len(result.linear.weights)
+    codes = np.searchsorted(result.classes, splits.taxa(splits["train"]).astype(str))
+    scaler = StandardScaler().fit(train)
+    model = Ridge(alpha=result.linear.strength * len(train))
+    model.fit(scaler.transform(train), np.eye(len(result.classes))[codes])
+    rows = result.rows["test"]
+    scores = model.predict(scaler.transform(bank.take(result.selected, rows)))
+    predicted = result.classes[scores.argmax(axis=1)]
+    assert np.array_equal(result.predicted_taxa("test"), predicted)
+    truth = splits.taxa(rows).astype(str)
+    assert f1_score(truth, predicted, average="macro") > 0.3
+
+
+def test_such_a_probe_names_any_images(shared, splits):
+    result = probe_encoder(shared, splits, "diffusion", search=JOINED)
+    rows = result.rows["test"]
+    records = splits.collection.records
+    ids = records["id"].to_numpy()[rows].tolist()
+    named = result.predict(splits.collection.images[rows], ids)
+    assert np.array_equal(named, result.predicted_taxa("test"))
+
+
+def test_such_a_probe_is_asked_elsewhere_on_the_same_layers(make_study, shared, splits):
+    """Images that were not extracted before are read at the layers of the probe only."""
+    result = probe_encoder(shared, splits, "diffusion", search=JOINED)
+    rows = splits["novel"]
+    on_parts, banks = predict_elsewhere(shared, splits, result, splits, {"novel": rows})
+    timesteps = {cell.timestep for cell in banks["novel"].cells}
+    assert result.selected.timestep in timesteps
+    assert on_parts.heads["linear"]["novel"].shape == (len(rows), len(result.classes))
+    direct = result.probabilities(banks["novel"], rows)
+    np.testing.assert_allclose(on_parts.heads["linear"]["novel"], direct, atol=1e-6)
