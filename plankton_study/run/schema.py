@@ -209,7 +209,8 @@ class EncoderConfig(Strict):
     ]
     network: Literal["unet", "resnet", "vit"] = "resnet"  # if trained here; "mae" uses "vit"
     start: Literal["random", "denoiser"] = "random"  # a "unet" may start from the denoiser
-    folder: str = ""  # if "pretrained": a transformers vision model or a diffusers pipeline
+    # if "pretrained": a transformers vision model, a diffusers pipeline, or "efficientnet-lite0"
+    folder: str = ""
     batch_size: Count | None = None  # these three replace those of [training]
     learning_rate: Positive | None = None
     weight_decay: NotNegative | None = None
@@ -398,7 +399,7 @@ class Profile(Strict):
     extends: str = ""
     hub: bool = False  # whether the run may use the Hugging Face Hub
     images: ImageSettings = ImageSettings()
-    sets: Annotated[dict[str, DataSet], BeforeValidator(_drop_unwanted), AtLeastOne]
+    sets: Annotated[dict[str, DataSet], AtLeastOne]
     # small sets on which no encoder is trained; their probes are cross-validated
     transfers: Annotated[dict[str, DataSet], BeforeValidator(_drop_unwanted)] = {}
     # table of shared classes (columns set, taxon, coarse, resolved): the package's, or a path

