@@ -274,3 +274,25 @@ def test_test_labels_cannot_change_the_selection(shared, splits, monkeypatch, na
             np.testing.assert_array_equal(
                 again.heads[head][part], honest.heads[head][part], err_msg=head
             )
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_finalists_are_ranked_by_the_metric_that_is_judged(make_study, monkeypatch, metric):
+    """Also where the other metric ranks the cells the other way round."""
+    study = make_study({"draws = 100": f'draws = 100\nmetric = "{metric}"'})
+    splits = make_splits(study, "shapes")
+    ridge_grid = probe_module.ridge_grid
+
+    def opposed(*arguments):
+        grid = ridge_grid(*arguments)
+        rising = np.linspace(0, 1, len(grid.table))
+        table = grid.table.assign(accuracy=rising, macro_f1=rising[::-1])
+        return grid._replace(table=table)
+
+    monkeypatch.setattr(probe_module, "ridge_grid", opposed)
+    result = probe_encoder(study, splits, "diffusion")
+    finalists = cells_of(result.finalists.drop_duplicates(["layer", "timestep"]))
+    cells = cells_of(result.grid)
+    number = study.profile.probes.finalists
+    expected = cells[-number:][::-1] if metric == "accuracy" else cells[:number]
+    assert finalists == expected
