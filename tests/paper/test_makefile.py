@@ -452,14 +452,15 @@ def test_every_module_that_a_notebook_imports_makes_it_out_of_date(built):
 
 
 def test_no_module_of_the_package_is_unknown_to_make(tree):
-    """Each module is used by a notebook; those of the command line stand here."""
+    """Each module is used by a notebook, except the command line and the curve over budgets, which has none yet."""
     known = set(re.findall(r"plankton_study/\S+\.py", rules_of_the_repository()))
     modules = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "plankton_study").rglob("*.py")
         if path.name != "__init__.py"
     }
-    assert modules - known == {"plankton_study/__main__.py"}
+    without_notebook = {"plankton_study/__main__.py", "plankton_study/questions/budgets.py"}
+    assert modules - known == without_notebook
 
 
 # --- another checkout's environment
