@@ -452,7 +452,7 @@ def test_every_module_that_a_notebook_imports_makes_it_out_of_date(built):
 
 
 def test_no_module_of_the_package_is_unknown_to_make(tree):
-    """Each module is used by a notebook, except the command line and the curve over budgets, which has none yet."""
+    """Each module is used by a notebook, except the command line, and what has none yet."""
     known = set(re.findall(r"plankton_study/\S+\.py", rules_of_the_repository()))
     modules = {
         path.relative_to(ROOT).as_posix()
