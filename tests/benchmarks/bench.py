@@ -65,7 +65,7 @@ def with_other_sections(
         about: text of a row → what its section knows about it.
         kind: "cpu" or "gpu".
     """
-    stored = pd.read_csv(HERE / f"{kind}.csv").fillna({"aim": ""})
+    stored = pd.read_csv(HERE / f"{kind}.csv").fillna({"aim": "", "unit": ""})
     others = stored[~stored["section"].isin(table["section"])]
     joined = pd.concat([others, table])
     order = {section: place for place, section in enumerate(stored["section"].unique())}
