@@ -140,9 +140,8 @@ def pretrained_encoder(study: Study, name: str) -> NetworkEncoder:
     """Return a pretrained model as an encoder.
 
     It is a network of `WEIGHTS_WHEELS`, a diffusers pipeline, or a transformers vision model. For
-    a vision model, images are
-    enlarged to the size that it was trained with, or to the profile's `input_size`, and normalised
-    as it expects.
+    a vision model, images are enlarged to the size that it was trained with, or to the profile's
+    `input_size`, and normalised as it expects.
 
     Raises:
         StudyError: there is no such model, or its folder cannot be read.
