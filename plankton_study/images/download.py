@@ -1,6 +1,5 @@
 """Finding, downloading and unpacking image sets."""
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from filelock import FileLock
 
 from plankton_study.images.catalogue import CatalogueEntry, catalogue
 from plankton_study.run.errors import StudyError
+from plankton_study.run.files import sha256_of
 from plankton_study.run.progress import progress
 
 ARCHIVE_ENDINGS = (".zip", ".whl", ".gz")
@@ -152,8 +152,7 @@ def download(url: str, target: Path, sha256: str | None) -> Path:
             raise StudyError(
                 f"{url} could not be downloaded ({error}); run the same command again to continue"
             ) from None
-    with partial.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = sha256_of(partial)
     if sha256 not in (None, checksum):
         partial.unlink()
         raise StudyError(

@@ -9,6 +9,8 @@ import torch
 
 #: images from which the scale of the pixels is measured
 MAX_IMAGES_FOR_SCALE = 50_000
+#: by quarter turns and flips
+ORIENTATIONS = 8
 
 
 class PixelScale(NamedTuple):
@@ -76,16 +78,21 @@ def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def flip_and_turn(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Apply one of the 8 flips and quarter turns to each image of (N, C, R, R), in place.
+    """Turn each image of (N, C, R, R) to a random one of the 8 orientations, in place.
 
     Plankton has no preferred orientation.
     """
-    kinds = torch.randint(8, (len(x),), generator=generator)
-    for kind in range(1, 8):
-        is_kind = kinds == kind
-        turned = torch.rot90(x[is_kind], kind % 4, (2, 3))
-        x[is_kind] = turned.flip(3) if kind >= 4 else turned
+    drawn = torch.randint(ORIENTATIONS, (len(x),), generator=generator)
+    for orientation in range(1, ORIENTATIONS):
+        is_drawn = drawn == orientation
+        x[is_drawn] = turned(x[is_drawn], orientation)
     return x
+
+
+def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    """Return images (…, R, R) in one of the 8 orientations; 0 leaves them as they are."""
+    rotated = torch.rot90(images, orientation % 4, (-2, -1))
+    return rotated.flip(-1) if orientation >= 4 else rotated
 
 
 class StepRandomness(NamedTuple):

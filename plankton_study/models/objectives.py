@@ -15,7 +15,7 @@ BLURRED_SHARE = 0.3
 def augmentation(config: EncoderConfig, size: int) -> torch.nn.Module:
     """Return a module that gives each image a random crop and jitter.
 
-    It expects images (B, 1, R, R) in [-1, 1] that were already turned. It draws from torch's
+    It expects standardised images (B, 1, R, R) that were already turned. It draws from torch's
     global generator, which the training loop seeds for each step.
     """
     from kornia import augmentation as kornia

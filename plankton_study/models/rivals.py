@@ -127,7 +127,7 @@ class Rival:
     def _pixel_scale(self) -> PixelScale:
         """Return what standardises its pixels: the same as for the denoiser."""
         scale = recipe.pixel_scale(self.study, self.splits)
-        if self.config.network == "unet":
+        if self.config.network == "unet" and self.study.profile.unet.pretrained:
             return denoiser.initial_denoiser(self.study, scale).scale
         return scale
 

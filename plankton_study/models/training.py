@@ -151,7 +151,7 @@ class Trainer:
         self.step_loss = step_loss
         self.has_cooldown = has_cooldown
         self.start = start
-        self.steps = max(images_seen // self.config.batch_size, 1)
+        self.steps = number_of_steps(images_seen, self.config.batch_size)
         self.curve_steps = self._curve_steps()
         self.accelerator = self._make_accelerator(study.device)
 
@@ -386,6 +386,11 @@ class Trainer:
                 f"the checkpoint {path} is damaged or of another model "
                 f"({first_sentence(error)}): delete it"
             ) from None
+
+
+def number_of_steps(images_seen: int, batch_size: int) -> int:
+    """Return the number of whole batches in a budget, at least one."""
+    return max(images_seen // batch_size, 1)
 
 
 def steps_before_cooldown(steps: int, cooldown: float) -> int:

@@ -14,6 +14,7 @@ from sklearn.metrics import pairwise_distances_argmin_min
 
 from plankton_study.features.registry import diffusion_encoder
 from plankton_study.images.splits import Splits
+from plankton_study.models.batches import ORIENTATIONS, turned
 from plankton_study.models.diffusion.denoiser import denoiser_digest, losses_at
 from plankton_study.models.diffusion.linear_filter import LinearFilter
 from plankton_study.models.diffusion.noise_schedule import loss_over_clean_error
@@ -38,6 +39,8 @@ FILTER_SHAPED_BY = (
     "models.diffusion.pipeline",
     "models.training",
     "models.batches",
+    "models.precision",
+    "models.pretrained",
     "models.networks.unet",
 )
 #: noise levels of this comparison, and the shares of the schedule between which they are spread
@@ -49,7 +52,6 @@ OVER_FILTER = "worst error over the linear filter's"
 SAMPLING_STEPS = 50
 SAMPLES = 16
 UNSEEN_IMAGES = 64
-ORIENTATIONS = 8
 
 
 def learning_curve(folder: Path) -> pd.DataFrame | None:
@@ -163,12 +165,9 @@ def nearest_images(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         Row in `others`, (N,) int64, and root mean square difference of grey values, (N,) float32.
     """
-    orientations = []
-    for turn in range(4):
-        for flip in (1, -1):
-            orientations.append(np.rot90(images, turn, (1, 2))[:, :, ::flip])
-    turned = np.concatenate(orientations)
-    flat = turned.reshape(len(turned), -1).astype(np.float32)
+    upright = torch.from_numpy(images)
+    in_all = torch.cat([turned(upright, orientation) for orientation in range(ORIENTATIONS)])
+    flat = in_all.flatten(1).float().numpy()
     flat_others = others.reshape(len(others), -1).astype(np.float32)
     rows, distances = pairwise_distances_argmin_min(flat, flat_others)
     rows = rows.reshape(ORIENTATIONS, -1)

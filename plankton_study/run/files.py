@@ -1,6 +1,7 @@
 """The folders of the study, and files that are written atomically."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -41,6 +42,12 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON with sorted keys; NumPy scalars become numbers, paths become text."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=_to_json)
     write_file(path, text + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:

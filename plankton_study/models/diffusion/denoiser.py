@@ -67,10 +67,13 @@ def denoiser_recipe(study: Study, splits: Splits) -> Recipe:
 
 
 def _save(study: Study, scale: PixelScale, unet: UNet2DModel, folder: Path) -> None:
-    profile = study.profile
-    scheduler = build_scheduler(profile.noise)
-    pipeline = PlanktonPipeline(unet.cpu(), scheduler, *scale, profile.unet.unshuffle)
-    pipeline.save_pretrained(folder)
+    _pipeline(study, unet.cpu(), scale).save_pretrained(folder)
+
+
+def _pipeline(study: Study, unet: UNet2DModel, scale: PixelScale) -> PlanktonPipeline:
+    """Return a U-Net with the study's noise schedule and what prepares its pixels."""
+    scheduler = build_scheduler(study.profile.noise)
+    return PlanktonPipeline(unet, scheduler, *scale, study.profile.unet.unshuffle)
 
 
 def batch_denoising_loss(config: Noise, unshuffle: int) -> StepLoss:
@@ -215,9 +218,7 @@ def initial_denoiser(study: Study, scale: PixelScale) -> PlanktonPipeline:
     profile = study.profile
     size = profile.images.size
     if not profile.unet.pretrained:
-        unet = build_unet(profile.unet, size, study.seed)
-        scheduler = build_scheduler(profile.noise)
-        return PlanktonPipeline(unet, scheduler, *scale, profile.unet.unshuffle)
+        return _pipeline(study, build_unet(profile.unet, size, study.seed), scale)
     folder = find_model_folder(study, profile.unet.pretrained)
     pretrained = open_denoiser(folder, size)
     torch.manual_seed(study.seed)

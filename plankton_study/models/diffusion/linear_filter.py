@@ -1,15 +1,15 @@
 """The linear filter that every denoiser has to beat."""
 
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 
-from plankton_study.models.batches import PixelScale
+from plankton_study.models.batches import ORIENTATIONS, PixelScale, to_input, turned
 
 #: turned images from which the covariance is computed
 MAX_SAMPLES = 20_000
 #: for larger images, only as many principal components are told apart
 MAX_PIXELS, COMPONENTS = 4096, 1024
-ORIENTATIONS = 8
 
 
 class LinearFilter:
@@ -42,8 +42,7 @@ class LinearFilter:
 
     def standardised(self, images: np.ndarray) -> np.ndarray:
         """Return images (B, R, R) uint8 as standardised pixels, (B, R²) float32."""
-        grey = images.reshape(len(images), -1).astype(np.float32)
-        return (grey - np.float32(self.scale.mean)) / np.float32(self.scale.std)
+        return to_input(images, self.scale).flatten(1).numpy()
 
     def denoise(self, noisy: np.ndarray, alpha_bar: float) -> np.ndarray:
         """Return the estimates of clean images.
@@ -71,9 +70,8 @@ def turned_sample(images: np.ndarray, rows: np.ndarray, seed: int = 0) -> np.nda
     """Return a random sample of all orientations of some images, (n, R, R) uint8."""
     pairs = np.random.default_rng(seed).permutation(ORIENTATIONS * len(rows))[:MAX_SAMPLES]
     positions, orientations = np.divmod(pairs, ORIENTATIONS)
-    sample = images[rows[positions]]
+    sample = torch.from_numpy(images[rows[positions]])
     for orientation in range(ORIENTATIONS):
-        is_own = orientations == orientation
-        turned = np.rot90(sample[is_own], orientation % 4, (1, 2))
-        sample[is_own] = turned[:, :, ::-1] if orientation >= 4 else turned
-    return sample
+        is_own = torch.from_numpy(orientations == orientation)
+        sample[is_own] = turned(sample[is_own], orientation)
+    return sample.numpy()
