@@ -1,7 +1,8 @@
 """Multinomial logistic regression for a path of regularisation strengths."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ from scipy.optimize import OptimizeResult, minimize
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-#: a fit ends when an iteration lowers the objective by a smaller share of it. It then lies within
-#: 0.1 % of the minimum (tested against scikit-learn), so that C regularises, not early stopping.
+#: a fit ends when two iterations in a row lower the objective by a smaller share of it (a single
+#: small step may be followed by larger ones). It then lies within 0.1 % of the minimum (tested
+#: against scikit-learn), so that C regularises, not early stopping.
 TOLERANCE = 1e-6
+FLAT_ITERATIONS = 2
 MAX_ITERATIONS = 1000
 #: a status of SciPy's L-BFGS
 LINE_SEARCH_FAILED = 2
@@ -55,7 +58,7 @@ def logistic_path(
         codes: (n,) int64 classes, each of 0 … K-1 present.
         strengths: values of C, preferably from strong to weak regularisation.
         sample_weight: (n,) float; None: equal weights.
-        tolerance: a fit ends when an iteration lowers the objective by a smaller share of it.
+        tolerance: a fit ends when two iterations in a row lower the objective by a smaller share.
         max_iterations: limit for each strength.
     """
     problem = _Problem(features, codes, sample_weight)
@@ -93,8 +96,9 @@ class _Fit(NamedTuple):
 class _Problem:
     """The training data of a path, in the basis of eigenvectors of the features' covariance.
 
-    A solution is (C + 1, K): the weights along the eigenvectors, and in the last row the bias for
-    centred features, which is independent of the weights.
+    A solution is (r + 1, K): the weights along the r eigenvectors, and in the last row the bias
+    for centred features, which is independent of the weights. There are C eigenvectors; of a
+    single block with fewer samples than features, as many as samples.
     """
 
     def __init__(
@@ -106,18 +110,20 @@ class _Problem:
         if sample_weight is None:
             sample_weight = np.ones(len(codes))
         sample_weight = np.asarray(sample_weight, dtype=float)
-        self.features = features
         self.codes = torch.from_numpy(codes)
         self.total_weight = sample_weight.sum()
         shares = (sample_weight / self.total_weight).astype(np.float32)
         self.shares = torch.from_numpy(shares)
 
+        self.features = features
         self.centre = sum(x.T @ share for x, _, share in self._blocks())  # (C, 1)
-        covariance = sum(self._block_covariance(x, share) for x, _, share in self._blocks())
-        values, vectors = np.linalg.eigh(covariance.numpy())
-        self.vectors = torch.from_numpy(vectors.astype(np.float32))
-        bounds = np.append(values.clip(min=0), 1.0).astype(np.float32)
-        self.curvature = torch.from_numpy(bounds)[:, None] / 2
+        self.is_single_block = len(list(islice(features, 2))) == 1
+        variances, self.vectors = self._single_basis() if self.is_single_block else self._basis()
+        if self.is_single_block:
+            # kept as coordinates: no iteration has to go through the basis
+            self.features = [self._coordinates().numpy()]
+        bounds = torch.cat([variances, torch.ones(1)])
+        self.curvature = bounds[:, None] / 2
 
     def _blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield features (b, C), classes (b,) and shares of the total weight (b, 1)."""
@@ -128,13 +134,34 @@ class _Problem:
             yield x, self.codes[start:end], self.shares[start:end, None]
             start = end
 
+    def _basis(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the variances (C,) along the eigenvectors, and the eigenvectors (C, C)."""
+        covariance = sum(self._block_covariance(x, share) for x, _, share in self._blocks())
+        variances, vectors = np.linalg.eigh(covariance.numpy())
+        return _as_float32(variances.clip(min=0)), _as_float32(vectors)
+
     def _block_covariance(self, x: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         centred = x - self.centre.T
         return (centred.T @ (centred * share)).double()
 
+    def _single_basis(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the variances (r,) along the eigenvectors, and the eigenvectors (C, r)."""
+        ((x, _, share),) = self._blocks()
+        samples, width = x.shape
+        if samples >= width:
+            return self._basis()
+        weighted = (x - self.centre.T) * share.sqrt()
+        _, roots, vectors = np.linalg.svd(weighted.double().numpy(), full_matrices=False)
+        return _as_float32(roots**2), _as_float32(vectors.T)
+
+    def _coordinates(self) -> torch.Tensor:
+        """Return the centred features of a single block along the eigenvectors, (n, r)."""
+        ((x, _, _),) = self._blocks()
+        return (x - self.centre.T) @ self.vectors
+
     def start(self) -> torch.Tensor:
         """Return the solution without features: the logarithms of the class frequencies."""
-        solution = torch.zeros(len(self.vectors) + 1, int(self.codes.max()) + 1)
+        solution = torch.zeros(self.vectors.shape[1] + 1, int(self.codes.max()) + 1)
         solution[-1] = torch.bincount(self.codes, self.shares).log()
         return solution
 
@@ -145,7 +172,7 @@ class _Problem:
 
     def loss_and_gradient(self, solution: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Return the mean cross-entropy, without the penalty, and its gradient."""
-        weights, bias = self.to_features(solution)
+        weights, bias = self._of_blocks(solution)
         loss = 0.0
         of_weights, of_bias = torch.zeros_like(weights), torch.zeros_like(bias)
         for x, codes, share in self._blocks():
@@ -157,8 +184,19 @@ class _Problem:
             error *= share
             of_weights = of_weights + x.T @ error
             of_bias = of_bias + error.sum(dim=0)
-        along_vectors = self.vectors.T @ (of_weights - self.centre * of_bias)
-        return loss, torch.cat([along_vectors, of_bias[None]])
+        return loss, self._along_vectors(of_weights, of_bias)
+
+    def _of_blocks(self, solution: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weights and the bias for what the blocks hold, features or coordinates."""
+        if self.is_single_block:
+            return solution[:-1], solution[-1]
+        return self.to_features(solution)
+
+    def _along_vectors(self, of_weights: torch.Tensor, of_bias: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of a solution from that of the weights and bias of the blocks."""
+        if not self.is_single_block:
+            of_weights = self.vectors.T @ (of_weights - self.centre * of_bias)
+        return torch.cat([of_weights, of_bias[None]])
 
     def minimise(
         self, start: torch.Tensor, strength: float, tolerance: float, max_iterations: int
@@ -169,41 +207,87 @@ class _Problem:
         scale = (self.curvature + penalty + 1e-6).rsqrt()  # makes all directions equally curved
 
         def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:
-            solution = torch.from_numpy(scaled.astype(np.float32)).reshape(start.shape) * scale
+            solution = _as_float32(scaled).reshape(start.shape) * scale
             loss, gradient = self.loss_and_gradient(solution)
             loss += (penalty * solution.square()).sum(dtype=torch.float64).item() / 2
             downhill = (gradient + penalty * solution) * scale
             return loss, downhill.double().numpy().ravel()
 
-        last, is_flat = math.inf, False
+        scaled_start = (start / scale).double().numpy().ravel()
+        found = _descend(objective, scaled_start, tolerance, max_iterations)
+        solution = _as_float32(found.point).reshape(start.shape) * scale
+        return _Fit(solution, found.iterations, found.converged)
 
-        def stop_where_flat(intermediate_result: OptimizeResult) -> None:
-            nonlocal last, is_flat
-            gain, last = last - intermediate_result.fun, intermediate_result.fun
-            is_flat = gain <= tolerance * last
-            if is_flat:
-                raise StopIteration
 
-        point, before, iterations = (start / scale).double().numpy().ravel(), math.inf, 0
-        while True:
-            # after each small product, NumPy's idle threads would keep torch's threads waiting
-            with threadpool_limits(1, user_api="blas"):
-                found = minimize(
-                    objective,
-                    point,
-                    jac=True,
-                    method="L-BFGS-B",
-                    callback=stop_where_flat,
-                    # SciPy's own tolerance is relative only to objectives above 1
-                    options={"ftol": 0.0, "gtol": 0.0, "maxiter": max_iterations},
-                )
-            iterations += int(found.nit)
-            if is_flat or found.status != LINE_SEARCH_FAILED:
-                break
-            # rounding hides the descent: start afresh, until that gains nothing
-            is_flat = before - found.fun <= tolerance * found.fun
-            if is_flat:
-                break
-            point, before = found.x, found.fun
-        solution = torch.from_numpy(found.x.astype(np.float32)).reshape(start.shape) * scale
-        return _Fit(solution, iterations, bool(is_flat or found.success))
+#: a point → the loss there and its gradient
+_Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+
+class _Descent(NamedTuple):
+    """Where a descent ended."""
+
+    point: np.ndarray  # float64
+    loss: float
+    iterations: int
+    converged: bool
+    may_go_on: bool  # rounding hid the descent, which a fresh start may find again
+
+
+def _descend(
+    objective: _Objective, start: np.ndarray, tolerance: float, max_iterations: int
+) -> _Descent:
+    """Minimise by L-BFGS; start afresh where rounding hides the descent, until that gains nothing.
+
+    Args:
+        objective: the loss and its gradient.
+        start: the first point, float64.
+        tolerance: it has converged when the loss falls twice in a row by a smaller share of it.
+        max_iterations: the limit after each start.
+    """
+    found = _descend_once(objective, start, tolerance, max_iterations)
+    while found.may_go_on:
+        after = _descend_once(objective, found.point, tolerance, max_iterations)
+        gains_nothing = found.loss - after.loss <= tolerance * after.loss
+        found = after._replace(
+            iterations=found.iterations + after.iterations,
+            converged=after.converged or gains_nothing,
+            may_go_on=after.may_go_on and not gains_nothing,
+        )
+    return found
+
+
+def _descend_once(
+    objective: _Objective, start: np.ndarray, tolerance: float, max_iterations: int
+) -> _Descent:
+    last, flat_iterations = math.inf, 0
+
+    def stop_where_flat(intermediate_result: OptimizeResult) -> None:
+        nonlocal last, flat_iterations
+        gain, last = last - intermediate_result.fun, intermediate_result.fun
+        flat_iterations = flat_iterations + 1 if gain <= tolerance * last else 0
+        if flat_iterations == FLAT_ITERATIONS:
+            raise StopIteration
+
+    # after each small product, NumPy's idle threads would keep torch's threads waiting
+    with threadpool_limits(1, user_api="blas"):
+        found = minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            callback=stop_where_flat,
+            # SciPy's own tolerance is relative only to objectives above 1
+            options={"ftol": 0.0, "gtol": 0.0, "maxiter": max_iterations},
+        )
+    is_flat = flat_iterations == FLAT_ITERATIONS
+    return _Descent(
+        found.x,
+        float(found.fun),
+        int(found.nit),
+        converged=bool(is_flat or found.success),
+        may_go_on=not is_flat and found.status == LINE_SEARCH_FAILED,
+    )
+
+
+def _as_float32(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float32))

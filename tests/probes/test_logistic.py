@@ -51,7 +51,7 @@ def objective(
 problem_sizes = st.tuples(
     st.integers(0, 10**6),
     st.integers(30, 120),
-    st.integers(2, 40),
+    st.one_of(st.integers(2, 40), st.integers(100, 200)),  # also more channels than samples
     st.integers(2, 6),
     st.integers(1, 4),
 )
@@ -74,10 +74,10 @@ def test_logistic_regression_equals_scikit_learns(sizes, exponent, is_weighted):
         np.testing.assert_allclose(chances, reference.predict_proba(features), atol=1e-2)
 
 
-def assert_converged(x, codes, strengths, weight=None):
+def assert_converged(x, codes, strengths, weight=None, blocks=1):
     """Check that every fit of a path is as close to the minimum as scikit-learn's."""
     own_weight = np.ones(len(x)) if weight is None else weight
-    for model in logistic_path([x], codes, strengths, weight):
+    for model in logistic_path(np.array_split(x, blocks), codes, strengths, weight):
         assert model.converged, model.strength
         reference = LogisticRegression(C=model.strength, tol=1e-8, max_iter=20_000)
         reference.fit(x.astype(float), codes, weight)
@@ -87,11 +87,11 @@ def assert_converged(x, codes, strengths, weight=None):
 
 
 @settings(max_examples=15, deadline=None)
-@given(problem_sizes.filter(lambda sizes: sizes[3] > 2), st.booleans())
-def test_a_path_reaches_scikit_learns_objective_at_every_strength(sizes, is_weighted):
+@given(problem_sizes.filter(lambda sizes: sizes[3] > 2), st.booleans(), st.integers(1, 3))
+def test_a_path_reaches_scikit_learns_objective_at_every_strength(sizes, is_weighted, blocks):
     x, codes, weight = draw_problem(*sizes)
     strengths = [0.001, 0.03, 1.0, 30.0]
-    assert_converged(x, codes, strengths, weight if is_weighted else None)
+    assert_converged(x, codes, strengths, weight if is_weighted else None, blocks)
 
 
 def test_weak_regularisation_of_a_long_tail_is_not_replaced_by_early_stopping():
@@ -143,4 +143,4 @@ def test_no_iterations_are_needed_twice_where_nothing_changes():
     x, codes, _ = draw_problem(3, 80, 10, 3, 2)
     first, again = logistic_path([x], codes, [1.0, 1.0])
     assert first.iterations > again.iterations
-    assert again.probabilities([x]) == pytest.approx(first.probabilities([x]), abs=1e-3)
+    assert again.probabilities([x]) == pytest.approx(first.probabilities([x]), abs=5e-3)
