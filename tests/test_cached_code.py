@@ -22,9 +22,11 @@ from plankton_study.features import encoders
 from plankton_study.images.collection import load_collection
 from plankton_study.images.splits import make_splits
 from plankton_study.models import pretrained
+from plankton_study.models.diffusion.denoiser import trained_denoiser
 from plankton_study.probes import scaling
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import cluster_encoder
+from plankton_study.questions.denoising import compare_with_linear_filter
 from plankton_study.questions.few_labels import probe_few_labels
 from plankton_study.run import cache
 from plankton_study.run.files import PACKAGE
@@ -111,6 +113,7 @@ def traced(tmp_path_factory, shapes):
             probe_encoder(study, splits, name)
         cluster_encoder(study, splits, "pixels + PCA")
         probe_few_labels(study, splits, "pixels + PCA")
+        compare_with_linear_filter(study, splits, trained_denoiser(study, splits))
     # an encoder names its own code in its identity, which is part of the key
     tracer.named["bank"] |= set(encoders.SHAPED_BY)
     return tracer
@@ -140,6 +143,7 @@ STAGES = [
     "logistic",
     "clusters",
     "few_labels",
+    "linear_filter",
 ]
 
 

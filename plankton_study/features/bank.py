@@ -65,7 +65,7 @@ class FeatureBank:
         if not np.array_equal(self.rows[within], rows):
             raise KeyError("the bank was extracted for other images")
         parts = [self[own][positions] for own in joined_cells(cell, self.cells)]
-        return np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _file(folder: Path, cell: Cell) -> Path:

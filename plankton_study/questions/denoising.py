@@ -37,7 +37,6 @@ FILTER_SHAPED_BY = (
     "models.diffusion.linear_filter",
     "models.diffusion.noise_schedule",
     "models.diffusion.pipeline",
-    "models.training",
     "models.batches",
     "models.precision",
     "models.pretrained",
@@ -75,15 +74,17 @@ def compare_with_linear_filter(study: Study, splits: Splits, folder: Path) -> pd
         Columns timestep, denoiser and linear filter (the errors), and ratio, an `Estimate` whose
         interval comes from a bootstrap over images.
     """
+    images, pool = splits.collection.images, splits["pool"]
+    held_out = choose_held_out(splits["validation"])
     inputs = {
         "images": splits.collection.digest,
-        "pool": digest(splits["pool"]),
-        "validation": digest(splits["validation"]),
+        "pool": digest(pool),
+        "held out": digest(held_out),
         "denoiser": denoiser_digest(folder),
         "precision": resolved_precision(study.profile.features.precision, study.device),
     }
 
-    compute = partial(_errors_of_both, study, splits, folder)
+    compute = partial(_errors_of_both, study, images, pool, images[held_out], folder)
     errors = computed(study, "linear_filter", inputs, FILTER_SHAPED_BY, compute)
     return pd.DataFrame(
         {
@@ -101,10 +102,18 @@ def largest_ratio(tables: Iterable[pd.DataFrame]) -> Estimate:
     return max(ratios, key=attrgetter("value"))
 
 
-def _errors_of_both(study: Study, splits: Splits, folder: Path) -> dict[str, np.ndarray]:
-    """Return the timesteps, and the errors of denoiser and linear filter (timesteps, images)."""
-    images = splits.collection.images
-    held_out = images[choose_held_out(splits["validation"])]
+def _errors_of_both(
+    study: Study, images: np.ndarray, pool: np.ndarray, held_out: np.ndarray, folder: Path
+) -> dict[str, np.ndarray]:
+    """Return the timesteps, and the errors of denoiser and linear filter (timesteps, images).
+
+    Args:
+        study: provides the device and the precision.
+        images: (N, R, R) uint8, of the whole collection.
+        pool: rows that the filter is fitted to.
+        held_out: (n, R, R) uint8, the images to denoise.
+        folder: folder of the denoiser.
+    """
     denoiser = open_denoiser(folder, study.profile.images.size, study.device)
     steps = denoiser.scheduler.config.num_train_timesteps
     timesteps = [int(share * steps) for share in np.linspace(*ENDS_OF_LEVELS, LEVELS)]
@@ -113,7 +122,7 @@ def _errors_of_both(study: Study, splits: Splits, folder: Path) -> dict[str, np.
     precision = study.profile.features.precision
     losses = losses_at(denoiser, held_out, noise, timesteps, precision)
 
-    linear = LinearFilter(images, splits["pool"], denoiser.scale)
+    linear = LinearFilter(images, pool, denoiser.scale)
     clean = linear.standardised(held_out)
     pixel_noise = torch.nn.functional.pixel_shuffle(noise, denoiser.unshuffle)[:, 0]
     pixel_noise = pixel_noise.flatten(1).numpy()
