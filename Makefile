@@ -108,7 +108,7 @@ endif
 
 # The verdicts of seed 0 combine all seeds, so they depend on the claims of the other seeds.
 OTHER_SEEDS := $(if $(filter 0,$(SEED)),$(wildcard $(foreach k,results published,paper/$(k)/$(NAME)-seed*/values/claims.csv)))
-$(DONE)/15_verdicts.ipynb: $(OTHER_SEEDS)
+$(DONE)/16_verdicts.ipynb: $(OTHER_SEEDS)
 
 # New pins count as a change; the environment itself only has to exist.
 $(EXECUTED): $(DONE)/%.ipynb: notebooks/%.ipynb $(PROFILE_CHAIN) environment.yml $(RESULTS)/.settings | $(ENV) $(DEPENDENCIES)

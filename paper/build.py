@@ -75,7 +75,7 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
     Returns:
         "numbers": "0" → name → text of this run; and training seed → name → text of the other
         published seeds;
-        "tables": the names of the tables of this run;
+        "tables", "figures": the names of the tables and figures of this run;
         "joined": the names of the tables that combine all seeds.
     """
     runs = {"0": run} | _published_with_other_seeds(run.name)
@@ -84,8 +84,12 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
         for seed, other in runs.items()
     }
     joined = [name for kind, name in JOINED_RESULTS if kind == "table"]
-    tables = run.names("tables", ".csv")
-    return {"numbers": numbers, "tables": tables, "joined": sorted(joined)}
+    return {
+        "numbers": numbers,
+        "tables": run.names("tables", ".csv"),
+        "figures": run.names("figures", ".svg"),
+        "joined": sorted(joined),
+    }
 
 
 def _published_with_other_seeds(profile: str) -> dict[str, StoredRun]:

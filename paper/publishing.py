@@ -28,7 +28,7 @@ from plankton_study.run.files import ROOT, read_json
 from plankton_study.run.study import run_name
 
 #: the notebook whose results combine all training seeds
-VERDICTS = "15_verdicts.ipynb"
+VERDICTS = "16_verdicts.ipynb"
 #: folders that are published for seed 0 only
 BULKY = ("figures", "notebooks")
 NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf")

@@ -4,7 +4,7 @@ What counts as closing was fixed before any curve was run, see `gap_table`.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,18 @@ READ_OUTS = {"one cell": "all", "all layers": JOINED}
 CURVE = ["setting", "read-out", "encoder"]
 MACRO_F1 = "macro-F1 (%)"
 SEEN = "images seen"
+#: what a training with a budget cost
+COSTS = ["training GFLOPs", "seconds"]
 LEVEL = 0.05
+
+#: the columns of `gap_table` after those that identify a curve
+GAP = ["gap (points)", "difference of slopes (points)", "by the rule", "crossing"]
 
 # what the difference of two slopes means
 CLOSES, WIDENS, UNKNOWN = "the gap closes", "the gap widens", "stays or unknown"
 
 
-def curve_table(study: Study, splits: Splits, setting: str) -> pd.DataFrame:
+def curve_table(study: Study, splits: Splits) -> pd.DataFrame:
     """Train the encoders of the profile's [curve] with each of its budgets, and probe them.
 
     With balanced labels, supervised encoders are left out: they would have to be trained again for
@@ -39,36 +44,45 @@ def curve_table(study: Study, splits: Splits, setting: str) -> pd.DataFrame:
 
     Args:
         study, splits: the images.
-        setting: "natural" or "balanced".
 
     Returns:
-        One row for each encoder, read-out and budget; columns setting, read-out, encoder, images
-        seen, training GFLOPs, seconds, cell, accuracy (%) and macro-F1 (%).
+        One row for each setting, encoder, budget and read-out; columns setting, read-out, encoder,
+        images seen, training GFLOPs, seconds, cell, accuracy (%) and macro-F1 (%).
     """
-    names = study.profile.curve.encoders
-    if setting == "balanced":
-        names = [name for name in names if encoder_family(study, name) != "labels"]
+    curve = study.profile.curve
     lines = []
-    for name in names:
-        for images_seen in study.profile.curve.images_seen:
-            budgeted = with_images_seen(study, splits, images_seen)
-            for read_out, search in READ_OUTS.items():
-                result = probe_encoder(budgeted, splits, name, setting, search)
-                scores = evaluate(study, splits, result, "test")
-                cost = result.encoder.cost
-                line = {
-                    "setting": setting,
-                    "read-out": read_out,
-                    "encoder": name,
-                    SEEN: images_seen,
-                    "training GFLOPs": round(cost["images_seen"] * cost["flops"] / 1e9),
-                    "seconds": round(cost["seconds"]),
-                    "cell": str(result.selected),
-                    "accuracy (%)": scores["accuracy"],
-                    MACRO_F1: scores["macro_f1"],
-                }
-                lines.append(line)
-    return pd.DataFrame(lines)
+    for setting in curve.settings:
+        for name in curve.encoders:
+            if setting == "balanced" and encoder_family(study, name) == "labels":
+                continue
+            for images_seen in curve.budgets(study.seed):
+                lines += _points(study, splits, setting, name, images_seen)
+    return pd.DataFrame(lines, columns=[*CURVE, SEEN, *COSTS, "cell", "accuracy (%)", MACRO_F1])
+
+
+def _points(
+    study: Study, splits: Splits, setting: str, name: str, images_seen: int
+) -> list[dict[str, Any]]:
+    """Return one point of the curve for each read-out."""
+    budgeted = with_images_seen(study, splits, images_seen)
+    points = []
+    for read_out, search in READ_OUTS.items():
+        result = probe_encoder(budgeted, splits, name, setting, search)
+        scores = evaluate(study, splits, result, "test")
+        cost = result.encoder.cost
+        point = {
+            "setting": setting,
+            "read-out": read_out,
+            "encoder": name,
+            SEEN: images_seen,
+            "training GFLOPs": round(cost["images_seen"] * cost["flops"] / 1e9),
+            "seconds": round(cost["seconds"]),
+            "cell": str(result.selected),
+            "accuracy (%)": scores["accuracy"],
+            MACRO_F1: scores["macro_f1"],
+        }
+        points.append(point)
+    return points
 
 
 class Line(NamedTuple):
@@ -122,10 +136,9 @@ def slopes_table(scores: pd.DataFrame) -> pd.DataFrame:
         by_seed = _common_budgets(curve)
         fits = [fit_line(by_seed.columns.to_numpy(), values) for values in by_seed.to_numpy()]
         slope = mean_over_seeds(np.array([fit.slope for fit in fits]))
-        line = dict(zip(CURVE, names, strict=True))
         budgets = f"{by_seed.columns.min():,} to {by_seed.columns.max():,}"
-        lines.append(line | {"slope (points)": slope, "budgets": budgets})
-    return pd.DataFrame(lines)
+        lines.append((*names, slope, budgets))
+    return pd.DataFrame(lines, columns=[*CURVE, "slope (points)", "budgets"])
 
 
 def _common_budgets(curve: pd.DataFrame) -> pd.DataFrame:
@@ -157,18 +170,10 @@ def gap_table(scores: pd.DataFrame) -> pd.DataFrame:
             gaps = _gaps(curves, name)
             fits = [fit_line(gaps.columns.to_numpy(), values) for values in gaps.to_numpy()]
             growth = mean_over_seeds(np.array([fit.slope for fit in fits]))
-            lines.append(
-                {
-                    "setting": setting,
-                    "read-out": read_out,
-                    "encoder": name,
-                    "gap (points)": mean_over_seeds(gaps.to_numpy()[:, -1]),
-                    "difference of slopes (points)": growth,
-                    "by the rule": judge_gap(growth),
-                    "crossing": crossing_text(fits, int(gaps.columns.max())),
-                }
-            )
-    return pd.DataFrame(lines)
+            gap = mean_over_seeds(gaps.to_numpy()[:, -1])
+            meeting = crossing_text(fits, int(gaps.columns.max()))
+            lines.append((setting, read_out, name, gap, growth, judge_gap(growth), meeting))
+    return pd.DataFrame(lines, columns=[*CURVE, *GAP])
 
 
 def _gaps(curves: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -124,6 +124,8 @@ JOINED_RESULTS = {
     ("table", "ledger"),
     ("table", "seeds"),
     ("table", "joined_claims"),
+    ("table", "slopes"),
+    ("table", "gaps"),
     ("number", "ledger_summary"),
     ("number", "ledger_seeds"),
     ("number", "ledger_verdicts"),
@@ -188,7 +190,7 @@ def runs_of_all_seeds(study: Study, inputs: Iterable[str]) -> SeedRuns:
                 runs[seed] = run
     reasons = [reason for seed, reason in sorted(refused.items()) if seed not in runs]
     if study.seed not in runs:
-        missing = f"{study.results} holds no claims: run notebook 14 first"
+        missing = f"{study.results} holds no claims: run notebook 15 first"
         raise StudyError(reasons[0] if reasons else missing)
     return SeedRuns(dict(sorted(runs.items())), reasons)
 

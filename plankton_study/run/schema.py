@@ -353,14 +353,21 @@ class Monitoring(Strict):
 
 
 class Curve(Strict):
-    """The curve of scores over training budgets; none by default."""
+    """The curve of scores over training budgets, on the first set; none by default."""
 
     images_seen: tuple[Count, ...] = ()  # budgets, ascending
+    seed_0_also: tuple[Count, ...] = ()  # larger budgets, too long for every training seed
     encoders: tuple[str, ...] = ("diffusion",)  # those that are trained with each budget
+    settings: tuple[Literal["natural", "balanced"], ...] = ("natural",)
+
+    def budgets(self, seed: int) -> tuple[int, ...]:
+        """Return the budgets of a training seed, ascending."""
+        return self.images_seen + (self.seed_0_also if seed == 0 else ())
 
     def problems(self) -> list[str]:
-        if list(self.images_seen) != sorted(set(self.images_seen)):
-            return ["curve.images_seen must ascend"]
+        budgets = list(self.budgets(seed=0))
+        if budgets != sorted(set(budgets)):
+            return ["curve.images_seen, then curve.seed_0_also, must ascend"]
         return []
 
 

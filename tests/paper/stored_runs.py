@@ -14,7 +14,7 @@ from plankton_study.report.stored import StoredRun
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "paper" / "published" / "demo"
-VERDICTS = "15_verdicts.ipynb"
+VERDICTS = "16_verdicts.ipynb"
 #: of a run, what `make compare` reads
 NUMBERS_AND_TABLES = ("numbers", "tables", "values", "provenance", "joined")
 

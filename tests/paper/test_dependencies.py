@@ -162,8 +162,8 @@ def test_a_notebook_runs_after_those_that_it_names(root):
 
 
 def test_a_notebook_that_names_none_runs_after_the_comparison(root):
-    write_notebooks(root, {"01_data": [], "05_long_tail": [], "16_sizes": None})
-    assert read_rules(root)["16_sizes"][0] == ["05_long_tail"]
+    write_notebooks(root, {"01_data": [], "05_long_tail": [], "17_sizes": None})
+    assert read_rules(root)["17_sizes"][0] == ["05_long_tail"]
 
 
 def test_the_comparison_itself_does_not_wait_for_itself(root):
@@ -172,9 +172,9 @@ def test_the_comparison_itself_does_not_wait_for_itself(root):
 
 
 def test_a_notebook_that_is_not_there_is_not_waited_for(root):
-    write_notebooks(root, {"01_data": [], "02_denoiser": ["01_data", "07_gone"], "16_sizes": None})
+    write_notebooks(root, {"01_data": [], "02_denoiser": ["01_data", "07_gone"], "17_sizes": None})
     rules = read_rules(root)
-    assert rules["02_denoiser"][0] == ["01_data"] and rules["16_sizes"][0] == []
+    assert rules["02_denoiser"][0] == ["01_data"] and rules["17_sizes"][0] == []
 
 
 def test_only_numbered_notebooks_take_part(root):
@@ -186,24 +186,24 @@ def test_all_means_every_notebook_but_those_that_run_after_it(root):
     after = {
         "01_data": [],
         "05_long_tail": ["01_data"],
-        "14_evidence": ["all"],
-        "15_verdicts": ["14_evidence"],
-        "16_sizes": None,
+        "15_evidence": ["all"],
+        "16_verdicts": ["15_evidence"],
+        "17_sizes": None,
     }
     write_notebooks(root, after)
     rules = read_rules(root)
-    assert rules["14_evidence"][0] == ["01_data", "05_long_tail", "16_sizes"]
-    assert rules["15_verdicts"][0] == ["14_evidence"]
-    assert order_of(rules)[-1] == "15_verdicts"
+    assert rules["15_evidence"][0] == ["01_data", "05_long_tail", "17_sizes"]
+    assert rules["16_verdicts"][0] == ["15_evidence"]
+    assert order_of(rules)[-1] == "16_verdicts"
 
 
 def test_several_notebooks_may_come_last(root):
-    after = {"01_data": [], "14_evidence": ["all"], "15_verdicts": ["14_evidence"]}
-    after |= {"16_end": ["all"], "17_after": ["15_verdicts"]}
+    after = {"01_data": [], "15_evidence": ["all"], "16_verdicts": ["15_evidence"]}
+    after |= {"17_end": ["all"], "18_after": ["16_verdicts"]}
     write_notebooks(root, after)
     rules = read_rules(root)
-    assert rules["14_evidence"][0] == rules["16_end"][0] == ["01_data"]
-    assert rules["17_after"][0] == ["15_verdicts"]
+    assert rules["15_evidence"][0] == rules["17_end"][0] == ["01_data"]
+    assert rules["18_after"][0] == ["16_verdicts"]
     order_of(rules)
 
 
@@ -262,9 +262,9 @@ def test_the_notebooks_of_the_study_run_in_the_order_of_their_numbers(own_rules)
 
 
 def test_the_claims_wait_for_every_notebook_but_the_verdicts(own_rules):
-    others = set(own_rules) - {"14_evidence", "15_verdicts"}
-    assert set(own_rules["14_evidence"][0]) == others
-    assert own_rules["15_verdicts"][0] == ["14_evidence"]
+    others = set(own_rules) - {"15_evidence", "16_verdicts"}
+    assert set(own_rules["15_evidence"][0]) == others
+    assert own_rules["16_verdicts"][0] == ["15_evidence"]
 
 
 def test_the_notebooks_of_the_study_say_when_they_run():

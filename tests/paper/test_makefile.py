@@ -144,12 +144,12 @@ def test_everything_is_made_once(tree):
     ("touched", "again"),
     [
         ("notebooks/03_layers_and_noise.ipynb", since("03")),
-        ("notebooks/14_evidence.ipynb", since("14")),
-        ("notebooks/15_verdicts.ipynb", since("15")),
-        ("plankton_study/questions/claims.py", since("14")),
-        ("plankton_study/questions/clusters.py", outputs("09", "14", "15")),
+        ("notebooks/15_evidence.ipynb", since("15")),
+        ("notebooks/16_verdicts.ipynb", since("16")),
+        ("plankton_study/questions/claims.py", since("15")),
+        ("plankton_study/questions/clusters.py", outputs("09", "15", "16")),
         ("plankton_study/questions/compare.py", since("04")),
-        ("plankton_study/questions/shift/nuisances.py", outputs("08", "14", "15")),
+        ("plankton_study/questions/shift/nuisances.py", outputs("08", "15", "16")),
         ("plankton_study/models/training.py", outputs("00")[:-1] + since("02")),
         ("plankton_study/report/results.py", ALL),
         ("plankton_study/report/captions.toml", ALL),
@@ -174,42 +174,42 @@ def test_one_notebook_and_what_it_needs(tree):
 
 
 def test_a_notebook_of_ones_own_joins_the_graph(built):
-    built.write_notebook("16_sizes", "from plankton_study.questions import few_labels")
-    assert built.ran("16_sizes") == ["16_sizes.ipynb"]
-    assert built.ran("paper") == since("14")  # the claims wait for all
+    built.write_notebook("17_sizes", "from plankton_study.questions import few_labels")
+    assert built.ran("17_sizes") == ["17_sizes.ipynb"]
+    assert built.ran("paper") == since("15")  # the claims wait for all
     built.age()
     (built.root / "plankton_study/questions/few_labels.py").touch()
-    assert "16_sizes.ipynb" in built.ran("paper") and built.ran("paper") == []
-    assert "16_sizes" in built.make("help").stdout
+    assert "17_sizes.ipynb" in built.ran("paper") and built.ran("paper") == []
+    assert "17_sizes" in built.make("help").stdout
 
 
 def test_a_notebook_of_ones_own_runs_after_the_comparison_or_what_it_names(tree):
-    tree.write_notebook("16_sizes")
-    tree.write_notebook("17_late", after=["16_sizes", "01_data"])
-    assert tree.ran("16_sizes")[-2:] == ["05_long_tail.ipynb", "16_sizes.ipynb"]
+    tree.write_notebook("17_sizes")
+    tree.write_notebook("18_late", after=["17_sizes", "01_data"])
+    assert tree.ran("17_sizes")[-2:] == ["05_long_tail.ipynb", "17_sizes.ipynb"]
     tree.write_notebook("18_early", after=["01_data"])
     shutil.rmtree(tree.root / "paper/results")
     assert tree.ran("18_early") == ["01_data.ipynb", "18_early.ipynb"]
-    assert tree.ran("17_late")[-2:] == ["16_sizes.ipynb", "17_late.ipynb"]
+    assert tree.ran("18_late")[-2:] == ["17_sizes.ipynb", "18_late.ipynb"]
 
 
 def test_metadata_and_imports_are_read_anew_when_they_change(built):
-    built.write_notebook("16_sizes", after=[])
-    assert built.ran("16_sizes") == ["16_sizes.ipynb"]
+    built.write_notebook("17_sizes", after=[])
+    assert built.ran("17_sizes") == ["17_sizes.ipynb"]
     built.age()
-    built.write_notebook("16_sizes", "import plankton_study.probes.ridge", after=["00_one_image"])
-    assert built.ran("16_sizes") == ["16_sizes.ipynb"]
+    built.write_notebook("17_sizes", "import plankton_study.probes.ridge", after=["00_one_image"])
+    assert built.ran("17_sizes") == ["17_sizes.ipynb"]
     built.age()
     (built.root / "notebooks/00_one_image.ipynb").touch()
-    assert built.ran("16_sizes") == ["00_one_image.ipynb", "16_sizes.ipynb"]
+    assert built.ran("17_sizes") == ["00_one_image.ipynb", "17_sizes.ipynb"]
     built.age()
     ridge = built.root / "plankton_study/probes/ridge.py"
     ridge.write_text("from plankton_study.run import new\n")
     built.write("plankton_study/run/new.py", "")
-    assert "16_sizes.ipynb" in built.ran("16_sizes")
+    assert "17_sizes.ipynb" in built.ran("17_sizes")
     built.age()
     (built.root / "plankton_study/run/new.py").touch()
-    assert "16_sizes.ipynb" in built.ran("16_sizes")
+    assert "17_sizes.ipynb" in built.ran("17_sizes")
 
 
 def test_rules_that_nobody_has_written_yet_are_written_first(tree):
@@ -263,11 +263,11 @@ def test_another_seed_has_results_of_its_own_and_other_data_make_them_out_of_dat
     built.write(
         "paper/results/demo-seed1/values/claims.csv", ""
     )  # newer than the ledger that joins the seeds
-    assert built.ran("paper") == since("15") and built.ran("paper") == []
+    assert built.ran("paper") == since("16") and built.ran("paper") == []
     assert built.ran("paper", "SEED=1") == []
     built.age()
     built.write("paper/published/demo-seed2/values/claims.csv", "")  # a published seed counts too
-    assert built.ran("paper") == since("15") and built.ran("paper", "SEED=1") == []
+    assert built.ran("paper") == since("16") and built.ran("paper", "SEED=1") == []
     assert (built.root / "paper/results/demo-seed1/paper.pdf").exists()
     assert built.ran("paper", "SEED=1", "DATA=plankton_study") == ALL
     assert built.ran("paper", "SEED=1", "DATA=plankton_study") == []
@@ -459,7 +459,7 @@ def test_no_module_of_the_package_is_unknown_to_make(tree):
         for path in (ROOT / "plankton_study").rglob("*.py")
         if path.name != "__init__.py"
     }
-    without_notebook = {"plankton_study/__main__.py", "plankton_study/questions/budgets.py"}
+    without_notebook = {"plankton_study/__main__.py"}
     assert modules - known == without_notebook
 
 

@@ -31,7 +31,7 @@ def site(tmp_path_factory) -> Path:
 def test_every_notebook_and_every_card_has_a_page(site):
     names = {path.stem for path in site.glob("*.html")}
     notebooks = {path.stem for path in pages.notebooks_of(RUN)}
-    assert "15_verdicts" in notebooks
+    assert "16_verdicts" in notebooks
     assert names == {"index", *pages.CARDS} | notebooks
     assert not list(site.parent.glob("*.partial"))
 
@@ -77,9 +77,9 @@ def test_notebooks_of_a_run_are_its_own_then_the_joined_and_none_that_failed(tmp
         (tmp_path / "notebooks" / f"{name}.ipynb").parent.mkdir(exist_ok=True)
         (tmp_path / "notebooks" / f"{name}.ipynb").touch()
     (tmp_path / "joined" / "notebooks").mkdir(parents=True)
-    (tmp_path / "joined" / "notebooks" / "15_verdicts.ipynb").touch()
+    (tmp_path / "joined" / "notebooks" / "16_verdicts.ipynb").touch()
     names = [path.stem for path in pages.notebooks_of(StoredRun(tmp_path))]
-    assert names == ["01_data", "02_denoiser", "15_verdicts"]
+    assert names == ["01_data", "02_denoiser", "16_verdicts"]
 
 
 # --- how they look

@@ -208,7 +208,7 @@ def test_a_refused_run_leaves_what_is_published(second_seed, paper):
 
 def test_the_first_seed_is_published_whole(live, paper):
     (live / ".settings").write_text("profile=demo")
-    shutil.copy(live / "notebooks" / "01_data.ipynb", live / "notebooks" / "16_sizes.failed.ipynb")
+    shutil.copy(live / "notebooks" / "01_data.ipynb", live / "notebooks" / "17_sizes.failed.ipynb")
     target = build.publish("demo")
     assert target == paper / "published" / "demo"
     parts = {path.name for path in target.iterdir()}

@@ -1,5 +1,7 @@
 """Curves over budgets: slopes, the rule for the gap, and where lines cross."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,17 +98,25 @@ def test_without_a_difference_of_slopes_no_crossing_is_known():
     assert budgets.crossing_text(fits, 320_000) == "unknown"
 
 
+CURVE_PROFILE = """
+[curve]
+images_seen = [64, 128]
+seed_0_also = [192]
+encoders = ["diffusion", "ResNet, labels"]
+settings = ["natural", "balanced"]
+"""
+
+
 def test_encoders_are_trained_and_probed_with_every_budget(make_study):
-    curve = '\n[curve]\nimages_seen = [64, 128]\nencoders = ["diffusion", "ResNet, labels"]\n'
-    study = make_study(more=curve)
-    splits = make_splits(study, "shapes")
-    natural = budgets.curve_table(study, splits, "natural")
+    study = replace(make_study(more=CURVE_PROFILE), seed=1)
+    table = budgets.curve_table(study, make_splits(study, "shapes"))
+    natural = table[table["setting"] == "natural"]
     assert natural["encoder"].tolist() == ["diffusion"] * 4 + ["ResNet, labels"] * 4
     assert natural[budgets.SEEN].tolist() == [64, 64, 128, 128] * 2
     assert natural["read-out"].tolist() == ["one cell", "all layers"] * 4
     flops = natural.groupby(["encoder", budgets.SEEN])["training GFLOPs"].first()
     assert flops["diffusion"][128] == pytest.approx(2 * flops["diffusion"][64], abs=1)
-    balanced = budgets.curve_table(study, splits, "balanced")
+    balanced = table[table["setting"] == "balanced"]
     assert set(balanced["encoder"]) == {"diffusion"}
     keys = [*budgets.CURVE, budgets.SEEN]
     stored = {seed: tidy_table(natural, keys).astype({budgets.SEEN: str}) for seed in (0, 1)}
@@ -114,3 +124,17 @@ def test_encoders_are_trained_and_probed_with_every_budget(make_study):
     assert len(scores) == 2 * len(natural)
     expected = natural[budgets.MACRO_F1].map(lambda estimate: estimate.value)
     assert scores["score"].tolist() == pytest.approx([*expected, *expected])
+
+
+def test_only_seed_0_has_the_largest_budgets(make_study):
+    curve = make_study(more=CURVE_PROFILE).profile.curve
+    assert curve.budgets(0) == (64, 128, 192) and curve.budgets(1) == (64, 128)
+
+
+def test_a_profile_without_a_curve_gives_tables_without_rows(make_study):
+    study = make_study()
+    table = budgets.curve_table(study, make_splits(study, "shapes"))
+    stored = tidy_table(table, [*budgets.CURVE, budgets.SEEN])
+    scores = budgets.scores_of_seeds({0: stored})
+    for empty in (table, scores, budgets.slopes_table(scores), budgets.gap_table(scores)):
+        assert empty.empty and set(budgets.CURVE) <= set(empty.columns)
