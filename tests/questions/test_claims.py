@@ -335,13 +335,27 @@ def test_the_supervised_rival_is_judged_as_trained_and_re_probed(shared, shapes_
             assert chosen == max(others)
 
 
-def test_an_encoder_from_elsewhere_does_not_count_as_one_that_saw_no_labels(
-    shared, shapes_splits, monkeypatch
-):
-    """Most networks from elsewhere, such as ImageNet's, learnt from labels."""
+def test_an_encoder_from_elsewhere_has_lines_of_its_own(shared, shapes_splits, monkeypatch):
+    """It does not count as one that saw no labels: most networks off the shelf learnt from some."""
     monkeypatch.setitem(ENCODERS, "mine", lambda study, splits: make_encoder(study, splits, "MAE"))
     table = claims.claim_differences(shared, {"shapes": shapes_splits})
-    assert "mine" not in set(table["rival"])
+    own = table[table["rival"] == "mine"].set_index("place")
+    assert set(own["claim"]) == {claims.OFF_THE_SHELF}
+    of_mae = table[(table["claim"] == BETTER) & (table["rival"] == "MAE")].set_index("place")
+    assert own["value"].to_dict() == of_mae["value"].to_dict()
+
+
+def test_the_network_off_the_shelf_may_be_another_one_in_another_seed():
+    runs = {
+        seed: differences([(claims.OFF_THE_SHELF, "natural", rival, value)])
+        for seed, (rival, value) in enumerate(
+            [("96 px", -0.10), ("160 px", -0.12), ("96 px", -0.11)]
+        )
+    }
+    joined = claims.join_seeds(runs)
+    assert joined["rival"].tolist() == ["96 px or 160 px"]
+    assert claims.incomplete_rivals(runs) == []
+    assert word(joined, claims.OFF_THE_SHELF, "natural") == claims.REFUTED
 
 
 def test_every_training_is_listed_with_the_loss_of_its_first_batch(shared, shapes_splits):
