@@ -51,7 +51,7 @@ precision = "float32"
 pca = [8]
 predeclared = "up16.resnet1@t20"
 [probes]
-ridge = [0.01, 1.0]
+penalties = [0.01, 1.0]
 logistic = [0.01, 0.1]
 finalists = 2
 neighbours = [1, 3]

@@ -24,7 +24,7 @@ LINE_SEARCH_FAILED = 2
 class LogisticModel(NamedTuple):
     """A fitted model: the logits of standardised features x are x @ weights + bias."""
 
-    strength: float  # scikit-learn's C
+    strength: float  # scikit-learn's C; of LDA, its penalty
     weights: np.ndarray  # (C, K) float32
     bias: np.ndarray  # (K,) float32
     iterations: int

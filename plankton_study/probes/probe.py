@@ -16,6 +16,7 @@ from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
 from plankton_study.probes.intervals import MeanWithError, units_of
+from plankton_study.probes.lda import LdaGrid, LdaPath, lda_grid, sharpness
 from plankton_study.probes.logistic import (
     LogisticModel,
     logistic_path,
@@ -23,7 +24,6 @@ from plankton_study.probes.logistic import (
     path_from_arrays,
 )
 from plankton_study.probes.result import END_TO_END, LinearProbe, ProbeResult, head_probabilities
-from plankton_study.probes.ridge import RidgeGrid, RidgePath, ridge_grid, sharpness
 from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.probes.selection import (
     JOINED,
@@ -48,7 +48,7 @@ SHAPED_BY = (
     "probes.intervals",
     "probes.metrics",
     "probes.result",
-    "probes.ridge",
+    "probes.lda",
     "probes.scaling",
     "probes.selection",
     "features.bank",
@@ -150,10 +150,10 @@ def read_features(
     return encoder, extract_features(study, encoder, original, original.evaluated)
 
 
-def best_ridge_score(
+def best_lda_score(
     study: Study, splits: Splits, encoder: Encoder, setting: str = "natural"
 ) -> MeanWithError:
-    """Return the best validation score of ridge on an encoder's cells, with its standard error.
+    """Return the best validation score of LDA on an encoder's cells, with its standard error.
 
     The score is the profile's metric. It needs no probe result, so it is a fast score for encoders
     that are only ranked.
@@ -164,7 +164,7 @@ def best_ridge_score(
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
     bank = extract_features(study, encoder, splits, np.union1d(*rows.values()))
     cells = candidate_cells(encoder, "all")
-    grid = ridge_grid(bank, cells, rows, taxa, config)
+    grid = lda_grid(bank, cells, rows, taxa, config)
     units = units_of(splits, rows["validation"])
     certainty = near_best(taxa["validation"], grid.predicted, units, config.draws, config.metric)
     return MeanWithError(float(grid.table[config.metric].max()), certainty.standard_error)
@@ -172,10 +172,11 @@ def best_ridge_score(
 
 @dataclass(frozen=True)
 class _Finalist:
-    """A logistic regression that was fitted on one of the best cells."""
+    """A linear classifier that was fitted on one of the best cells."""
 
     cell: Cell
     scaler: Scaler
+    method: str  # "LDA" or "logistic"
     model: LogisticModel
     validation: dict[str, float]
 
@@ -194,21 +195,19 @@ class _Probing:
 
     def run(self, cells: list[Cell], search: str) -> dict[str, Any]:
         """Return the values of a result to be stored; see `_open_result`."""
-        grid = self._ridge_grid(cells)
-        if search == JOINED:
-            finalists = [self._ridge_finalist(grid, cells)]
-        else:
-            finalists = self._fit_finalists(self._best_cells(grid, cells))
+        grid = self._lda_grid(cells)
+        finalists = self._fit_finalists(grid, cells, with_logistic=search != JOINED)
         best = max(finalists, key=lambda finalist: finalist.validation[self.config.metric])
         tested = {part: rows for part, rows in self.rows.items() if part != "train"}
         heads = self._heads(best, tested, with_all_heads=search == "all")
         result = {
             **self._about_selection(grid, cells),
-            "finalists": _finalists_table(finalists, "penalty" if search == JOINED else "C"),
+            "finalists": _finalists_table(finalists),
             "validation": {
                 head: self._validation_scores(parts["validation"]) for head, parts in heads.items()
             },
             "selected": best.cell,
+            "method": best.method,
             "strength": best.model.strength,
             "weights": best.model.weights,
             "bias": best.model.bias,
@@ -224,15 +223,15 @@ class _Probing:
                 result[f"{head}/{part}"] = probabilities
         return result
 
-    def _ridge_grid(self, cells: list[Cell]) -> RidgeGrid:
+    def _lda_grid(self, cells: list[Cell]) -> LdaGrid:
         home = {part: self.rows[part] for part in ("train", "validation")}
-        return ridge_grid(self.bank, cells, home, self.taxa, self.config)
+        return lda_grid(self.bank, cells, home, self.taxa, self.config)
 
-    def _best_cells(self, grid: RidgeGrid, cells: list[Cell]) -> list[Cell]:
+    def _best_positions(self, grid: LdaGrid) -> list[int]:
         ranked = grid.table[self.config.metric].sort_values(ascending=False, kind="stable")
-        return [cells[position] for position in ranked.index[: self.config.finalists]]
+        return ranked.index[: self.config.finalists].tolist()
 
-    def _about_selection(self, grid: RidgeGrid, cells: list[Cell]) -> dict[str, Any]:
+    def _about_selection(self, grid: LdaGrid, cells: list[Cell]) -> dict[str, Any]:
         """Return the grid joined with the layers, and the cells that are near the best."""
         wide = self._near_best(grid.predicted)
         narrow = self._near_best(grid.predicted_at_equal_width)
@@ -251,38 +250,39 @@ class _Probing:
         truth = self.taxa["validation"]
         return near_best(truth, predicted, units, self.config.draws, self.config.metric)
 
-    def _fit_finalists(self, cells: list[Cell]) -> list[_Finalist]:
-        """Fit logistic regression of every strength on a few cells."""
+    def _fit_finalists(
+        self, grid: LdaGrid, cells: list[Cell], with_logistic: bool
+    ) -> list[_Finalist]:
+        """Fit linear classifiers on the best cells.
+
+        These are logistic regression with every strength, which thousands of joined features would
+        make slow, and LDA with the cell's best penalty.
+        """
         finalists = []
-        for cell in progress(f"logistic probes of {len(cells)} cells", cells):
+        positions = self._best_positions(grid)
+        for position in progress(f"final probes of {len(positions)} cells", positions):
+            cell, penalty = cells[position], float(grid.table["penalty"][position])
             scaler = fit_scaler(self.bank, cell, self.rows["train"])
-            validation = self._scaled(cell, scaler, "validation")
             train = self._scaled(cell, scaler, "train")
-            for model in self._path_of_cell(cell, train):
+            validation = self._scaled(cell, scaler, "validation")
+            path = self._path_of_cell(cell, train) if with_logistic else []
+            models = [("logistic", model) for model in path]
+            models.append(("LDA", self._fit_lda(train, validation, penalty)))
+            for method, model in models:
                 scores = self._validation_scores(model.probabilities(validation))
-                finalists.append(_Finalist(cell, scaler, model, scores))
+                finalists.append(_Finalist(cell, scaler, method, model, scores))
         return finalists
 
-    def _ridge_finalist(self, grid: RidgeGrid, cells: list[Cell]) -> _Finalist:
-        """Fit ridge regression on the best cell, and turn its scores into probabilities.
-
-        Thousands of joined features make logistic regression slow, and ridge regression does not
-        lose by them.
-        """
-        best = grid.table[self.config.metric].argmax()
-        cell, penalty = cells[best], float(grid.table["penalty"][best])
-        scaler = fit_scaler(self.bank, cell, self.rows["train"])
-        path = RidgePath(self._scaled(cell, scaler, "train"), self.codes)
-        weights = path.weights(penalty)
-        validation = self._scaled(cell, scaler, "validation")
-        scores = np.concatenate([block @ weights + path.shares for block in validation])
+    def _fit_lda(
+        self, train: ScaledFeatures, validation: ScaledFeatures, penalty: float
+    ) -> LogisticModel:
+        """Fit LDA, with scores of which the softmax gives probabilities."""
+        weights, bias = LdaPath(train, self.codes).classifier(penalty)
+        scores = np.concatenate([block @ weights + bias for block in validation])
         is_known = np.isin(self.taxa["validation"], self.classes)
         codes = np.searchsorted(self.classes, self.taxa["validation"][is_known])
         factor = np.float32(sharpness(scores[is_known], codes))
-        model = LogisticModel(penalty, factor * weights, factor * path.shares, 0, True)
-        return _Finalist(
-            cell, scaler, model, self._validation_scores(model.probabilities(validation))
-        )
+        return LogisticModel(penalty, factor * weights, factor * bias, 0, True)
 
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
         return ScaledFeatures(self.bank, cell, self.rows[part], scaler)
@@ -362,13 +362,14 @@ def _on_each(parts: dict[str, Any], function: Callable[[Any], np.ndarray]) -> di
     return {part: function(values) for part, values in parts.items()}
 
 
-def _finalists_table(finalists: list[_Finalist], strength: str) -> pd.DataFrame:
-    """Return a row for each fit; `strength` names the column of its strength."""
+def _finalists_table(finalists: list[_Finalist]) -> pd.DataFrame:
+    """Return a row for each fit."""
     lines = [
         {
             "layer": finalist.cell.layer,
             "timestep": finalist.cell.timestep,
-            strength: finalist.model.strength,
+            "method": finalist.method,
+            "strength": finalist.model.strength,
             "iterations": finalist.model.iterations,
             "converged": finalist.model.converged,
             **finalist.validation,
@@ -394,6 +395,7 @@ def _open_result(
         scaler=Scaler(stored["mean"], stored["scale"]),
         weights=stored["weights"],
         bias=stored["bias"],
+        method=stored["method"],
         strength=stored["strength"],
     )
     return ProbeResult(

@@ -32,7 +32,8 @@ class LinearProbe:
         scaler: the scaling of the training features.
         weights: (C, F) float32, for standardised features and F fitted classes.
         bias: (F,) float32.
-        strength: the regularisation strength, scikit-learn's C.
+        method: how it was fitted, "LDA" or "logistic".
+        strength: the regularisation: the penalty of LDA, or the C of logistic regression.
         merging: (F, K) float32 of zeros and ones: which fitted class has which name, see
             `merge_classes`. None: each fitted class has its own name, F = K.
     """
@@ -42,6 +43,7 @@ class LinearProbe:
     scaler: Scaler
     weights: np.ndarray
     bias: np.ndarray
+    method: str
     strength: float
     merging: np.ndarray | None = None
 
@@ -79,6 +81,7 @@ class LinearProbe:
             "layer": self.cell.layer,
             "timestep": self.cell.timestep,
             "classes": self.classes.tolist(),
+            "method": self.method,
             "strength": self.strength,
         }
         write_json(folder / "probe.json", about)
@@ -99,6 +102,7 @@ class LinearProbe:
                 scaler=Scaler(arrays["mean"], arrays["scale"]),
                 weights=arrays["weights"],
                 bias=arrays["bias"],
+                method=about["method"],
                 strength=about["strength"],
                 merging=arrays.get("merging"),
             )
@@ -135,15 +139,15 @@ class ProbeResult:
         budget: training budget of the encoder, see `make_encoder`.
         linear: the fitted probe that was selected on validation images.
         grid: a row for each candidate cell, in the encoder's order: layer, timestep; accuracy and
-            macro_f1 of the best ridge probe on validation images, and its penalty; equal_width
+            macro_f1 of the best LDA probe on validation images, and its penalty; equal_width
             (its score after PCA to a common width); near_best_equal_width (whether it cannot be
             distinguished from the best of these); stage, resolution, channels, order of the layer.
-        finalists: a row for each fitted logistic regression: layer, timestep, C, iterations,
-            converged, and validation accuracy and macro_f1. After a search over joined layers it
-            is the one ridge regression, with its penalty instead of C.
+        finalists: a row for each fit on one of the best cells: layer, timestep, method ("LDA" or
+            "logistic"), strength (penalty or C), iterations, converged, and validation accuracy
+            and macro_f1. After a search over joined layers all are LDA.
         validation: head → accuracy and macro_f1 on validation images.
         equal_width: the common width, the smallest number of features among the cells.
-        standard_error: standard error of the best ridge probe's validation score.
+        standard_error: standard error of the best LDA probe's validation score.
         near_best: cell → share of bootstrap draws won, for the cells that cannot be distinguished
             from the best, see `selection.near_best`.
         rows: part → (n,) rows of the collection.

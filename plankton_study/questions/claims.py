@@ -258,8 +258,11 @@ class ProbeFits(NamedTuple):
 
 def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
     """Return whether any probe of this run may be worse than the profile allows."""
-    strengths = study.profile.probes.logistic
-    ends = min(strengths), max(strengths)
+    config = study.profile.probes
+    ends = {
+        "LDA": (min(config.penalties), max(config.penalties)),
+        "logistic": (min(config.logistic), max(config.logistic)),
+    }
     selected = {}
     for place in places(study, sets):
         for name, result in place.results.items():
@@ -268,7 +271,9 @@ def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
     return ProbeFits(
         count=len(selected),
         not_converged=int(sum((~draw.finalists["converged"]).sum() for draw in selected.values())),
-        at_an_end=sum(draw.linear.strength in ends for draw in selected.values()),
+        at_an_end=sum(
+            draw.linear.strength in ends[draw.linear.method] for draw in selected.values()
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate, MeanWithError
 from plankton_study.probes.metrics import METRICS
-from plankton_study.probes.probe import best_ridge_score, probe_encoder
+from plankton_study.probes.probe import best_lda_score, probe_encoder
 from plankton_study.probes.result import END_TO_END, ProbeResult, evaluate
 from plankton_study.probes.selection import JOINED
 from plankton_study.run.errors import StudyError
@@ -282,7 +282,7 @@ def learning_curves(results: ProbeResults) -> dict[str, pd.DataFrame]:
 def learning_table(
     study: Study, splits: Splits, results: ProbeResults, setting: str
 ) -> pd.DataFrame:
-    """Return ridge validation scores before and after training, and the loss.
+    """Return LDA validation scores before and after training, and the loss.
 
     The score is the profile's metric.
 
@@ -294,7 +294,7 @@ def learning_table(
     lines = []
     for name, curve in learning_curves(results).items():
         result = results[name]
-        after = _ridge_score(study, result)
+        after = _lda_score(study, result)
         lines.append(
             {
                 "encoder": name,
@@ -310,12 +310,12 @@ def _score_before(
     study: Study, splits: Splits, results: ProbeResults, name: str, setting: str
 ) -> MeanWithError:
     if name == "diffusion":
-        return _ridge_score(study, results["random U-Net"])
+        return _lda_score(study, results["random U-Net"])
     initial = make_encoder(study, splits, name, setting, budget="none")
-    return best_ridge_score(study, splits, initial, setting)
+    return best_lda_score(study, splits, initial, setting)
 
 
-def _ridge_score(study: Study, result: ProbeResult) -> MeanWithError:
+def _lda_score(study: Study, result: ProbeResult) -> MeanWithError:
     best = result.grid[study.profile.probes.metric].max()
     return MeanWithError(best, result.standard_error)
 

@@ -24,7 +24,7 @@ from plankton_study.models.recipe import images_to_see, training_cost, with_imag
 from plankton_study.models.training import choose_held_out
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.metrics import METRICS
-from plankton_study.probes.probe import best_ridge_score
+from plankton_study.probes.probe import best_lda_score
 from plankton_study.run.cache import computed, digest
 from plankton_study.run.files import read_json
 from plankton_study.run.schema import DenoiserChanges
@@ -233,7 +233,7 @@ def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
 
 
 def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
-    """Train the denoisers of the profile's [ablation]; evaluate each by ridge on validation images.
+    """Train the denoisers of the profile's [ablation]; evaluate each by LDA on validation images.
 
     Returns:
         One row for each denoiser, the main one first; columns denoiser, different images, images
@@ -266,7 +266,7 @@ def _ablation_line(
     variant = _with_changes(study, splits, changes)
     smaller = _with_smaller_pool(splits, pool_share)
     encoder = diffusion_encoder(variant, smaller)
-    score = best_ridge_score(variant, smaller, encoder)
+    score = best_lda_score(variant, smaller, encoder)
     errors = compare_with_linear_filter(variant, smaller, encoder.folder)
     return {
         "denoiser": label,

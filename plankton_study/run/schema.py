@@ -129,6 +129,11 @@ class UNet(Strict):
         return [size // self.unshuffle // 2**level for level in range(len(self.channels))]
 
 
+def _none_if_said(value: Any) -> Any:
+    """Return None for "none", since TOML has no other word for it."""
+    return None if value == "none" else value
+
+
 class Noise(Strict):
     """The noise schedule, and what the denoiser predicts."""
 
@@ -138,7 +143,8 @@ class Noise(Strict):
         "linear_signal"
     )
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    min_snr: Positive | None = None  # limit of min-SNR weights (Hang et al. 2023), such as 5
+    # limit of min-SNR weights (Hang et al. 2023), such as 5; "none": all timesteps weigh the same
+    min_snr: Annotated[Positive | None, BeforeValidator(_none_if_said)] = None
 
 
 class Training(Strict):
@@ -299,8 +305,8 @@ class Features(Strict):
 class Probes(Strict):
     """Linear probes, their selection and their intervals."""
 
-    # penalty of ridge regression, relative to the mean eigenvalue of the covariance
-    ridge: Annotated[tuple[Positive, ...], AtLeastOne] = (
+    # of linear discriminant analysis, relative to the variance of a feature
+    penalties: Annotated[tuple[Positive, ...], AtLeastOne] = (
         1e-5,
         1e-4,
         1e-3,
@@ -321,7 +327,7 @@ class Probes(Strict):
         10.0,
         30.0,
     )
-    finalists: Count = 3  # best cells, on which logistic regression is fitted
+    finalists: Count = 3  # best cells, on which the final probes are fitted
     candidates: Count = 6  # cells per encoder in the search with equally many candidates
     neighbours: Annotated[tuple[Count, ...], AtLeastOne] = (1, 5, 15)  # values of k for k-NN
     draws: Count = 1000  # bootstrap draws of every interval

@@ -20,8 +20,8 @@ from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
 from plankton_study.probes.intervals import Units
+from plankton_study.probes.lda import lda_grid
 from plankton_study.probes.logistic import LogisticModel, logistic_path
-from plankton_study.probes.ridge import ridge_grid
 from plankton_study.probes.scaling import ScaledFeatures, scaled_features
 from plankton_study.probes.selection import near_best
 from plankton_study.run.schema import Probes
@@ -146,7 +146,7 @@ def search_with_ours(task: Task, config: Probes) -> OurChoice:
     """Rank all cells by ridge, fit logistic regression on the finalists, and take the best."""
     started = time.perf_counter()
     cells = task.bank.cells
-    grid = ridge_grid(task.bank, cells, task.rows, task.taxa, config).table
+    grid = lda_grid(task.bank, cells, task.rows, task.taxa, config).table
     ranked = grid["macro_f1"].sort_values(ascending=False).index
     fits = []
     for position in ranked[: config.finalists]:

@@ -59,7 +59,7 @@ IMAGE_STAGES = ("plankton_study.images.splits",)
 FEATURE_STAGES = (
     "plankton_study.features.encoders",
     "plankton_study.probes.logistic",
-    "plankton_study.probes.ridge",
+    "plankton_study.probes.lda",
 )
 #: stage → the modules that a study has loaded before it, on however many images
 LOADED = {
@@ -233,11 +233,11 @@ def probe_call(name: str, number: int, folder: Path) -> Callable[[], object]:
     if name == "logistic":
         return partial(fit_logistic, bank, rows["train"], codes)
 
-    from plankton_study.probes.ridge import ridge_grid
+    from plankton_study.probes.lda import lda_grid
     from plankton_study.run.schema import Probes
 
     taxa = {part: codes[index].astype("U3") for part, index in rows.items()}
-    return partial(ridge_grid, bank, bank.cells, rows, taxa, Probes(ridge=(1e-3, 1e-1)))
+    return partial(lda_grid, bank, bank.cells, rows, taxa, Probes(penalties=(1e-3, 1e-1)))
 
 
 def fit_logistic(bank: "FeatureBank", train: np.ndarray, codes: np.ndarray) -> None:

@@ -197,13 +197,13 @@ def test_metadata_and_imports_are_read_anew_when_they_change(built):
     built.write_notebook("17_sizes", after=[])
     assert built.ran("17_sizes") == ["17_sizes.ipynb"]
     built.age()
-    built.write_notebook("17_sizes", "import plankton_study.probes.ridge", after=["00_one_image"])
+    built.write_notebook("17_sizes", "import plankton_study.probes.lda", after=["00_one_image"])
     assert built.ran("17_sizes") == ["17_sizes.ipynb"]
     built.age()
     (built.root / "notebooks/00_one_image.ipynb").touch()
     assert built.ran("17_sizes") == ["00_one_image.ipynb", "17_sizes.ipynb"]
     built.age()
-    ridge = built.root / "plankton_study/probes/ridge.py"
+    ridge = built.root / "plankton_study/probes/lda.py"
     ridge.write_text("from plankton_study.run import new\n")
     built.write("plankton_study/run/new.py", "")
     assert "17_sizes.ipynb" in built.ran("17_sizes")
@@ -315,7 +315,7 @@ def test_the_revision_is_that_of_this_repository(tree):
     assert recorded() == f"{head}/0"
     tree.write("station.toml", 'extends = "demo"\n')  # one's own profile is no change of the code
     assert recorded() == f"{head}/0"
-    tree.write("plankton_study/probes/ridge.py", "changed = True\n")
+    tree.write("plankton_study/probes/lda.py", "changed = True\n")
     assert recorded() == f"{head}/1"
 
 

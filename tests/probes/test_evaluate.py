@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from plankton_study.images.splits import make_splits
-from plankton_study.probes.probe import best_ridge_score, probe_encoder
+from plankton_study.probes.probe import best_lda_score, probe_encoder
 from plankton_study.probes.result import evaluate
 
 
@@ -40,6 +40,6 @@ def test_the_rank_of_an_encoder_is_its_best_score_in_the_grid(shared):
     splits = make_splits(shared, "shapes")
     for setting in ("natural", "balanced"):
         result = probe_encoder(shared, splits, "pixels + PCA", setting)
-        score, error = best_ridge_score(shared, splits, result.encoder, setting)
+        score, error = best_lda_score(shared, splits, result.encoder, setting)
         assert score == pytest.approx(result.grid["macro_f1"].max())
         assert error == pytest.approx(result.standard_error)

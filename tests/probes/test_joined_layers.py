@@ -3,16 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+from penalised_lda import penalised_lda
 from scipy.special import softmax
-from sklearn.linear_model import Ridge
 from sklearn.metrics import f1_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import ALL_LAYERS, HEAD, Cell, joined_cells
 from plankton_study.images.splits import make_splits
+from plankton_study.probes.lda import LdaPath, sharpness
 from plankton_study.probes.probe import probe_encoder, read_features
-from plankton_study.probes.ridge import RidgePath, sharpness
 from plankton_study.probes.selection import JOINED
 from plankton_study.questions.shift.shifted_parts import predict_elsewhere
 
@@ -47,24 +47,26 @@ def test_a_bank_joins_features_in_the_order_of_the_layers(tmp_path):
 
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 @pytest.mark.parametrize("images", [30, 120])
-def test_ridge_equals_scikit_learns_with_more_features_than_images(images, penalty):
+def test_scores_equal_scikit_learns_also_with_more_features_than_images(images, penalty):
     rng = np.random.default_rng(0)
     codes = np.arange(images) % 3
     features = rng.normal(size=(images, 60)) + rng.normal(size=(3, 60))[codes]
     features = StandardScaler().fit_transform(features).astype(np.float32)
-    path = RidgePath([features], codes)
-    model = Ridge(alpha=penalty * images).fit(features, np.eye(3)[codes])
-    np.testing.assert_allclose(path.weights(penalty), model.coef_.T, atol=2e-4)
+    path = LdaPath([features], codes)
+    model = penalised_lda(penalty).fit(features.astype(float), codes)
     others = rng.normal(size=(50, 60)).astype(np.float32)
-    expected = model.predict(others).argmax(axis=1)
-    assert np.mean(path.predict([others], penalty) == expected) > 0.97
+    weights, bias = path.classifier(penalty)
+    expected = model.decision_function(others)
+    np.testing.assert_allclose(others @ weights + bias, expected, rtol=2e-3, atol=2e-3)
+    assert np.array_equal(path.predict([others], penalty), expected.argmax(axis=1))
 
 
 def test_the_sharpness_makes_the_probabilities_most_likely():
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 4, 400)
-    scores = 0.2 * np.eye(4)[codes] + rng.normal(0, 0.15, (400, 4))
+    scores = 20 * np.eye(4)[codes] + rng.normal(0, 15, (400, 4))
     best = sharpness(scores, codes)
+    assert 0.01 < best < 0.5
     losses = [log_loss(codes, softmax(factor * scores, axis=1)) for factor in (best / 1.3, best)]
     losses.append(log_loss(codes, softmax(1.3 * best * scores, axis=1)))
     assert losses[1] == min(losses)
@@ -81,24 +83,23 @@ def test_the_timestep_and_the_penalty_are_selected_on_validation_images(
     assert result.grid["layer"].tolist() == [ALL_LAYERS] * len(timesteps)
     assert result.selected.layer == ALL_LAYERS
     best = result.grid.loc[result.grid["macro_f1"].idxmax()]
-    (fit,) = result.finalists.to_dict("records")
-    assert fit["penalty"] == best["penalty"] == result.linear.strength
+    assert set(result.finalists["method"]) == {"LDA"}
+    fit = result.finalists.loc[result.finalists["macro_f1"].idxmax()]
+    assert fit["strength"] == best["penalty"] == result.linear.strength
     assert fit["macro_f1"] == pytest.approx(best["macro_f1"])
     assert result.validation["linear"]["macro_f1"] == pytest.approx(best["macro_f1"])
 
 
-def test_the_weights_are_those_of_ridge_regression_on_the_joined_features(shared, splits):
+def test_such_a_probe_is_the_discriminant_analysis_of_the_joined_features(shared, splits):
     result = probe_encoder(shared, splits, "diffusion", search=JOINED)
     _, bank = read_features(shared, splits, "diffusion")
     train = bank.take(result.selected, splits["train"])
     assert train.shape[1] == len(result.linear.weights)
-    codes = np.searchsorted(result.classes, splits.taxa(splits["train"]).astype(str))
     scaler = StandardScaler().fit(train)
-    model = Ridge(alpha=result.linear.strength * len(train))
-    model.fit(scaler.transform(train), np.eye(len(result.classes))[codes])
+    model = penalised_lda(result.linear.strength)
+    model.fit(scaler.transform(train).astype(float), splits.taxa(splits["train"]).astype(str))
     rows = result.rows["test"]
-    scores = model.predict(scaler.transform(bank.take(result.selected, rows)))
-    predicted = result.classes[scores.argmax(axis=1)]
+    predicted = model.predict(scaler.transform(bank.take(result.selected, rows)))
     assert np.array_equal(result.predicted_taxa("test"), predicted)
     truth = splits.taxa(rows).astype(str)
     assert f1_score(truth, predicted, average="macro") > 0.3

@@ -14,6 +14,9 @@ from plankton_study.probes.logistic import logistic_path
 EXACT = {"tolerance": 1e-12, "max_iterations": 20_000}
 #: a converged fit lies at most this share of the objective above scikit-learn's
 CLOSE = 1e-3
+#: a difference of the mean loss that changes no probability. (Where classes can be separated and C
+#: is large, the objective itself is hardly larger.)
+NOTHING = 1e-5
 
 
 def draw_problem(
@@ -83,7 +86,8 @@ def assert_converged(x, codes, strengths, weight=None, blocks=1):
         reference.fit(x.astype(float), codes, weight)
         data = (model.strength, x, codes, own_weight)
         best = objective(reference.coef_.T, reference.intercept_, *data)
-        assert objective(model.weights, model.bias, *data) <= (1 + CLOSE) * best, model.strength
+        limit = (1 + CLOSE) * best + NOTHING
+        assert objective(model.weights, model.bias, *data) <= limit, model.strength
 
 
 @settings(max_examples=15, deadline=None)

@@ -45,7 +45,11 @@ def test_the_selected_cell_is_the_finalist_with_the_best_validation_score(shared
     assert cells_of(fitted) == cells_of(result.grid.loc[best_places])
     chosen = result.finalists.loc[result.finalists["macro_f1"].idxmax()]
     assert str(result.selected) == f"{chosen['layer']}@t{chosen['timestep']}"
-    assert result.linear.strength == chosen["C"]
+    assert result.linear.method == chosen["method"]
+    assert result.linear.strength == chosen["strength"]
+    methods = result.finalists.groupby(["layer", "timestep"])["method"].agg(list)
+    expected = ["logistic"] * len(shared.profile.probes.logistic) + ["LDA"]
+    assert methods.tolist() == [expected] * len(best_places)
     scores = {"accuracy": chosen["accuracy"], "macro_f1": chosen["macro_f1"]}
     assert result.validation["linear"] == scores
     assert set(result.validation) == set(result.heads)
@@ -281,15 +285,15 @@ def test_finalists_are_ranked_by_the_metric_that_is_judged(make_study, monkeypat
     """Also where the other metric ranks the cells the other way round."""
     study = make_study({"draws = 100": f'draws = 100\nmetric = "{metric}"'})
     splits = make_splits(study, "shapes")
-    ridge_grid = probe_module.ridge_grid
+    lda_grid = probe_module.lda_grid
 
     def opposed(*arguments):
-        grid = ridge_grid(*arguments)
+        grid = lda_grid(*arguments)
         rising = np.linspace(0, 1, len(grid.table))
         table = grid.table.assign(accuracy=rising, macro_f1=rising[::-1])
         return grid._replace(table=table)
 
-    monkeypatch.setattr(probe_module, "ridge_grid", opposed)
+    monkeypatch.setattr(probe_module, "lda_grid", opposed)
     result = probe_encoder(study, splits, "diffusion")
     finalists = cells_of(result.finalists.drop_duplicates(["layer", "timestep"]))
     cells = cells_of(result.grid)

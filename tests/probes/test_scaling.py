@@ -8,8 +8,8 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import scaling
+from plankton_study.probes.lda import lda_grid
 from plankton_study.probes.logistic import logistic_path
-from plankton_study.probes.ridge import ridge_grid
 from plankton_study.probes.scaling import in_blocks, scaled_features
 from plankton_study.run.schema import Probes
 
@@ -53,7 +53,7 @@ def test_blocks_give_what_all_rows_at_once_give(long_bank, monkeypatch, block_ro
         train, validation = scaled_features(bank, CELL, ROWS["train"], ROWS["validation"])
         weight = np.linspace(1, 2, 120)
         path = list(logistic_path(train, codes, [0.1, 1.0], weight, tolerance=1e-5))
-        grid = ridge_grid(bank, [CELL], ROWS, names, Probes())
+        grid = lda_grid(bank, [CELL], ROWS, names, Probes())
         return train, grid.table, [model.probabilities(validation) for model in path]
 
     at_once, table, chances = fit_probes()
@@ -91,7 +91,7 @@ def test_a_block_may_hold_a_single_row(long_bank, monkeypatch):
     def fit_probes():
         (train,) = scaled_features(bank, CELL, ROWS["train"])
         (model,) = logistic_path(train, codes, [0.1])
-        return ridge_grid(bank, [CELL], ROWS, names, Probes()).table, model.probabilities(train)
+        return lda_grid(bank, [CELL], ROWS, names, Probes()).table, model.probabilities(train)
 
     table, chances = fit_probes()
     monkeypatch.setattr(scaling, "BLOCK_ROWS", 1)

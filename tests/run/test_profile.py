@@ -65,6 +65,13 @@ def test_a_profile_adds_encoders_and_changes_those_it_inherits(tmp_path):
     assert changed["SimCLR"] == demo["SimCLR"].model_copy(update={"batch_size": 8})
 
 
+def test_a_profile_may_take_back_the_weights_of_its_parent(tmp_path):
+    parent = read_profile("quick").noise
+    assert parent.min_snr == 5.0
+    text = 'extends = "quick"\n[noise]\nmin_snr = "none"\n'
+    assert read_profile(write_profile(tmp_path, text, "unweighted")).noise.min_snr is None
+
+
 def test_paths_in_a_profile_start_at_its_own_folder(tmp_path, monkeypatch):
     for folder in ("images", "model"):
         (tmp_path / folder).mkdir()
@@ -111,7 +118,7 @@ def test_paths_in_a_profile_start_at_its_own_folder(tmp_path, monkeypatch):
         ("[curve]\nencoders = ['DINO']", ["curve.encoders", "'DINO'"]),
         ("[ablation.denoisers.x]\nunet = { width = 3 }", ["ablation.denoisers.x.unet", "width"]),
         ("[ablation.denoisers.x]\nnoises = {}", ["ablation.denoisers.x.noises", "noise"]),
-        ("[probes]\nridge = []", ["probes.ridge", "at least 1"]),
+        ("[probes]\npenalties = []", ["probes.penalties", "at least 1"]),
         ("[probes]\nlogistic = [0.0]", ["probes.logistic", "greater than 0"]),
         ("[probes]\ncandidates = 0", ["probes.candidates", "greater than or equal to 1"]),
         ("[vit]\npatch = 5", ["vit.patch", "images.size"]),

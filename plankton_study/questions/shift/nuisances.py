@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.lda import lda_grid
 from plankton_study.probes.probe import read_features
-from plankton_study.probes.ridge import ridge_grid
 from plankton_study.probes.selection import cell_of, cells_of, probed_parts
 from plankton_study.questions.shift.shifted_parts import ShiftedPart
 from plankton_study.run.study import Study
@@ -26,7 +26,7 @@ CLASSIFIER_PENALTY = 100.0
 
 
 def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, pd.DataFrame]:
-    """Return for each set the scores of every diffusion cell's ridge probe, at home and away.
+    """Return for each set the scores of every diffusion cell's LDA probe, at home and away.
 
     Each probe is fitted at home, with the penalty selected there.
 
@@ -48,7 +48,7 @@ def cells_at_home_and_away(study: Study, parts: list[ShiftedPart]) -> dict[str, 
             if other.set == shifted.set:
                 rows[_home_of(other.part)] = other.at_home(result).rows["test"]
         taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-        grid = ridge_grid(bank, encoder.cells, rows, taxa, study.profile.probes)
+        grid = lda_grid(bank, encoder.cells, rows, taxa, study.profile.probes)
         grids[shifted.set] = grid.table.join(bank.layers, on="layer")
     return grids
 

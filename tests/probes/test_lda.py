@@ -1,10 +1,10 @@
-"""Ridge probes against scikit-learn's, on all features and on principal components."""
+"""LDA probes against scikit-learn's, on all features and on principal components."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from penalised_lda import penalised_lda
 from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
@@ -12,8 +12,8 @@ from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.intervals import units_of
+from plankton_study.probes.lda import best_penalty, lda_grid
 from plankton_study.probes.probe import probe_encoder, read_features
-from plankton_study.probes.ridge import best_penalty, ridge_grid
 from plankton_study.probes.selection import near_best, probed_parts
 from plankton_study.run.schema import Probes
 
@@ -52,12 +52,11 @@ def narrow_layer(bank: FeatureBank, layer: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("penalty", [0.01, 0.3])
-def test_ridge_equals_scikit_learns_ridge_also_on_principal_components(planted, penalty):
+def test_probes_equal_scikit_learns_also_on_principal_components(planted, penalty):
     bank, rows, taxa = planted
     narrow_layer(bank, "noise", 3)
-    config = Probes(ridge=(penalty,))
-    grid = ridge_grid(bank, bank.cells, rows, taxa, config)
-    targets = np.eye(4)[np.searchsorted(TAXA, taxa["train"])]
+    config = Probes(penalties=(penalty,))
+    grid = lda_grid(bank, bank.cells, rows, taxa, config)
     for number, cell in enumerate(bank.cells):
         scaler = StandardScaler().fit(bank.take(cell, rows["train"]))
         train = scaler.transform(bank.take(cell, rows["train"])).astype(float)
@@ -73,8 +72,7 @@ def test_ridge_equals_scikit_learns_ridge_also_on_principal_components(planted, 
                 "equal_width",
             ),
         ):
-            model = Ridge(alpha=penalty * len(train)).fit(train_x, targets)
-            named = TAXA[model.predict(validation_x).argmax(axis=1)]
+            named = penalised_lda(penalty).fit(train_x, taxa["train"]).predict(validation_x)
             assert np.array_equal(predicted, named)
             macro_f1 = f1_score(taxa["validation"], named, average="macro")
             assert grid.table[column][number] == pytest.approx(macro_f1)
@@ -84,11 +82,11 @@ def test_ridge_equals_scikit_learns_ridge_also_on_principal_components(planted, 
 def test_equal_width_is_the_smallest_of_the_compared_cells(planted):
     """A wide layer must not keep more features than the narrowest layer has."""
     bank, rows, taxa = planted
-    assert ridge_grid(bank, bank.cells, rows, taxa, Probes()).width == 12
+    assert lda_grid(bank, bank.cells, rows, taxa, Probes()).width == 12
     narrow_layer(bank, "half", 5)
-    assert ridge_grid(bank, bank.cells, rows, taxa, Probes()).width == 5
+    assert lda_grid(bank, bank.cells, rows, taxa, Probes()).width == 5
     wide_only = [cell for cell in bank.cells if cell.layer != "half"]
-    assert ridge_grid(bank, wide_only, rows, taxa, Probes()).width == 12
+    assert lda_grid(bank, wide_only, rows, taxa, Probes()).width == 12
 
 
 def test_the_penalty_is_selected_by_the_metric_of_the_profile(planted):
@@ -96,12 +94,12 @@ def test_the_penalty_is_selected_by_the_metric_of_the_profile(planted):
     bank, rows, taxa = planted
     penalties = (1e-3, 1e-1, 1.0, 10.0, 100.0)
     for metric in ("accuracy", "macro_f1"):
-        table = ridge_grid(
-            bank, bank.cells, rows, taxa, Probes(ridge=penalties, metric=metric)
+        table = lda_grid(
+            bank, bank.cells, rows, taxa, Probes(penalties=penalties, metric=metric)
         ).table
         for penalty in penalties:
-            config = Probes(ridge=(penalty,), metric=metric)
-            other = ridge_grid(bank, bank.cells, rows, taxa, config).table
+            config = Probes(penalties=(penalty,), metric=metric)
+            other = lda_grid(bank, bank.cells, rows, taxa, config).table
             assert (table[metric] >= other[metric]).all()
 
 
@@ -116,10 +114,10 @@ def test_a_penalty_that_names_only_the_common_taxon_is_best_by_accuracy_alone():
 
 def test_the_grid_finds_the_cell_that_holds_the_class_and_keeps_to_the_candidates(planted):
     bank, rows, taxa = planted
-    grid = ridge_grid(bank, bank.cells, rows, taxa, Probes())
+    grid = lda_grid(bank, bank.cells, rows, taxa, Probes())
     assert grid.table["layer"].tolist() == ["noise", "half", "good"]
     assert grid.table["accuracy"].idxmax() == 2
-    of_half = ridge_grid(bank, bank.cells[1:2], rows, taxa, Probes())
+    of_half = lda_grid(bank, bank.cells[1:2], rows, taxa, Probes())
     assert of_half.table["layer"].tolist() == ["half"]
     assert np.array_equal(of_half.predicted, grid.predicted[1:2])
 
@@ -137,7 +135,7 @@ def test_a_new_grid_over_a_probes_parts_is_the_stored_one(shared):
         "later": result.rows["later"],
     }
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    table, predicted, narrow, width = ridge_grid(bank, encoder.cells, rows, taxa, config)
+    table, predicted, narrow, width = lda_grid(bank, encoder.cells, rows, taxa, config)
     truth, units = taxa["validation"], units_of(splits, validation)
     near_narrow = near_best(truth, narrow, units, config.draws, config.metric)
     assert result.grid["near_best_equal_width"].tolist() == near_narrow.is_near.tolist()

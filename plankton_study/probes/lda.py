@@ -1,0 +1,256 @@
+"""Probes by linear discriminant analysis, which rank all cells: an eigendecomposition for each.
+
+Both this and logistic regression are linear classifiers. Regression on one-hot targets, which is as
+fast, would hardly ever predict rare classes, and so rank cells poorly by macro-F1.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+
+from plankton_study.features.bank import FeatureBank
+from plankton_study.features.interface import Cell
+from plankton_study.probes import metrics
+from plankton_study.probes.scaling import ScaledFeatures, in_blocks, scaled_features
+from plankton_study.run.progress import progress
+from plankton_study.run.schema import Probes
+
+#: share of the largest eigenvalue below which a component is only rounding
+SMALLEST_COMPONENT = 1e-6
+#: range of the logarithm of the factor that makes scores less certain; they are too certain where
+#: the covariance is fitted to few images
+LOG_SHARPNESS = (-6.0, 0.0)
+NOT_SCORED_AWAY = ("train", "validation")
+
+
+class LdaPath:
+    """Linear discriminant analysis for every ridge penalty, from one eigendecomposition.
+
+    The score of a class with mean m is x'Wm - m'Wm / 2 + log(share of the class), where
+    W = (S + penalty I)^-1 and S is the covariance within classes (Friedman 1989). Features are
+    standardised, so penalties are comparable between cells.
+
+    Args:
+        features: blocks of standardised training features, (n, C) float32 in total; iterated
+            over once.
+        codes: (n,) int64 classes, each of 0 … K-1 present.
+    """
+
+    def __init__(self, features: Iterable[np.ndarray], codes: np.ndarray) -> None:
+        counts = np.bincount(codes)
+        self.shares = counts / len(codes)
+        sums, products = 0.0, 0.0
+        for block, own_codes in zip(features, in_blocks(codes), strict=True):
+            one_hot = np.eye(len(counts), dtype=np.float32)[own_codes]
+            sums = sums + (one_hot.T @ block).astype(np.float64)
+            is_wide = len(codes) < block.shape[1]  # few images are a single block
+            if not is_wide:
+                products = products + (block.T @ block).astype(np.float64) / len(codes)
+        self.means = sums / counts[:, None]  # (K, C)
+        if is_wide:
+            self.values, self.vectors = _components_of_few_images(block - self.means[codes])
+        else:
+            between = (self.means.T * self.shares) @ self.means
+            self.values, self.vectors = _eigenvectors(products - between)
+
+    def predict(self, features: Iterable[np.ndarray], penalty: float) -> np.ndarray:
+        """Return the predicted class codes (n,) for blocks of features.
+
+        Args:
+            features: standardised like the training features.
+            penalty: relative to the variance of a feature.
+        """
+        weights, bias = self.classifier(penalty)
+        return np.concatenate([(block @ weights + bias).argmax(axis=1) for block in features])
+
+    def classifier(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights (C, K) and the bias (K,) of the scores, float32; see `predict`."""
+        # W is 1 / (value + penalty) along the eigenvectors, and 1 / penalty along all others
+        along_vectors = 1 / (self.values + penalty) - 1 / penalty
+        weights = (self.means @ self.vectors) * along_vectors @ self.vectors.T
+        weights += self.means / penalty
+        bias = np.log(self.shares) - (weights * self.means).sum(axis=1) / 2
+        return weights.T.astype(np.float32), bias.astype(np.float32)
+
+
+def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues of a symmetric matrix, the largest first, and its eigenvectors."""
+    values, vectors = np.linalg.eigh(matrix)
+    return values[::-1].clip(min=0), vectors[:, ::-1]
+
+
+def _components_of_few_images(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvectors of the covariance, from the products of the images.
+
+    With fewer images than features, these are the smaller matrix.
+    """
+    features = features.astype(np.float64)
+    values, vectors = _eigenvectors(features @ features.T / len(features))
+    is_component = values > values[0] * SMALLEST_COMPONENT
+    values, vectors = values[is_component], vectors[:, is_component]
+    return values, features.T @ (vectors / np.sqrt(values * len(features)))
+
+
+def principal_components(features: Iterable[np.ndarray], images: int, width: int) -> np.ndarray:
+    """Return the first principal components of standardised features, (C, width) float32.
+
+    Args:
+        features: blocks of training features, (n, C) float32 in total; iterated over once.
+        images: their number n.
+        width: number of components; fewer images than that give fewer.
+    """
+    products = 0.0
+    for block in features:
+        is_wide = images < block.shape[1]
+        if not is_wide:
+            products = products + (block.T @ block).astype(np.float64)
+    if is_wide:
+        _, vectors = _components_of_few_images(block)
+    else:
+        _, vectors = _eigenvectors(products / images)
+    return vectors[:, :width].astype(np.float32)
+
+
+def sharpness(scores: np.ndarray, codes: np.ndarray) -> float:
+    """Return the factor, at most 1, that makes the softmax of a classifier's scores most likely.
+
+    Args:
+        scores: (n, K) scores of images that the probe was not fitted to.
+        codes: (n,) int64, their classes.
+    """
+
+    def loss(log_factor: float) -> float:
+        logits = np.exp(log_factor) * scores
+        own = logits[np.arange(len(codes)), codes]
+        return float((logsumexp(logits, axis=1) - own).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_SHARPNESS, method="bounded").x))
+
+
+class LdaGrid(NamedTuple):
+    """The results of the LDA probes of every cell.
+
+    Attributes:
+        table: a row for each cell: layer, timestep, accuracy and macro_f1 on validation images,
+            penalty, equal_width (the score at the common width), and the score on each further
+            part. The score is the profile's metric.
+        predicted: (cells, n validation) taxa, with all features.
+        predicted_at_equal_width: the same at the common width.
+        width: the common width, the smallest number of features among the cells.
+    """
+
+    table: pd.DataFrame
+    predicted: np.ndarray
+    predicted_at_equal_width: np.ndarray
+    width: int
+
+
+def lda_grid(
+    bank: FeatureBank,
+    cells: list[Cell],
+    rows: dict[str, np.ndarray],
+    taxa: dict[str, np.ndarray],
+    config: Probes,
+) -> LdaGrid:
+    """Fit LDA probes for every cell and penalty, and select each cell's penalty.
+
+    Args:
+        bank: the features.
+        cells: the candidates.
+        rows: "train", "validation" and further parts → rows.
+        taxa: the same keys → taxon names of these rows.
+        config: provides the penalties, and the metric that selects.
+    """
+    width = min(bank.width(cell) for cell in cells)
+    lines, predicted, narrow = [], [], []
+    for cell in progress(f"LDA probes of {len(cells)} cells", cells):
+        probed = _probe_cell(bank, cell, rows, taxa, config, width)
+        lines.append(probed.line)
+        predicted.append(probed.predicted)
+        narrow.append(probed.predicted_at_equal_width)
+    table = pd.DataFrame(lines).astype({"timestep": "Int64"})
+    return LdaGrid(table, np.array(predicted), np.array(narrow), width)
+
+
+class _ProbedCell(NamedTuple):
+    """One cell's line of the table, and the taxa that its probes predict on validation images."""
+
+    line: dict[str, Any]
+    predicted: np.ndarray
+    predicted_at_equal_width: np.ndarray
+
+
+def _probe_cell(
+    bank: FeatureBank,
+    cell: Cell,
+    rows: dict[str, np.ndarray],
+    taxa: dict[str, np.ndarray],
+    config: Probes,
+    width: int,
+) -> _ProbedCell:
+    classes, codes = np.unique(taxa["train"], return_inverse=True)
+    others = [part for part in rows if part != "train"]
+    train, *scaled = scaled_features(bank, cell, rows["train"], *(rows[part] for part in others))
+    features = dict(zip(others, scaled, strict=True))
+    path = LdaPath(train, codes)
+    truth = taxa["validation"]
+    penalty, predicted = _select(path, features["validation"], classes, truth, config)
+    predicted_at_equal_width = predicted
+    if bank.width(cell) > width:
+        components = principal_components(train, len(codes), width)
+        narrow_path = LdaPath(_Projected(train, components), codes)
+        narrow = _Projected(features["validation"], components)
+        _, predicted_at_equal_width = _select(narrow_path, narrow, classes, truth, config)
+
+    validation = metrics.scores(truth, predicted)
+    line = {
+        "layer": cell.layer,
+        "timestep": cell.timestep,
+        "accuracy": validation["accuracy"][0],
+        "macro_f1": validation["macro_f1"][0],
+        "penalty": penalty,
+        "equal_width": metrics.scores(truth, predicted_at_equal_width)[config.metric][0],
+    }
+    for part in others:
+        if part not in NOT_SCORED_AWAY:
+            away = classes[path.predict(features[part], penalty)]
+            line[part] = metrics.scores(taxa[part], away)[config.metric][0]
+    return _ProbedCell(line, predicted, predicted_at_equal_width)
+
+
+class _Projected:
+    """The principal components of features, in the same blocks."""
+
+    def __init__(self, features: ScaledFeatures, components: np.ndarray) -> None:
+        self.features = features
+        self.components = components
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (block @ self.components for block in self.features)
+
+
+def _select(
+    path: LdaPath,
+    validation: Iterable[np.ndarray],
+    classes: np.ndarray,
+    truth: np.ndarray,
+    config: Probes,
+) -> tuple[float, np.ndarray]:
+    """Return the penalty that is best on validation images, and the taxa predicted with it."""
+    predicted = {
+        penalty: classes[path.predict(validation, penalty)] for penalty in config.penalties
+    }
+    penalty = best_penalty(predicted, truth, config.metric)
+    return penalty, predicted[penalty]
+
+
+def best_penalty(predicted: dict[float, np.ndarray], truth: np.ndarray, metric: str) -> float:
+    """Return the penalty whose predictions have the best score."""
+    scores = {
+        penalty: metrics.scores(truth, taxa)[metric][0] for penalty, taxa in predicted.items()
+    }
+    return max(scores, key=scores.__getitem__)
