@@ -58,6 +58,8 @@ neighbours = [1, 3]
 draws = 100
 candidates = 3
 shifted_images = 2
+[attentive]
+epochs = [2]
 [resnet]
 widths = [8, 16]
 depths = [1, 1]

@@ -24,6 +24,7 @@ from plankton_study.images.splits import make_splits
 from plankton_study.models import pretrained
 from plankton_study.models.diffusion.denoiser import trained_denoiser
 from plankton_study.probes import scaling
+from plankton_study.probes.attentive import attend
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import cluster_encoder
 from plankton_study.questions.denoising import compare_with_linear_filter
@@ -110,7 +111,8 @@ def traced(tmp_path_factory, shapes):
         load_collection(study, "synthetic")
         splits = make_splits(study, "shapes")
         for name in study.profile.encoders:
-            probe_encoder(study, splits, name)
+            result = probe_encoder(study, splits, name)
+        attend(study, splits, result)
         cluster_encoder(study, splits, "pixels + PCA")
         probe_few_labels(study, splits, "pixels + PCA")
         compare_with_linear_filter(study, splits, trained_denoiser(study, splits))
@@ -144,6 +146,7 @@ STAGES = [
     "clusters",
     "few_labels",
     "linear_filter",
+    "attentive",
 ]
 
 

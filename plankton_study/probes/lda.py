@@ -43,19 +43,13 @@ class LdaPath:
     def __init__(self, features: Iterable[np.ndarray], codes: np.ndarray) -> None:
         counts = np.bincount(codes)
         self.shares = counts / len(codes)
-        sums, products = 0.0, 0.0
+        sums, covariance = 0.0, _Covariance(len(codes))
         for block, own_codes in zip(features, in_blocks(codes), strict=True):
             one_hot = np.eye(len(counts), dtype=np.float32)[own_codes]
             sums = sums + (one_hot.T @ block).astype(np.float64)
-            is_wide = len(codes) < block.shape[1]  # few images are a single block
-            if not is_wide:
-                products = products + (block.T @ block).astype(np.float64) / len(codes)
+            covariance.add(block)
         self.means = sums / counts[:, None]  # (K, C)
-        if is_wide:
-            self.values, self.vectors = _components_of_few_images(block - self.means[codes])
-        else:
-            between = (self.means.T * self.shares) @ self.means
-            self.values, self.vectors = _eigenvectors(products - between)
+        self.values, self.vectors = covariance.eigenvectors_within(self.means, codes)
 
     def predict(self, features: Iterable[np.ndarray], penalty: float) -> np.ndarray:
         """Return the predicted class codes (n,) for blocks of features.
@@ -77,6 +71,49 @@ class LdaPath:
         return weights.T.astype(np.float32), bias.astype(np.float32)
 
 
+class _Covariance:
+    """The covariance of features of mean 0, from blocks.
+
+    If there are fewer images than features, the images are kept, since their products are a
+    smaller matrix with the same eigenvalues.
+
+    Args:
+        images: number of images in all blocks.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.kept: list[np.ndarray] = []
+        self.matrix: np.ndarray | float = 0.0
+
+    def add(self, block: np.ndarray) -> None:
+        """Add the features (n, C) of some images."""
+        if self.images < block.shape[1]:
+            self.kept.append(block.astype(np.float64))
+        else:
+            self.matrix = self.matrix + (block.T @ block).astype(np.float64) / self.images
+
+    def eigenvectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the eigenvalues (r,), the largest first, and the eigenvectors (C, r)."""
+        if self.kept:
+            return _components_of_few_images(np.concatenate(self.kept))
+        return _eigenvectors(self.matrix)
+
+    def eigenvectors_within(
+        self, means: np.ndarray, codes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of the covariance within classes.
+
+        Args:
+            means: (K, C) of the classes.
+            codes: (n,) classes of the images.
+        """
+        if self.kept:
+            return _components_of_few_images(np.concatenate(self.kept) - means[codes])
+        shares = np.bincount(codes) / len(codes)
+        return _eigenvectors(self.matrix - (means.T * shares) @ means)
+
+
 def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the eigenvalues of a symmetric matrix, the largest first, and its eigenvectors."""
     values, vectors = np.linalg.eigh(matrix)
@@ -84,11 +121,7 @@ def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _components_of_few_images(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the eigenvectors of the covariance, from the products of the images.
-
-    With fewer images than features, these are the smaller matrix.
-    """
-    features = features.astype(np.float64)
+    """Return the eigenvectors of the covariance, from the products of the images."""
     values, vectors = _eigenvectors(features @ features.T / len(features))
     is_component = values > values[0] * SMALLEST_COMPONENT
     values, vectors = values[is_component], vectors[:, is_component]
@@ -103,15 +136,10 @@ def principal_components(features: Iterable[np.ndarray], images: int, width: int
         images: their number n.
         width: number of components; fewer images than that give fewer.
     """
-    products = 0.0
+    covariance = _Covariance(images)
     for block in features:
-        is_wide = images < block.shape[1]
-        if not is_wide:
-            products = products + (block.T @ block).astype(np.float64)
-    if is_wide:
-        _, vectors = _components_of_few_images(block)
-    else:
-        _, vectors = _eigenvectors(products / images)
+        covariance.add(block)
+    _, vectors = covariance.eigenvectors()
     return vectors[:, :width].astype(np.float32)
 
 

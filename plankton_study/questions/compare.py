@@ -15,6 +15,7 @@ from plankton_study.features.registry import (
 )
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
+from plankton_study.probes.attentive import ATTENTIVE, attend
 from plankton_study.probes.intervals import Estimate, MeanWithError
 from plankton_study.probes.metrics import METRICS
 from plankton_study.probes.probe import best_lda_score, probe_encoder
@@ -136,6 +137,9 @@ def searches_table(study: Study, splits: Splits, results: ProbeResults) -> pd.Da
 def read_outs_table(study: Study, splits: Splits, results: ProbeResults) -> pd.DataFrame:
     """Return the test score, the profile's metric, of one cell and of all layers together.
 
+    With natural class frequencies, an attentive probe reads all layers and timesteps. (In the
+    balanced setting it would be fitted to each draw of the labels.)
+
     Args:
         study, splits: the set.
         results: encoder → result of the search over all single cells.
@@ -143,7 +147,7 @@ def read_outs_table(study: Study, splits: Splits, results: ProbeResults) -> pd.D
     Returns:
         One row for each encoder; columns encoder, one cell (%), all layers (%), timestep (of the
         layers), gain (points), all layers minus one cell, and diffusion minus it (points), both
-        with all layers.
+        with all layers; and, in the natural setting, attentive (%).
     """
     metric = study.profile.probes.metric
     setting = next(iter(results.values())).setting
@@ -153,16 +157,18 @@ def read_outs_table(study: Study, splits: Splits, results: ProbeResults) -> pd.D
         own = joined[name]
         gain = evaluate(study, splits, own, "test", minus=result)[metric]
         lead = evaluate(study, splits, joined["diffusion"], "test", minus=own)[metric]
-        lines.append(
-            {
-                "encoder": name,
-                "one cell (%)": evaluate(study, splits, result, "test")[metric],
-                "all layers (%)": evaluate(study, splits, own, "test")[metric],
-                "timestep": "" if own.selected.timestep is None else str(own.selected.timestep),
-                "gain (points)": gain,
-                "diffusion minus it (points)": None if name == "diffusion" else lead,
-            }
-        )
+        line = {
+            "encoder": name,
+            "one cell (%)": evaluate(study, splits, result, "test")[metric],
+            "all layers (%)": evaluate(study, splits, own, "test")[metric],
+            "timestep": "" if own.selected.timestep is None else str(own.selected.timestep),
+            "gain (points)": gain,
+            "diffusion minus it (points)": None if name == "diffusion" else lead,
+        }
+        if setting == "natural":
+            attending = attend(study, splits, result)
+            line["attentive (%)"] = evaluate(study, splits, attending, "test", ATTENTIVE)[metric]
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

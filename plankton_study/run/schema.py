@@ -338,6 +338,18 @@ class Probes(Strict):
     tail: tuple[Count, Count] = (20, 100)
 
 
+class Attentive(Strict):
+    """The attentive probe, see `probes.attentive`."""
+
+    width: Count = 128  # of keys and values
+    queries: Count = 4
+    # of training; more fit better, but too many fit too well
+    epochs: Annotated[tuple[Count, ...], AtLeastOne] = (4, 12, 36)
+    learning_rate: Positive = 2e-3
+    weight_decay: NotNegative = 0.1
+    dropout: Share = 0.2
+
+
 class Clusters(Strict):
     """k-means clustering."""
 
@@ -428,6 +440,7 @@ class Profile(Strict):
     )
     features: Features = Features()
     probes: Probes = Probes()
+    attentive: Attentive = Attentive()
     clusters: Clusters = Clusters()
     labels: Labels = Labels()
     monitoring: Monitoring = Monitoring()

@@ -11,8 +11,10 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import ALL_LAYERS, HEAD, Cell, joined_cells
 from plankton_study.images.splits import make_splits
+from plankton_study.probes import scaling
 from plankton_study.probes.lda import LdaPath, sharpness
 from plankton_study.probes.probe import probe_encoder, read_features
+from plankton_study.probes.scaling import in_blocks
 from plankton_study.probes.selection import JOINED
 from plankton_study.questions.shift.shifted_parts import predict_elsewhere
 
@@ -47,12 +49,16 @@ def test_a_bank_joins_features_in_the_order_of_the_layers(tmp_path):
 
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 @pytest.mark.parametrize("images", [30, 120])
-def test_scores_equal_scikit_learns_also_with_more_features_than_images(images, penalty):
+@pytest.mark.parametrize("block_rows", [1000, 13])
+def test_scores_equal_scikit_learns_also_with_more_features_than_images(
+    monkeypatch, images, penalty, block_rows
+):
     rng = np.random.default_rng(0)
     codes = np.arange(images) % 3
     features = rng.normal(size=(images, 60)) + rng.normal(size=(3, 60))[codes]
     features = StandardScaler().fit_transform(features).astype(np.float32)
-    path = LdaPath([features], codes)
+    monkeypatch.setattr(scaling, "BLOCK_ROWS", block_rows)
+    path = LdaPath([features[part] for part in in_blocks(np.arange(images))], codes)
     model = penalised_lda(penalty).fit(features.astype(float), codes)
     others = rng.normal(size=(50, 60)).astype(np.float32)
     weights, bias = path.classifier(penalty)
