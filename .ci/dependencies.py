@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "plankton_study"
-AFTER_BY_DEFAULT = ["05_long_tail"]
+AFTER_BY_DEFAULT = ["04_encoders", "05_long_tail"]
 DATA_ENDINGS = (".toml", ".csv")
 
 

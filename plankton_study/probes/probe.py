@@ -27,6 +27,7 @@ from plankton_study.probes.result import END_TO_END, LinearProbe, ProbeResult, h
 from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.probes.selection import (
     JOINED,
+    LDA_ONLY,
     SEARCHES,
     SETTINGS,
     NearBest,
@@ -196,7 +197,7 @@ class _Probing:
     def run(self, cells: list[Cell], search: str) -> dict[str, Any]:
         """Return the values of a result to be stored; see `_open_result`."""
         grid = self._lda_grid(cells)
-        finalists = self._fit_finalists(grid, cells, with_logistic=search != JOINED)
+        finalists = self._fit_finalists(grid, cells, with_logistic=search not in (JOINED, LDA_ONLY))
         best = max(finalists, key=lambda finalist: finalist.validation[self.config.metric])
         tested = {part: rows for part, rows in self.rows.items() if part != "train"}
         heads = self._heads(best, tested, with_all_heads=search == "all")

@@ -12,7 +12,9 @@ from plankton_study.probes import intervals, metrics
 SETTINGS = ("natural", "balanced")
 #: the search over timesteps of all layers together; the other ones choose a single layer
 JOINED = "all layers"
-SEARCHES = ("all", "equal", "predeclared", JOINED)
+#: the search over all cells without logistic regression, which takes most of the time
+LDA_ONLY = "all by LDA"
+SEARCHES = ("all", "equal", "predeclared", JOINED, LDA_ONLY)
 
 
 def candidate_cells(encoder: Encoder, search: str, number: int = 0) -> list[Cell]:
@@ -21,14 +23,15 @@ def candidate_cells(encoder: Encoder, search: str, number: int = 0) -> list[Cell
     Args:
         encoder: the encoder that has the cells.
         search: "all" cells; "equal": `number` of them, evenly spaced over the layers at the
-            predeclared timestep, including the last layer; only the "predeclared" one; or, with
-            "all layers", for each timestep the cell that joins all of its layers.
+            predeclared timestep, including the last layer; only the "predeclared" one; with "all
+            layers", for each timestep the cell that joins all of its layers; or "all by LDA": all
+            cells, of which no logistic regression is fitted.
         number: number of cells in the search "equal".
     """
     cells = [cell for cell in encoder.cells if cell != HEAD]
     if search == "predeclared":
         return [encoder.predeclared]
-    if search == "all":
+    if search in ("all", LDA_ONLY):
         return cells
     if search == JOINED:
         timesteps = dict.fromkeys(cell.timestep for cell in cells)

@@ -56,6 +56,16 @@ def test_the_selected_cell_is_the_finalist_with_the_best_validation_score(shared
     assert result.finalists["converged"].all()
 
 
+def test_a_search_by_lda_has_all_cells_but_no_logistic_regression(shared, splits):
+    thorough = probe_encoder(shared, splits, "diffusion")
+    fast = probe_encoder(shared, splits, "diffusion", search="all by LDA")
+    pd.testing.assert_frame_equal(fast.grid, thorough.grid)
+    assert set(fast.finalists["method"]) == {"LDA"} and fast.linear.method == "LDA"
+    best = fast.grid.loc[fast.grid["macro_f1"].idxmax()]
+    assert str(fast.selected) == f"{best['layer']}@t{best['timestep']}"
+    assert set(fast.heads) == {"linear"}
+
+
 def test_a_profile_that_judges_by_accuracy_selects_by_accuracy(shared, splits):
     probes = shared.profile.probes.model_copy(update={"metric": "accuracy"})
     study = replace(shared, profile=shared.profile.model_copy(update={"probes": probes}))
