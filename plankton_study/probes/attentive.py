@@ -1,5 +1,6 @@
 """The attentive probe: learned queries attend to all layers and timesteps of a frozen encoder."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -186,9 +187,8 @@ class _Fitting:
         rate, decay = self.config.learning_rate, self.config.weight_decay
         optimiser = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=decay)
         batches = -(-len(self.train) // BATCH_SIZE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, rate, total_steps=epochs * batches, pct_start=WARMUP
-        )
+        factor = partial(_rate_factor, steps=epochs * batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         for _ in progress(f"attentive probe of {self.encoder}", range(epochs)):
             for positions in torch.randperm(len(self.train)).tensor_split(batches):
                 logits = probe(self._read(self.train[positions.numpy()]))
@@ -200,6 +200,13 @@ class _Fitting:
 
     @torch.no_grad()
     def _probabilities(self, probe: AttentiveProbe, rows: np.ndarray) -> np.ndarray:
-        batches = np.array_split(rows, -(-len(rows) // BATCH_SIZE))
+        batches = np.array_split(rows, -(-len(rows) // BATCH_SIZE) or 1)
         parts = [probe(self._read(batch)).softmax(dim=1) for batch in batches]
         return torch.cat(parts).numpy()
+
+
+def _rate_factor(step: int, steps: int) -> float:
+    """Return the share of the full learning rate: a short linear rise, then half a cosine."""
+    rising = (step + 1) / max(WARMUP * steps, 1)
+    falling = (1 + math.cos(math.pi * step / steps)) / 2
+    return min(rising, falling)

@@ -1,4 +1,6 @@
-"""Probes by linear discriminant analysis, which rank all cells: an eigendecomposition for each.
+"""Probes by linear discriminant analysis, which rank all cells.
+
+One eigendecomposition of a cell's features serves every penalty.
 
 Both this and logistic regression are linear classifiers. Regression on one-hot targets, which is as
 fast, would hardly ever predict rare classes, and so rank cells poorly by macro-F1.
@@ -19,20 +21,19 @@ from plankton_study.probes.scaling import ScaledFeatures, in_blocks, scaled_feat
 from plankton_study.run.progress import progress
 from plankton_study.run.schema import Probes
 
-#: share of the largest eigenvalue below which a component is only rounding
-SMALLEST_COMPONENT = 1e-6
-#: range of the logarithm of the factor that makes scores less certain; they are too certain where
-#: the covariance is fitted to few images
-LOG_SHARPNESS = (-6.0, 0.0)
+#: share of the largest eigenvalue below which a component is only rounding (of float64)
+SMALLEST_COMPONENT = 1e-10
+#: range of the logarithm of the factor that makes scores as certain as they are right
+LOG_SHARPNESS = (-15.0, 6.0)
 NOT_SCORED_AWAY = ("train", "validation")
 
 
 class LdaPath:
     """Linear discriminant analysis for every ridge penalty, from one eigendecomposition.
 
-    The score of a class with mean m is x'Wm - m'Wm / 2 + log(share of the class), where
-    W = (S + penalty I)^-1 and S is the covariance within classes (Friedman 1989). Features are
-    standardised, so penalties are comparable between cells.
+    The score of a class with mean m is x'Wm - m'Wm / 2, where W = (S + penalty I)^-1 and S is the
+    covariance within classes (Friedman 1989). The class with the largest sum of score and log share
+    is predicted. Features are standardised, so penalties are comparable between cells.
 
     Args:
         features: blocks of standardised training features, (n, C) float32 in total; iterated
@@ -42,7 +43,7 @@ class LdaPath:
 
     def __init__(self, features: Iterable[np.ndarray], codes: np.ndarray) -> None:
         counts = np.bincount(codes)
-        self.shares = counts / len(codes)
+        self.log_shares = np.log(counts / len(codes)).astype(np.float32)
         sums, covariance = 0.0, _Covariance(len(codes))
         for block, own_codes in zip(features, in_blocks(codes), strict=True):
             one_hot = np.eye(len(counts), dtype=np.float32)[own_codes]
@@ -58,16 +59,17 @@ class LdaPath:
             features: standardised like the training features.
             penalty: relative to the variance of a feature.
         """
-        weights, bias = self.classifier(penalty)
+        weights, bias = self.scorer(penalty)
+        bias = bias + self.log_shares
         return np.concatenate([(block @ weights + bias).argmax(axis=1) for block in features])
 
-    def classifier(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    def scorer(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the weights (C, K) and the bias (K,) of the scores, float32; see `predict`."""
         # W is 1 / (value + penalty) along the eigenvectors, and 1 / penalty along all others
         along_vectors = 1 / (self.values + penalty) - 1 / penalty
         weights = (self.means @ self.vectors) * along_vectors @ self.vectors.T
         weights += self.means / penalty
-        bias = np.log(self.shares) - (weights * self.means).sum(axis=1) / 2
+        bias = -(weights * self.means).sum(axis=1) / 2
         return weights.T.astype(np.float32), bias.astype(np.float32)
 
 
@@ -88,10 +90,11 @@ class _Covariance:
 
     def add(self, block: np.ndarray) -> None:
         """Add the features (n, C) of some images."""
+        block = block.astype(np.float64)  # in float32, rounding would hide the small eigenvalues
         if self.images < block.shape[1]:
-            self.kept.append(block.astype(np.float64))
+            self.kept.append(block)
         else:
-            self.matrix = self.matrix + (block.T @ block).astype(np.float64) / self.images
+            self.matrix = self.matrix + block.T @ block / self.images
 
     def eigenvectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the eigenvalues (r,), the largest first, and the eigenvectors (C, r)."""
@@ -143,16 +146,20 @@ def principal_components(features: Iterable[np.ndarray], images: int, width: int
     return vectors[:, :width].astype(np.float32)
 
 
-def sharpness(scores: np.ndarray, codes: np.ndarray) -> float:
-    """Return the factor, at most 1, that makes the softmax of a classifier's scores most likely.
+def sharpness(scores: np.ndarray, log_shares: np.ndarray, codes: np.ndarray) -> float:
+    """Return the factor of the scores that makes the probabilities most likely.
+
+    Scores are too certain where the covariance comes from few images, and too uncertain where the
+    penalty is large.
 
     Args:
         scores: (n, K) scores of images that the probe was not fitted to.
-        codes: (n,) int64, their classes.
+        log_shares: (K,) logarithms of the shares of the classes, which are not scaled.
+        codes: (n,) int64, the classes of the images.
     """
 
     def loss(log_factor: float) -> float:
-        logits = np.exp(log_factor) * scores
+        logits = np.exp(log_factor) * scores + log_shares
         own = logits[np.arange(len(codes)), codes]
         return float((logsumexp(logits, axis=1) - own).mean())
 
@@ -268,16 +275,20 @@ def _select(
     truth: np.ndarray,
     config: Probes,
 ) -> tuple[float, np.ndarray]:
-    """Return the penalty that is best on validation images, and the taxa predicted with it."""
+    """Return the penalty that is best on validation images, and the taxa predicted with it.
+
+    Of equally good penalties it is the largest.
+    """
     predicted = {
-        penalty: classes[path.predict(validation, penalty)] for penalty in config.penalties
+        penalty: classes[path.predict(validation, penalty)]
+        for penalty in sorted(config.penalties, reverse=True)
     }
     penalty = best_penalty(predicted, truth, config.metric)
     return penalty, predicted[penalty]
 
 
 def best_penalty(predicted: dict[float, np.ndarray], truth: np.ndarray, metric: str) -> float:
-    """Return the penalty whose predictions have the best score."""
+    """Return the first penalty whose predictions have the best score."""
     scores = {
         penalty: metrics.scores(truth, taxa)[metric][0] for penalty, taxa in predicted.items()
     }

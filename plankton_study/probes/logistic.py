@@ -12,8 +12,8 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 #: a fit ends when two iterations in a row lower the objective by a smaller share of it (a single
-#: small step may be followed by larger ones). It then lies within 0.1 % of the minimum (tested
-#: against scikit-learn), so that C regularises, not early stopping.
+#: small step may be followed by larger ones). It then lies within 0.1 % of the minimum, or 0.00001
+#: (tested against scikit-learn), so that C regularises, not early stopping.
 TOLERANCE = 1e-6
 FLAT_ITERATIONS = 2
 MAX_ITERATIONS = 1000
@@ -21,7 +21,7 @@ MAX_ITERATIONS = 1000
 LINE_SEARCH_FAILED = 2
 
 
-class LogisticModel(NamedTuple):
+class LinearModel(NamedTuple):
     """A fitted model: the logits of standardised features x are x @ weights + bias."""
 
     strength: float  # scikit-learn's C; of LDA, its penalty
@@ -44,7 +44,7 @@ def logistic_path(
     sample_weight: np.ndarray | None = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
-) -> Iterator[LogisticModel]:
+) -> Iterator[LinearModel]:
     """Fit multinomial logistic regression for each strength, starting from the previous solution.
 
     It minimises scikit-learn's objective, mean of w_i CE_i + |W|^2 / (2 C sum w). The Hessian of
@@ -59,7 +59,7 @@ def logistic_path(
         strengths: values of C, preferably from strong to weak regularisation.
         sample_weight: (n,) float; None: equal weights.
         tolerance: a fit ends when two iterations in a row lower the objective by a smaller share.
-        max_iterations: limit for each strength.
+        max_iterations: limit for each strength (after each fresh start, see `_descend`).
     """
     problem = _Problem(features, codes, sample_weight)
     solution = problem.start()
@@ -67,22 +67,22 @@ def logistic_path(
         fit = problem.minimise(solution, strength, tolerance, max_iterations)
         solution = fit.solution
         weights, bias = problem.to_features(solution)
-        yield LogisticModel(strength, weights.numpy(), bias.numpy(), fit.iterations, fit.converged)
+        yield LinearModel(strength, weights.numpy(), bias.numpy(), fit.iterations, fit.converged)
 
 
 def path_as_arrays(
     features: Iterable[np.ndarray], codes: np.ndarray, strengths: list[float]
 ) -> dict[str, np.ndarray]:
-    """Return a path in a form that can be stored: field of `LogisticModel` → values of all fits."""
+    """Return a path in a form that can be stored: field of `LinearModel` → values of all fits."""
     path = list(logistic_path(features, codes, strengths))
-    fields = LogisticModel._fields
+    fields = LinearModel._fields
     return {field: np.array([getattr(model, field) for model in path]) for field in fields}
 
 
-def path_from_arrays(arrays: dict[str, np.ndarray]) -> list[LogisticModel]:
+def path_from_arrays(arrays: dict[str, np.ndarray]) -> list[LinearModel]:
     """Return the path that `path_as_arrays` converted to arrays."""
-    fits = zip(*(arrays[field] for field in LogisticModel._fields), strict=True)
-    return [LogisticModel(*fit) for fit in fits]
+    fits = zip(*(arrays[field] for field in LinearModel._fields), strict=True)
+    return [LinearModel(*fit) for fit in fits]
 
 
 class _Fit(NamedTuple):
@@ -117,7 +117,7 @@ class _Problem:
 
         self.features = features
         self.centre = sum(x.T @ share for x, _, share in self._blocks())  # (C, 1)
-        self.is_single_block = len(list(islice(features, 2))) == 1
+        self.is_single_block = sum(1 for _ in islice(features, 2)) == 1
         variances, self.vectors = self._single_basis() if self.is_single_block else self._basis()
         if self.is_single_block:
             # kept as coordinates: no iteration has to go through the basis

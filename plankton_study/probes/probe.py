@@ -18,7 +18,7 @@ from plankton_study.probes import metrics
 from plankton_study.probes.intervals import MeanWithError, units_of
 from plankton_study.probes.lda import LdaGrid, LdaPath, lda_grid, sharpness
 from plankton_study.probes.logistic import (
-    LogisticModel,
+    LinearModel,
     logistic_path,
     path_as_arrays,
     path_from_arrays,
@@ -178,7 +178,7 @@ class _Finalist:
     cell: Cell
     scaler: Scaler
     method: str  # "LDA" or "logistic"
-    model: LogisticModel
+    model: LinearModel
     validation: dict[str, float]
 
 
@@ -256,8 +256,8 @@ class _Probing:
     ) -> list[_Finalist]:
         """Fit linear classifiers on the best cells.
 
-        These are logistic regression with every strength, which thousands of joined features would
-        make slow, and LDA with the cell's best penalty.
+        These are logistic regression with every strength, unless the search is without it, and LDA
+        with the cell's best penalty.
         """
         finalists = []
         positions = self._best_positions(grid)
@@ -276,14 +276,16 @@ class _Probing:
 
     def _fit_lda(
         self, train: ScaledFeatures, validation: ScaledFeatures, penalty: float
-    ) -> LogisticModel:
-        """Fit LDA, with scores of which the softmax gives probabilities."""
-        weights, bias = LdaPath(train, self.codes).classifier(penalty)
+    ) -> LinearModel:
+        """Fit LDA, and scale its scores on validation images so that they give probabilities."""
+        path = LdaPath(train, self.codes)
+        weights, bias = path.scorer(penalty)
         scores = np.concatenate([block @ weights + bias for block in validation])
         is_known = np.isin(self.taxa["validation"], self.classes)
         codes = np.searchsorted(self.classes, self.taxa["validation"][is_known])
-        factor = np.float32(sharpness(scores[is_known], codes))
-        return LogisticModel(penalty, factor * weights, factor * bias, 0, True)
+        factor = np.float32(sharpness(scores[is_known], path.log_shares, codes))
+        bias = factor * bias + path.log_shares
+        return LinearModel(penalty, factor * weights, bias, iterations=0, converged=True)
 
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
         return ScaledFeatures(self.bank, cell, self.rows[part], scaler)
@@ -293,7 +295,7 @@ class _Probing:
         scores = metrics.scores(self.taxa["validation"], predicted)
         return {"accuracy": scores["accuracy"][0], "macro_f1": scores["macro_f1"][0]}
 
-    def _path_of_cell(self, cell: Cell, train: ScaledFeatures) -> list[LogisticModel]:
+    def _path_of_cell(self, cell: Cell, train: ScaledFeatures) -> list[LinearModel]:
         """Return a cell's logistic regressions; stored, since several searches share cells."""
         strengths = sorted(self.config.logistic)
         inputs = {
@@ -330,12 +332,12 @@ class _Probing:
             heads[END_TO_END] = _on_each(tested, partial(head_probabilities, self.bank))
         return heads
 
-    def _fit_weighted(self, train: ScaledFeatures, validation: ScaledFeatures) -> LogisticModel:
+    def _fit_weighted(self, train: ScaledFeatures, validation: ScaledFeatures) -> LinearModel:
         """Fit with balanced class weights, which serve rare taxa, and select C."""
         sample_weight = compute_sample_weight("balanced", self.codes)
         path = logistic_path(train, self.codes, sorted(self.config.logistic), sample_weight)
 
-        def score(model: LogisticModel) -> float:
+        def score(model: LinearModel) -> float:
             return self._validation_scores(model.probabilities(validation))[self.config.metric]
 
         return max(path, key=score)

@@ -144,7 +144,7 @@ class ProbeResult:
             distinguished from the best of these); stage, resolution, channels, order of the layer.
         finalists: a row for each fit on one of the best cells: layer, timestep, method ("LDA" or
             "logistic"), strength (penalty or C), iterations, converged, and validation accuracy
-            and macro_f1. After a search over joined layers all are LDA.
+            and macro_f1. Searches over joined layers and "all by LDA" have LDA only.
         validation: head → accuracy and macro_f1 on validation images.
         equal_width: the common width, the smallest number of features among the cells.
         standard_error: standard error of the best LDA probe's validation score.
@@ -152,8 +152,8 @@ class ProbeResult:
             from the best, see `selection.near_best`.
         rows: part → (n,) rows of the collection.
         heads: head → part → (n, K) float32 class probabilities, columns as in `classes`. Heads
-            are "linear"; "end to end" for encoders that learnt from labels; and after a search
-            over all cells "weighted" (classes weighted equally) and "k-NN".
+            are "linear"; "end to end" for encoders that learnt from labels; and after the
+            search "all" also "weighted" (classes weighted equally) and "k-NN".
         prior: (K,) frequencies of the classes among the training images.
         repeats: the results of the other random draws of the labelled images, if there are any.
     """

@@ -35,6 +35,8 @@ GAP = ["gap (points)", "difference of slopes (points)", "by the rule", "crossing
 
 # what the difference of two slopes means
 CLOSES, WIDENS, UNKNOWN = "the gap closes", "the gap widens", "stays or unknown"
+# the same where diffusion is ahead
+LEAD_GROWS, LEAD_SHRINKS = "the lead grows", "the lead shrinks"
 
 
 def curve_table(study: Study, splits: Splits) -> pd.DataFrame:
@@ -54,7 +56,7 @@ def curve_table(study: Study, splits: Splits) -> pd.DataFrame:
     lines = []
     for setting in curve.settings:
         for name in curve.encoders:
-            if setting == "balanced" and encoder_family(study, name) == "labels":
+            if setting == "balanced" and "labels" in encoder_family(study, name):
                 continue
             for images_seen in curve.budgets(study.seed):
                 lines += _points(study, splits, setting, name, images_seen)
@@ -153,8 +155,8 @@ def gap_table(scores: pd.DataFrame) -> pd.DataFrame:
 
     The gap closes if the lower bound of the difference between the slopes, diffusion minus the
     other encoder, is above 0; it widens if the upper bound is below 0; otherwise it stays or is
-    unknown. The crossing is the budget at which both lines meet, with Fieller's interval; where
-    this interval has no end, it is unknown.
+    unknown. Where diffusion is ahead, its lead grows or shrinks. The crossing is the budget at
+    which both lines meet, with Fieller's interval; where this interval has no end, it is unknown.
 
     Args:
         scores: see `slopes_table`.
@@ -172,8 +174,9 @@ def gap_table(scores: pd.DataFrame) -> pd.DataFrame:
             fits = [fit_line(gaps.columns.to_numpy(), values) for values in gaps.to_numpy()]
             growth = mean_over_seeds(np.array([fit.slope for fit in fits]))
             gap = mean_over_seeds(gaps.to_numpy()[:, -1])
-            meeting = crossing_text(fits, int(gaps.columns.max()))
-            lines.append((setting, read_out, name, gap, growth, judge_gap(growth), meeting))
+            word = judge_gap(gap.value, growth)
+            meeting = crossing_text(fits, int(gaps.columns.min()), int(gaps.columns.max()))
+            lines.append((setting, read_out, name, gap, growth, word, meeting))
     return pd.DataFrame(lines, columns=[*CURVE, *GAP])
 
 
@@ -181,34 +184,51 @@ def _gaps(curves: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return diffusion's score minus another encoder's: a row for each seed, by budget."""
     of_diffusion = _common_budgets(curves[curves["encoder"] == "diffusion"])
     of_other = _common_budgets(curves[curves["encoder"] == name])
-    return (of_diffusion - of_other).dropna(axis="columns").dropna()
+    gaps = of_diffusion - of_other
+    return gaps.loc[of_diffusion.index.intersection(of_other.index)].dropna(axis="columns")
 
 
-def judge_gap(growth: Estimate) -> str:
-    """Return whether a gap closes, from the difference of the slopes."""
+def judge_gap(gap: float, growth: Estimate) -> str:
+    """Return what becomes of a gap.
+
+    Args:
+        gap: diffusion minus the other encoder, at the largest budget.
+        growth: the difference of their slopes.
+    """
     if growth.low > 0:
-        return CLOSES
+        return CLOSES if gap < 0 else LEAD_GROWS
     if growth.high < 0:
-        return WIDENS
+        return WIDENS if gap < 0 else LEAD_SHRINKS
     return UNKNOWN
 
 
-def crossing_text(fits: list[Line], largest: int) -> str:
+def crossing_text(fits: list[Line], smallest: int, largest: int) -> str:
     """Return the budget at which a gap is zero, with its interval, as text.
 
     Args:
         fits: the line of the gap for each seed, all over the same budgets.
+        smallest: the smallest budget that was trained; a crossing below it is none.
         largest: the largest budget that was trained; beyond it the text says "extrapolated".
     """
-    interval = crossing(fits)
-    if not np.isfinite(interval.high) or not np.isfinite(interval.low):
+    budget = crossing(fits)
+    if not np.isfinite(budget.high) or not np.isfinite(budget.low):
         return "unknown"
-    value, low, high = (f"{number:,.0f}" for number in interval[:3])
-    ending = ", extrapolated" if interval.value > largest else ""
+    if budget.value < smallest:
+        return "none"
+    value, low, high = (f"{number:,.0f}" for number in budget)
+    ending = ", extrapolated" if budget.value > largest else ""
     return f"{value} [{low}, {high}]{ending}"
 
 
-def crossing(fits: list[Line]) -> Estimate:
+class Crossing(NamedTuple):
+    """A number of images seen, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def crossing(fits: list[Line]) -> Crossing:
     """Return the number of images seen at which the mean of some lines is zero.
 
     The interval is Fieller's (1954), from the spread of heights and slopes over seeds. It is
@@ -218,9 +238,8 @@ def crossing(fits: list[Line]) -> Estimate:
     slopes = np.array([fit.slope for fit in fits])
     seeds, middle = len(fits), fits[0].middle
     height, slope = heights.mean(), slopes.mean()
-    with np.errstate(over="ignore", divide="ignore"):
-        best = np.exp2(middle - height / slope)
-    unknown = Estimate(float(best), -np.inf, np.inf, seeds)
+    best = _images_after(middle - height / slope) if slope else np.nan
+    unknown = Crossing(best, -np.inf, np.inf)
     if seeds == 1:
         return unknown
     covariance = np.cov(heights, slopes) / seeds
@@ -232,7 +251,13 @@ def crossing(fits: list[Line]) -> Estimate:
     if square <= 0:
         return unknown
     low, high = sorted(np.roots([square, linear, constant]).real)
-    return Estimate(float(best), float(2 ** (middle + low)), float(2 ** (middle + high)), seeds)
+    return Crossing(best, _images_after(middle + low), _images_after(middle + high))
+
+
+def _images_after(doublings: float) -> float:
+    """Return 2 to the power of the doublings; infinity beyond the largest number."""
+    with np.errstate(over="ignore"):
+        return float(np.exp2(doublings))
 
 
 def scores_of_seeds(tables: Mapping[int, pd.DataFrame]) -> pd.DataFrame:

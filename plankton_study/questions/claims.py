@@ -493,6 +493,11 @@ def judge(joined: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["claim", "place", "by the rule", "verdict"])
 
 
+def of_the_paper(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `judge` about claims that the paper makes."""
+    return judged[judged["claim"] != OFF_THE_SHELF]
+
+
 def count_words(words: Iterable[str]) -> str:
     """Return how often each outcome of the rules occurs: "1 met, 5 refuted, 6 undecided"."""
     counts = pd.Series(list(words)).value_counts()

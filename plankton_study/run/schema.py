@@ -199,6 +199,7 @@ class ViT(Strict):
 # --- encoders
 
 SELF_SUPERVISED = ("simclr", "vicreg", "mae")
+UNTRAINED = ("random", "pixels", "pretrained")
 FAMILIES = {
     "diffusion": "diffusion",
     "random": "nothing",
@@ -343,7 +344,7 @@ class Attentive(Strict):
 
     width: Count = 128  # of keys and values
     queries: Count = 4
-    # of training; more fit better, but too many fit too well
+    # numbers of epochs to choose from; too many overfit
     epochs: Annotated[tuple[Count, ...], AtLeastOne] = (4, 12, 36)
     learning_rate: Positive = 2e-3
     weight_decay: NotNegative = 0.1
@@ -386,6 +387,8 @@ class Curve(Strict):
         budgets = list(self.budgets(seed=0))
         if budgets != sorted(set(budgets)):
             return ["curve.images_seen, then curve.seed_0_also, must ascend"]
+        if budgets and (len(self.images_seen) < 2 or "diffusion" not in self.encoders):
+            return ["curve needs at least two images_seen, and diffusion among its encoders"]
         return []
 
 
@@ -458,6 +461,10 @@ class Profile(Strict):
         unknown = sorted(set(self.curve.encoders) - set(self.encoders))
         if unknown:
             problems.append(f"curve.encoders {unknown} are not among the encoders of the profile")
+        kinds = {name: self.encoders[name].kind for name in self.curve.encoders if not unknown}
+        untrained = [name for name, kind in kinds.items() if kind in UNTRAINED]
+        if untrained:
+            problems.append(f"curve.encoders {untrained} are not trained here: leave them out")
         if not self.unet.pretrained:
             problems += self._problems_of_resolutions()
         elif self.ablation.denoisers or self.ablation.pool:

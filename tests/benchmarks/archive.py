@@ -1,6 +1,6 @@
 """What an archive of WHOI-Plankton's size would cost, by the rates that the same run measured.
 
-Work is scaled by FLOPs (training, extraction), by the square of the number of features (ridge),
+Work is scaled by FLOPs (training, extraction), by the square of the number of features (LDA),
 and by the number of images. We assume that the machine reaches the same FLOP/s in every network.
 """
 
@@ -39,14 +39,14 @@ class Rates(NamedTuple):
         training_flops: FLOPs a second.
         extraction_flops: FLOPs a second.
         reading_seconds: of an image.
-        ridge_seconds: of an image, with as many features as the bank of the section "scale".
+        lda_seconds: of an image, with as many features as the bank of the section "scale".
         table_bytes: memory of an image in the stage that needs most.
     """
 
     training_flops: float
     extraction_flops: float
     reading_seconds: float
-    ridge_seconds: float
+    lda_seconds: float
     table_bytes: float
 
 
@@ -98,7 +98,7 @@ def measured_rates(about: dict[str, dict]) -> Rates:
             extraction["flops an image"] * extraction["images a second and noise level"]
         ),
         reading_seconds=_seconds_of_image(stages["reading"]),
-        ridge_seconds=_seconds_of_image(stages["ridge"]),
+        lda_seconds=_seconds_of_image(stages["lda"]),
         table_bytes=max(stages[name]["bytes an image"] for name in ("reading", "splits")),
     )
 
@@ -118,7 +118,7 @@ def profile_costs(profile: Profile, rates: Rates) -> dict[str, str]:
     bank_gigabytes = FLOAT_BYTES * IMAGES * features.sum() / 1e9
     training = IMAGES * training_flops(profile)
     extraction = IMAGES * levels * extraction_flops(encoder, profile)
-    ridge_effort = np.square(features / CHANNELS).sum()
+    lda_effort = np.square(features / CHANNELS).sum()
     steps = {
         "reading and resizing the images": StepCost(
             seconds=rates.reading_seconds * IMAGES, gigabytes=IMAGES * size**2 / 1e9
@@ -129,8 +129,8 @@ def profile_costs(profile: Profile, rates: Rates) -> dict[str, str]:
         "reading its features": StepCost(
             extraction, extraction / rates.extraction_flops, bank_gigabytes
         ),
-        "ridge probes of all cells, all images": StepCost(
-            seconds=rates.ridge_seconds * IMAGES * ridge_effort
+        "LDA probes of all cells, all images": StepCost(
+            seconds=rates.lda_seconds * IMAGES * lda_effort
         ),
     }
     texts = {step: str(cost) for step, cost in steps.items()}

@@ -143,7 +143,7 @@ def _draw_features(rng: np.random.Generator, means: np.ndarray, signal: float) -
 
 
 def search_with_ours(task: Task, config: Probes) -> OurChoice:
-    """Rank all cells by ridge, fit logistic regression on the finalists, and take the best."""
+    """Rank all cells by LDA, fit logistic regression on the finalists, and take the best."""
     started = time.perf_counter()
     cells = task.bank.cells
     grid = lda_grid(task.bank, cells, task.rows, task.taxa, config).table

@@ -21,7 +21,7 @@ SECTION = "scale"
 STAGES = {
     ("reading", "splits"): 2000,
     ("extraction",): 250,
-    ("ridge",): 65_536,
+    ("lda",): 65_536,
     ("logistic",): 65_536,
 }
 DOUBLINGS = 4

@@ -66,7 +66,7 @@ LOADED = {
     "reading": IMAGE_STAGES,
     "splits": IMAGE_STAGES,
     "extraction": FEATURE_STAGES,
-    "ridge": FEATURE_STAGES,
+    "lda": FEATURE_STAGES,
     "logistic": FEATURE_STAGES,
 }
 
@@ -217,7 +217,7 @@ def extraction_call(number: int, folder: Path) -> Callable[[], object]:
 
 
 def probe_call(name: str, number: int, folder: Path) -> Callable[[], object]:
-    """Return the call that fits ridge probes, or a few iterations of logistic regression."""
+    """Return the call that fits LDA probes, or a few iterations of logistic regression."""
     from plankton_study.features.bank import FeatureBank
     from plankton_study.features.interface import Cell
     from plankton_study.probes import scaling

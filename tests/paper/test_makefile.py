@@ -203,8 +203,8 @@ def test_metadata_and_imports_are_read_anew_when_they_change(built):
     (built.root / "notebooks/00_one_image.ipynb").touch()
     assert built.ran("17_sizes") == ["00_one_image.ipynb", "17_sizes.ipynb"]
     built.age()
-    ridge = built.root / "plankton_study/probes/lda.py"
-    ridge.write_text("from plankton_study.run import new\n")
+    lda = built.root / "plankton_study/probes/lda.py"
+    lda.write_text("from plankton_study.run import new\n")
     built.write("plankton_study/run/new.py", "")
     assert "17_sizes.ipynb" in built.ran("17_sizes")
     built.age()

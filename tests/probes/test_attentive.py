@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
@@ -30,9 +31,9 @@ def with_keys(study, **keys):
 
 
 def test_a_query_takes_the_class_from_the_cell_that_the_image_points_to(shared, tmp_path):
-    """Two cells hold a class each, a third one says which of them counts.
+    """Each of two cells says a class, and whether it counts.
 
-    No linear classifier of all features finds it: that needs the product of pointer and class.
+    No linear classifier of all features finds the class: that needs the product of the two.
     """
     rng = np.random.default_rng(0)
     images = 900
@@ -52,6 +53,9 @@ def test_a_query_takes_the_class_from_the_cell_that_the_image_points_to(shared, 
     study = with_keys(shared, width=16, queries=2, epochs=(40,), learning_rate=2e-2)
     fitting = attentive._Fitting(study, "planted", bank, cells, np.arange(600), codes[:600])
     predicted = fitting.run(parts, classes, classes[codes[600:700]])
+    joined = np.concatenate([bank[cell] for cell in cells], axis=1)
+    linear = LogisticRegression().fit(joined[:600], codes[:600])
+    assert linear.score(joined[700:], codes[700:]) < 0.85
     right = predicted["test"].argmax(axis=1) == codes[700:]
     assert right.mean() > 0.95
     assert predicted["scores"]["accuracy"] > 0.95
@@ -88,6 +92,15 @@ def test_each_draw_of_balanced_labels_has_a_probe_of_its_own(shared, splits):
     assert len(attending.of_each_draw) == len(result.of_each_draw) > 1
     first, second = (draw.heads[ATTENTIVE]["test"] for draw in attending.of_each_draw[:2])
     assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize("steps", [1, 10, 500])
+def test_its_learning_rate_rises_shortly_and_falls_to_nearly_zero(steps):
+    factors = [attentive._rate_factor(step, steps) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert np.argmax(factors) <= 0.15 * steps
+    if steps == 500:
+        assert factors[-1] < 0.01 and factors[0] < 0.05
 
 
 def test_a_layer_has_one_projection_for_all_timesteps():

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from plankton_study.images.splits import make_splits
 from plankton_study.questions import budgets
-from plankton_study.questions.budgets import CLOSES, UNKNOWN, WIDENS, Line
+from plankton_study.questions.budgets import (
+    CLOSES,
+    LEAD_GROWS,
+    LEAD_SHRINKS,
+    UNKNOWN,
+    WIDENS,
+    Line,
+)
 from plankton_study.report.tidy import tidy_table
 
 SEEN = [20_000, 40_000, 80_000, 160_000, 320_000]
@@ -66,6 +73,31 @@ def test_the_rule_for_the_gap(rival, word):
     assert row["gap (points)"].value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("rival", "word"),
+    [
+        ([0.010, 0.011, 0.009], LEAD_GROWS),
+        ([0.030, 0.031, 0.029], LEAD_SHRINKS),
+        ([0.010, 0.031, 0.020], UNKNOWN),
+    ],
+)
+def test_where_diffusion_is_ahead_there_is_a_lead_and_no_gap(rival, word):
+    slopes = {"diffusion": [0.02, 0.0201, 0.0199], "MAE": rival}
+    scores = planted(slopes, {"diffusion": 0.4, "MAE": 0.1})
+    (row,) = budgets.gap_table(scores).to_dict("records")
+    assert row["by the rule"] == word
+    if word == LEAD_GROWS:
+        assert row["crossing"] == "none"  # the lines met before the smallest budget
+
+
+def test_a_rival_that_a_seed_lacks_is_compared_in_the_others():
+    slopes = {"diffusion": [0.02, 0.0201, 0.0199], "SimCLR": [0.01, 0.0101, 0.0099]}
+    scores = planted(slopes, {"diffusion": 0.3, "SimCLR": 0.4})
+    scores = scores[(scores["encoder"] == "diffusion") | (scores["seed"] > 0)]
+    (row,) = budgets.gap_table(scores).to_dict("records")
+    assert row["gap (points)"].n == 2 and row["by the rule"] == CLOSES
+
+
 def test_one_seed_tells_nothing_about_the_gap():
     scores = planted({"diffusion": [0.03], "SimCLR": [0.01]}, {"diffusion": 0.3, "SimCLR": 0.4})
     (row,) = budgets.gap_table(scores).to_dict("records")
@@ -95,7 +127,7 @@ def test_the_interval_of_a_crossing_covers_it_as_often_as_it_says():
 
 def test_without_a_difference_of_slopes_no_crossing_is_known():
     fits = [Line(17.0, -0.06, slope) for slope in (0.001, -0.001, 0.002)]
-    assert budgets.crossing_text(fits, 320_000) == "unknown"
+    assert budgets.crossing_text(fits, 20_000, 320_000) == "unknown"
 
 
 CURVE_PROFILE = """
