@@ -159,7 +159,10 @@ def test_nothing_unfinished_is_published(folder):
 def test_the_joined_results_name_the_published_seeds_and_their_revisions(folder):
     run = StoredRun(folder)
     revisions = {seed: origin_of(other)["revision"] for seed, other in seeds_of(folder).items()}
+    has_curve = (folder / "values" / "curve.csv").is_file()  # the first runs have none
     for kind, name in sorted(JOINED_RESULTS):
+        if name in ("slopes", "gaps") and not has_curve:
+            continue
         made = read_json(folder / JOINED / "provenance" / f"{kind}_{name}.json")["provenance"]
         assert made["joined"] == revisions, name
         assert made["dirty"] is False, name
