@@ -14,8 +14,8 @@ from plankton_study.probes.logistic import logistic_path
 EXACT = {"tolerance": 1e-12, "max_iterations": 20_000}
 #: a converged fit lies at most this share of the objective above scikit-learn's
 CLOSE = 1e-3
-#: a difference of the mean loss that changes no probability. (Where classes can be separated and C
-#: is large, the objective itself is hardly larger.)
+#: a difference of the mean loss that changes no probability. (With more channels than samples the
+#: classes can be separated, and with a large C the objective itself is hardly larger.)
 NOTHING = 1e-5
 
 
@@ -54,7 +54,15 @@ def objective(
 problem_sizes = st.tuples(
     st.integers(0, 10**6),
     st.integers(30, 120),
-    st.one_of(st.integers(2, 40), st.integers(100, 200)),  # also more channels than samples
+    st.integers(2, 40),
+    st.integers(2, 6),
+    st.integers(1, 4),
+)
+#: problems with more channels than samples
+wide_problem_sizes = st.tuples(
+    st.integers(0, 10**6),
+    st.integers(30, 90),
+    st.integers(100, 200),
     st.integers(2, 6),
     st.integers(1, 4),
 )
@@ -86,12 +94,17 @@ def assert_converged(x, codes, strengths, weight=None, blocks=1):
         reference.fit(x.astype(float), codes, weight)
         data = (model.strength, x, codes, own_weight)
         best = objective(reference.coef_.T, reference.intercept_, *data)
-        limit = (1 + CLOSE) * best + NOTHING
+        has_more_channels = x.shape[1] > len(x)
+        limit = (1 + CLOSE) * best + (NOTHING if has_more_channels else 0)
         assert objective(model.weights, model.bias, *data) <= limit, model.strength
 
 
 @settings(max_examples=15, deadline=None)
-@given(problem_sizes.filter(lambda sizes: sizes[3] > 2), st.booleans(), st.integers(1, 3))
+@given(
+    st.one_of(problem_sizes, wide_problem_sizes).filter(lambda sizes: sizes[3] > 2),
+    st.booleans(),
+    st.integers(1, 3),
+)
 def test_a_path_reaches_scikit_learns_objective_at_every_strength(sizes, is_weighted, blocks):
     x, codes, weight = draw_problem(*sizes)
     strengths = [0.001, 0.03, 1.0, 30.0]
@@ -147,4 +160,4 @@ def test_no_iterations_are_needed_twice_where_nothing_changes():
     x, codes, _ = draw_problem(3, 80, 10, 3, 2)
     first, again = logistic_path([x], codes, [1.0, 1.0])
     assert first.iterations > again.iterations
-    assert again.probabilities([x]) == pytest.approx(first.probabilities([x]), abs=5e-3)
+    assert again.probabilities([x]) == pytest.approx(first.probabilities([x]), abs=1e-3)
