@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,10 +63,16 @@ class Collection:
 def load_collection(study: Study, name: str) -> Collection:
     """Return one set of the profile as a Collection; the first call reads its images.
 
+    If the data folder has prepared images of the set (see `pack_collection`), these are opened.
+
     Raises:
         StudyError: the set cannot be found or downloaded, holds no images, or has too many broken
             files.
     """
+    packed = _packed_folder(study.data, study, name) if study.data else None
+    if packed and packed.is_dir():
+        config = _set_config(study, name)
+        return _open_collection(name, packed, catalogue_entry(config.source or name, config.entry))
     source = _find_source(study, name)
     folder = _prepare_images(study, source)
     return _open_collection(name, folder, source.entry)
@@ -86,6 +93,28 @@ def open_original(study: Study, name: str, image_id: str) -> Image.Image:
     if len(rows) == 0:
         raise StudyError(f"{name} has no image {image_id!r}: use an id of its records")
     return Image.open(io.BytesIO(source.files.read(rows[0])))
+
+
+def pack_collection(study: Study, name: str, data: Path) -> Path:
+    """Write the prepared images of a set to a data folder, for a machine without the image files.
+
+    Args:
+        study, name: the set.
+        data: the folder that will be the data folder there.
+
+    Returns:
+        The folder of the set in it.
+    """
+    folder = _packed_folder(data, study, name)
+    prepared = _prepare_images(study, _find_source(study, name))
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    return folder
+
+
+def _packed_folder(data: Path, study: Study, name: str) -> Path:
+    """Return where the prepared images of a set lie in a data folder, such as pwssc.64px."""
+    source = _set_config(study, name).source or name
+    return data / f"{Path(source).name}.{study.profile.images.size}px"
 
 
 class _Source(NamedTuple):

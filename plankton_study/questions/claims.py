@@ -43,6 +43,7 @@ from plankton_study.questions.shift.other_sets import (
     crossings,
     fine_result,
 )
+from plankton_study.questions.variants import set_for_maps
 from plankton_study.run.study import Study
 
 MAPS = "16 × 16 maps are best"
@@ -148,7 +149,7 @@ def claim_differences(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
     """
     first = next(iter(sets.values()))
     all_places = places(study, sets)
-    lines = [_share_of_best_maps(study, first)]
+    lines = [_share_of_best_maps(*set_for_maps(study))]
     for claim, head in COMPETITIVE.items():
         for place in all_places:
             rivals = place.as_trained if claim == AS_TRAINED else place.results
@@ -444,7 +445,7 @@ class Conditions(NamedTuple):
     Attributes:
         synthetic: whether any images are synthetic.
         seeds: number of training seeds.
-        size: side of the images, px.
+        size: side of the images that the claim about maps is judged from, px.
         over_linear_filter: largest error of the denoisers over that of a linear filter.
     """
 

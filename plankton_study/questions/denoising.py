@@ -20,11 +20,12 @@ from plankton_study.models.diffusion.linear_filter import LinearFilter
 from plankton_study.models.diffusion.noise_schedule import loss_over_clean_error
 from plankton_study.models.precision import resolved_precision
 from plankton_study.models.pretrained import open_denoiser
-from plankton_study.models.recipe import images_to_see, training_cost, with_images_seen
+from plankton_study.models.recipe import images_to_see, training_cost
 from plankton_study.models.training import choose_held_out
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.metrics import METRICS
 from plankton_study.probes.probe import best_lda_score
+from plankton_study.questions.variants import DenoisedSet, with_changes
 from plankton_study.run.cache import computed, digest
 from plankton_study.run.files import read_json
 from plankton_study.run.schema import DenoiserChanges
@@ -206,19 +207,19 @@ def memorisation(splits: Splits, sample_distances: np.ndarray) -> dict[str, floa
     }
 
 
-def denoiser_cost_table(study: Study, folders: dict[str, Path]) -> pd.DataFrame:
+def denoiser_cost_table(sets: dict[str, DenoisedSet], folders: dict[str, Path]) -> pd.DataFrame:
     """Return the size of each denoiser and the cost of its training.
 
     Args:
-        study: provides the size of the images.
-        folders: set → folder of its denoiser.
+        sets: title → images that a denoiser was trained on.
+        folders: title → folder of that denoiser.
 
     Returns:
         Columns set, parameters, images seen, seconds and device.
     """
     lines = []
     for name, folder in folders.items():
-        unet = open_denoiser(folder, study.profile.images.size).unet
+        unet = open_denoiser(folder, sets[name].study.profile.images.size).unet
         cost = training_cost(folder)
         lines.append(
             {
@@ -263,7 +264,8 @@ def ablation_table(study: Study, splits: Splits) -> pd.DataFrame:
 def _ablation_line(
     study: Study, splits: Splits, label: str, changes: DenoiserChanges, pool_share: float
 ) -> dict[str, Any]:
-    variant = _with_changes(study, splits, changes)
+    images_seen = study.profile.ablation.images_seen
+    variant = with_changes(study, splits, changes, images_seen)
     smaller = _with_smaller_pool(splits, pool_share)
     encoder = diffusion_encoder(variant, smaller)
     score = best_lda_score(variant, smaller, encoder)
@@ -276,17 +278,6 @@ def _ablation_line(
         OVER_FILTER: largest_ratio([errors]),
         f"{METRICS[study.profile.probes.metric]} (%)": score,
     }
-
-
-def _with_changes(study: Study, splits: Splits, changes: DenoiserChanges) -> Study:
-    """Return the study with another denoiser, and with the ablation's number of images seen."""
-    images_seen = study.profile.ablation.images_seen or images_to_see(study, splits)
-    budgeted = with_images_seen(study, splits, images_seen)
-    changed = {}
-    for table, keys in changes:
-        settings = getattr(study.profile, table)
-        changed[table] = type(settings)(**(settings.model_dump() | keys))
-    return replace(budgeted, profile=budgeted.profile.model_copy(update=changed))
 
 
 def _with_smaller_pool(splits: Splits, share: float) -> Splits:

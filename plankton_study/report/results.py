@@ -201,12 +201,12 @@ def _check_name(name: str) -> None:
 
 def optimistic_note(splits: list[Splits]) -> str:
     """Return a note for captions on intervals over single images; "" if there are none."""
-    names = [set_splits.collection.name for set_splits in splits if not set_splits.clustered]
-    if not names:
+    single = [set_splits for set_splits in splits if not set_splits.clustered]
+    if not single:
         return ""
-    if len(names) == len(splits):
+    if len(single) == len(splits):
         return " over single images (optimistic, since no samples or days are known)"
-    sets = ", ".join(names)
+    sets = ", ".join(dict.fromkeys(set_splits.collection.name for set_splits in single))
     return f" (for {sets} over single images: optimistic, since no samples or days are known)"
 
 

@@ -7,6 +7,7 @@ A folder appears complete or not at all.
 import ast
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from plankton_study.run.errors import StudyError
 from plankton_study.run.files import (
     DISK_ERRORS,
     PACKAGE,
@@ -92,7 +94,12 @@ def code_digest(modules: Iterable[str]) -> str:
     Args:
         modules: names inside the package, such as "models.training".
     """
-    return digest({name: module_digest(name) for name in modules}, VERSIONS)
+    return digest(module_digests(modules), VERSIONS)
+
+
+def module_digests(modules: Iterable[str]) -> dict[str, str]:
+    """Return the hash of what each module of this package computes."""
+    return {name: module_digest(name) for name in modules}
 
 
 @cache
@@ -158,7 +165,7 @@ def keep(
             if not folder.is_dir():
                 seconds = _make_partial(folder, make, resume, team)
                 if team.is_first:
-                    _finish(study, folder, stage, inputs, seconds, team)
+                    _finish(study, folder, stage, inputs, code, seconds, team)
             team.wait()
     except OSError as error:
         if error.errno in DISK_ERRORS:
@@ -204,6 +211,7 @@ def _finish(
     folder: Path,
     stage: str,
     inputs: dict[str, Any],
+    code: Iterable[str],
     seconds: float,
     team: Processes,
 ) -> None:
@@ -213,6 +221,8 @@ def _finish(
     origin = {
         "stage": stage,
         "inputs": inputs,
+        "code": module_digests(code),
+        "libraries": VERSIONS,
         "device": study.device,
         "threads": study.threads,
         "processes": team.count,
@@ -220,6 +230,59 @@ def _finish(
     }
     write_json(partial / "origin.json", origin)
     partial.rename(folder)
+
+
+def adopt(study: Study, folder: Path) -> list[str]:
+    """Copy finished results of another machine's cache into the cache of a study.
+
+    Their key here differs, since it covers the versions of the libraries; `origin.json` keeps those
+    of the machine that made them. What the cache already holds is left as it is.
+
+    Args:
+        study: provides the cache folder.
+        folder: a cache folder, or a part of one: it holds `<stage>/<key>/origin.json`.
+
+    Returns:
+        `<stage>/<key>` of every result that was copied.
+
+    Raises:
+        StudyError: the folder holds no finished results, or one that other code made.
+    """
+    origins = sorted(folder.glob("*/*/origin.json"))
+    if not origins:
+        raise StudyError(
+            f"{folder} holds no finished results: name the cache folder of the other machine, "
+            "or a folder with some of its subfolders, such as denoiser"
+        )
+    adopted = []
+    for file in origins:
+        place = _place_here(study, file)
+        if not place.exists():
+            shutil.copytree(file.parent, _partial(place), dirs_exist_ok=True)
+            _partial(place).rename(place)
+            adopted.append(os.fspath(place.relative_to(study.cache)))
+    return adopted
+
+
+def _place_here(study: Study, file: Path) -> Path:
+    """Return the folder that a result of another machine has in the cache of a study.
+
+    Args:
+        study: provides the cache folder.
+        file: origin.json of the result.
+    """
+    origin = read_json(file)
+    made_by = origin.get("code", {})
+    own = module_digests(set(made_by) & set(SOURCES))
+    differing = [name for name in made_by if made_by[name] != own.get(name)]
+    if not made_by or differing:
+        what = f"another version of {', '.join(differing)}" if differing else "an older version"
+        raise StudyError(
+            f"{file.parent} was made by {what} of this package: "
+            "use the same revision of the code on both machines"
+        )
+    key = digest(origin["stage"], origin["inputs"], code_digest(made_by))
+    return study.cache / origin["stage"] / key
 
 
 def computed(

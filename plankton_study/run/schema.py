@@ -20,6 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Timestep = Annotated[int, Field(ge=0)]
 MultipleOfFour = Annotated[int, Field(ge=4, multiple_of=4)]
+ImageSide = Annotated[int, Field(ge=8, multiple_of=4)]  # of square images, px
 AtLeastOne = Field(min_length=1)
 
 Precision = Literal["float32", "bfloat16", "auto"]  # "auto": bfloat16 where the hardware has it
@@ -47,7 +48,7 @@ class Strict(BaseModel):
 class ImageSettings(Strict):
     """How every image is prepared."""
 
-    size: Annotated[int, Field(ge=8, multiple_of=4)] = 32  # side of the square images, px
+    size: ImageSide = 32  # px
     broken_share: Share = 0.01  # a larger share of unreadable files stops the study
 
 
@@ -403,7 +404,7 @@ def changes_of(table: type[Strict]) -> Any:
 
 
 class DenoiserChanges(Strict):
-    """In what a denoiser of the ablation differs: keys of these tables."""
+    """In what another denoiser differs from the main one: keys of these tables."""
 
     unet: changes_of(UNet) = {}
     noise: changes_of(Noise) = {}
@@ -417,6 +418,21 @@ class Ablation(Strict):
     denoisers: dict[str, DenoiserChanges] = {}
     pool: tuple[PositiveShare, ...] = ()  # shares of the unlabelled images
     images_seen: Count | None = None  # by each of them; None: as many as by the main denoiser
+
+
+class Maps(DenoiserChanges):
+    """Larger images of the first set, for the claim about map sizes; none by default.
+
+    The claim needs a denoiser of images of 64 px, but no other encoders.
+    """
+
+    size: ImageSide | None = None  # px; None: the claim is judged from the study's own images
+    images_seen: Count | None = None  # by this denoiser; None: as many as by the main one
+
+    def problems(self) -> list[str]:
+        if self.size is None and self.model_fields_set:
+            return ["maps needs a size: the side of its images, in px"]
+        return []
 
 
 class Profile(Strict):
@@ -449,6 +465,7 @@ class Profile(Strict):
     monitoring: Monitoring = Monitoring()
     curve: Curve = Curve()
     ablation: Ablation = Ablation()
+    maps: Maps = Maps()
 
     @property
     def synthetic(self) -> bool:
@@ -465,10 +482,7 @@ class Profile(Strict):
         untrained = [name for name, kind in kinds.items() if kind in UNTRAINED]
         if untrained:
             problems.append(f"curve.encoders {untrained} are not trained here: leave them out")
-        if not self.unet.pretrained:
-            problems += self._problems_of_resolutions()
-        elif self.ablation.denoisers or self.ablation.pool:
-            problems.append("ablation needs a denoiser that is trained here")
+        problems += self._problems_of_denoisers()
         if self.images.size % self.vit.patch:
             problems.append("vit.patch must divide images.size")
         return problems
@@ -486,19 +500,41 @@ class Profile(Strict):
             return [f"unet.channels {indivisible} must be multiples of unet.groups = {groups}"]
         return []
 
-    def _problems_of_resolutions(self) -> list[str]:
-        levels = len(self.unet.channels)
-        sides = self.unet.map_sides(self.images.size)
-        missing = sorted(set(self.unet.attention) - set(sides))
+    def _problems_of_denoisers(self) -> list[str]:
+        if not self.unet.pretrained:
+            problems = _problems_of_resolutions(self.unet, self.images.size, "")
+            if self.maps.size:
+                changed = UNet(**(self.unet.model_dump() | self.maps.unet))
+                problems += _problems_of_resolutions(changed, self.maps.size, "maps.")
+            return problems
         problems = []
-        if missing:
-            problems.append(
-                f"unet.attention {missing} must be map sides of this network, {sides} px"
-            )
-        divisor = self.unet.unshuffle * 2 ** (levels - 1)
-        if self.images.size % divisor:
-            problems.append(
-                f"images.size must be divisible by {divisor} for unet.unshuffle = "
-                f"{self.unet.unshuffle} and the {levels} levels of unet.channels"
-            )
+        if self.ablation.denoisers or self.ablation.pool:
+            problems.append("ablation needs a denoiser that is trained here")
+        if self.maps.size:
+            problems.append("maps needs a denoiser that is trained here")
         return problems
+
+
+def _problems_of_resolutions(unet: UNet, size: int, where: str) -> list[str]:
+    """Return why a U-Net does not suit a size of images (px).
+
+    Args:
+        unet, size: the network and the side of the images.
+        where: what the names of the keys begin with, such as "maps.".
+    """
+    levels = len(unet.channels)
+    sides = unet.map_sides(size)
+    missing = sorted(set(unet.attention) - set(sides))
+    problems = []
+    if missing:
+        problems.append(
+            f"{where}unet.attention {missing} must be map sides of this network, {sides} px"
+        )
+    divisor = unet.unshuffle * 2 ** (levels - 1)
+    if size % divisor:
+        key = f"{where}size" if where else "images.size"
+        problems.append(
+            f"{key} must be divisible by {divisor} for {where}unet.unshuffle = "
+            f"{unet.unshuffle} and the {levels} levels of {where}unet.channels"
+        )
+    return problems

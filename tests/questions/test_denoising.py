@@ -16,6 +16,7 @@ from plankton_study.questions.denoising import (
     largest_ratio,
     nearest_images,
 )
+from plankton_study.questions.variants import DenoisedSet
 from plankton_study.run.files import read_json
 
 
@@ -38,7 +39,8 @@ def test_the_distance_is_the_root_mean_square_of_grey_values():
 def test_the_cost_names_the_device_that_trained_not_the_one_that_reads(shared):
     splits = make_splits(shared, "shapes")
     folder = trained_denoiser(shared, splits)
-    table = denoiser_cost_table(replace(shared, device="cuda"), {"shapes": folder})
+    read_on_gpu = DenoisedSet(replace(shared, device="cuda"), splits)
+    table = denoiser_cost_table({"shapes": read_on_gpu}, {"shapes": folder})
     (line,) = table.to_dict("records")
     assert line["device"] == "cpu"
     assert line["images seen"] == read_json(folder / "cost.json")["images_seen"]

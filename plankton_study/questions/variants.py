@@ -1,0 +1,63 @@
+"""Studies with another denoiser: those of the ablation, and that of larger images."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from plankton_study.images.splits import Splits, make_splits
+from plankton_study.models.recipe import images_to_see, with_images_seen
+from plankton_study.run.schema import DenoiserChanges, ImageSettings
+from plankton_study.run.study import Study
+
+
+class DenoisedSet(NamedTuple):
+    """A set of images, and the study that trains its denoiser."""
+
+    study: Study
+    splits: Splits
+
+
+def with_changes(
+    study: Study, splits: Splits, changes: DenoiserChanges, images_seen: int | None = None
+) -> Study:
+    """Return the study with another denoiser.
+
+    Args:
+        study, splits: the set that the denoiser is trained on.
+        changes: keys of the profile's tables that differ.
+        images_seen: its number of images seen; None: as many as the main denoiser.
+    """
+    budgeted = with_images_seen(study, splits, images_seen or images_to_see(study, splits))
+    changed = {}
+    for table in DenoiserChanges.model_fields:
+        settings = getattr(study.profile, table)
+        keys = getattr(changes, table)
+        changed[table] = type(settings)(**(settings.model_dump() | keys))
+    return replace(budgeted, profile=budgeted.profile.model_copy(update=changed))
+
+
+def set_for_maps(study: Study) -> DenoisedSet:
+    """Return the images that the claim about map sizes is judged from.
+
+    These are the first set, at the size that the profile's [maps] names, with its denoiser there.
+    """
+    name = next(iter(study.profile.sets))
+    maps = study.profile.maps
+    if maps.size is None:
+        return DenoisedSet(study, make_splits(study, name))
+    images = ImageSettings(**(study.profile.images.model_dump() | {"size": maps.size}))
+    larger = replace(study, profile=study.profile.model_copy(update={"images": images}))
+    splits = make_splits(larger, name)
+    return DenoisedSet(with_changes(larger, splits, maps, maps.images_seen), splits)
+
+
+def denoised_sets(study: Study) -> dict[str, DenoisedSet]:
+    """Return all images that a denoiser is trained on, by title.
+
+    These are the sets of the profile and, if there is a [maps], the larger images.
+    """
+    sets = {name: DenoisedSet(study, make_splits(study, name)) for name in study.profile.sets}
+    maps = study.profile.maps
+    if maps.size:
+        first = next(iter(sets))
+        sets[f"{first}, {maps.size} px"] = set_for_maps(study)
+    return sets

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Long trainings in slices, on a machine that has a GPU but neither the image files nor a network.
+#
+#   slices.sh pack PROFILE PACK [LIBRARY==VERSION…]    here: write one file with all that training needs
+#   slices.sh run PACK RESULTS MINUTES PROFILE ENCODER…    there: train for some minutes
+#   slices.sh collect RESULTS PROFILE    here: take over the finished networks
+#
+# Call it in the folder of the repository. `pack` adds the wheels of libraries that are missing there, for the
+# Python version in $THEIR_PYTHON (3.12). `run` trains the encoders in this order; called again on the same machine, it
+# continues where it ended. It writes the finished networks to RESULTS, in parts of 15 MiB.
+set -euo pipefail
+
+python=${PYTHON:-python3}
+state=${PLANKTON_SLICES:-$HOME/.cache/plankton_slices}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+
+pack() {
+  local profile=$1 file=$2
+  shift 2
+  "$python" -m plankton_study "$profile" --pack "$folder"
+  for library in "$@"; do
+    "$python" -m pip download --quiet --no-deps --only-binary :all: --python-version "${THEIR_PYTHON:-3.12}" \
+      --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest "$folder/wheels" "$library"
+  done
+  tar -C "$folder" -cJf "$file" --exclude='*.lock' --exclude=./results/collection .
+  echo "$file: $(wc -c <"$file") bytes"
+}
+
+run() {
+  local file=$1 results=$2 minutes=$3 profile=$4 code=0
+  shift 4
+  if [ ! -d "$state/pack" ]; then
+    mkdir -p "$state/pack.partial"
+    tar -C "$state/pack.partial" -xJf "$file"
+    mv "$state/pack.partial" "$state/pack"
+  fi
+  if [ -d "$state/pack/wheels" ]; then
+    [ -d "$state/site" ] || "$python" -m pip install --quiet --no-index --no-deps --target "$state/site" "$state"/pack/wheels/*.whl
+    export PYTHONPATH=$PYTHONPATH:$state/site
+  fi
+  export PLANKTON_CACHE=$state/cache PLANKTON_DATA=$state/pack/data
+  "$python" -m plankton_study "$profile" --adopt "$state/pack/results"
+  timeout "${minutes}m" "$python" -m plankton_study "$profile" --train "$@" || code=$?
+  [ $code = 0 ] || [ $code = 124 ] || exit $code
+  [ $code = 0 ] || echo "not finished after $minutes minutes: run the same command again to continue"
+  write_finished "$results"
+}
+
+write_finished() {
+  local results=$1 origin
+  local finished=()
+  mkdir -p "$results"
+  for origin in "$state"/cache/{denoiser,encoder}/*/origin.json; do
+    case $origin in (*.partial/*|*'*'*) ;; (*) finished+=("$(dirname "${origin#"$state/cache/"}")") ;; esac
+  done
+  echo "${#finished[@]} finished networks"
+  [ ${#finished[@]} = 0 ] || tar -C "$state/cache" -c "${finished[@]}" | split -b 15M - "$results/networks.tar."
+}
+
+collect() {
+  local results=$1 profile=$2
+  cat "$results"/networks.tar.* | tar -C "$folder" -x
+  "$python" -m plankton_study "$profile" --adopt "$folder"
+}
+
+case ${1:-} in
+  (pack|run|collect) "$@" ;;
+  (*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
+esac
