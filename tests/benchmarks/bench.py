@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 PAPER = HERE.parents[1] / "paper"
 README = HERE / "README.md"
 START, END = "<!-- bench -->", "<!-- /bench -->"
-SECTIONS = ("extraction", "probing", "training", "scale")
+SECTIONS = ("extraction", "probing", "training", "quality", "scale")
 
 #: measures one section; its arguments are this folder, the section, and the file of the rows
 MEASURE = """
