@@ -23,12 +23,12 @@ from plankton_study.images.collection import load_collection
 from plankton_study.images.splits import make_splits
 from plankton_study.models import pretrained
 from plankton_study.models.diffusion.denoiser import trained_denoiser
-from plankton_study.probes import scaling
 from plankton_study.probes.attentive import attend
+from plankton_study.probes.linear import scaling
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import cluster_encoder
-from plankton_study.questions.denoising import compare_with_linear_filter
 from plankton_study.questions.few_labels import probe_few_labels
+from plankton_study.questions.training.denoising import compare_with_linear_filter
 from plankton_study.run import cache
 from plankton_study.run.files import PACKAGE
 

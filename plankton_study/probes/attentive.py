@@ -13,9 +13,9 @@ from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import HEAD, Cell
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
+from plankton_study.probes.linear.scaling import fit_scaler
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.result import ProbeResult
-from plankton_study.probes.scaling import fit_scaler
 from plankton_study.probes.selection import probed_parts
 from plankton_study.run.cache import computed, digest
 from plankton_study.run.progress import progress
@@ -28,7 +28,7 @@ ATTENTIVE = "attentive"
 SHAPED_BY = (
     "probes.attentive",
     "probes.metrics",
-    "probes.scaling",
+    "probes.linear.scaling",
     "features.bank",
     "features.interface",
 )
@@ -109,17 +109,17 @@ def _attend_draw(study: Study, splits: Splits, result: ProbeResult) -> ProbeResu
     fitting = _Fitting(
         study, result.name, bank, cells, train, np.searchsorted(result.classes, taxa)
     )
+    truth = splits.taxa(result.rows["validation"]).astype(str)
     inputs = {
         "bank": bank.folder.name,
         "cells": [str(cell) for cell in cells],
         "train": digest(train, taxa),
         "parts": {part: digest(rows) for part, rows in result.rows.items()},
-        "validation": digest(splits.taxa(result.rows["validation"]).astype(str)),
+        "validation": digest(truth),
         "attentive": study.profile.attentive.model_dump(),
         "metric": study.profile.probes.metric,
         "seed": study.seed,
     }
-    truth = splits.taxa(result.rows["validation"]).astype(str)
     compute = partial(fitting.run, result.rows, result.classes, truth)
     stored = computed(study, "attentive", inputs, SHAPED_BY, compute)
     scores = stored.pop("scores")

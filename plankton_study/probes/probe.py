@@ -16,15 +16,15 @@ from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
 from plankton_study.probes.intervals import MeanWithError, units_of
-from plankton_study.probes.lda import LdaGrid, LdaPath, lda_grid, sharpness
-from plankton_study.probes.logistic import (
+from plankton_study.probes.linear.lda import LdaGrid, LdaScorer, lda_grid, sharpness
+from plankton_study.probes.linear.logistic import (
     LinearModel,
     logistic_path,
     path_as_arrays,
     path_from_arrays,
 )
+from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.probes.result import END_TO_END, LinearProbe, ProbeResult, head_probabilities
-from plankton_study.probes.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.probes.selection import (
     JOINED,
     LDA_ONLY,
@@ -45,19 +45,24 @@ BUDGETS = ("images", "flops")
 #: modules whose code turns features and labels into probes
 SHAPED_BY = (
     "probes.probe",
-    "probes.logistic",
+    "probes.linear.logistic",
     "probes.intervals",
     "probes.metrics",
     "probes.result",
-    "probes.lda",
-    "probes.scaling",
+    "probes.linear.lda",
+    "probes.linear.scaling",
     "probes.selection",
     "features.bank",
     "features.interface",
     "images.splits",
 )
 #: modules whose code turns features and labels into the regressions of one cell
-PATH_SHAPED_BY = ("probes.logistic", "probes.scaling", "features.bank", "features.interface")
+PATH_SHAPED_BY = (
+    "probes.linear.logistic",
+    "probes.linear.scaling",
+    "features.bank",
+    "features.interface",
+)
 
 
 def probe_encoder(
@@ -268,24 +273,28 @@ class _Probing:
             validation = self._scaled(cell, scaler, "validation")
             path = self._path_of_cell(cell, train) if with_logistic else []
             models = [("logistic", model) for model in path]
-            models.append(("LDA", self._fit_lda(train, validation, penalty)))
+            models.append(("LDA", self._calibrated(grid.scorers[position], validation, penalty)))
             for method, model in models:
                 scores = self._validation_scores(model.probabilities(validation))
                 finalists.append(_Finalist(cell, scaler, method, model, scores))
         return finalists
 
-    def _fit_lda(
-        self, train: ScaledFeatures, validation: ScaledFeatures, penalty: float
+    def _calibrated(
+        self, scorer: LdaScorer, validation: ScaledFeatures, penalty: float
     ) -> LinearModel:
-        """Fit LDA, and scale its scores on validation images so that they give probabilities."""
-        path = LdaPath(train, self.codes)
-        weights, bias = path.scorer(penalty)
-        scores = np.concatenate([block @ weights + bias for block in validation])
+        """Return LDA with its scores scaled on validation images, so that they give probabilities.
+
+        Args:
+            scorer: of the cell, by `lda_grid`.
+            validation: features of the cell.
+            penalty: that the scorer has.
+        """
         is_known = np.isin(self.taxa["validation"], self.classes)
         codes = np.searchsorted(self.classes, self.taxa["validation"][is_known])
-        factor = np.float32(sharpness(scores[is_known], path.log_shares, codes))
-        bias = factor * bias + path.log_shares
-        return LinearModel(penalty, factor * weights, bias, iterations=0, converged=True)
+        scores = scorer.scores(validation)[is_known]
+        factor = np.float32(sharpness(scores, scorer.log_shares, codes))
+        bias = factor * scorer.bias + scorer.log_shares
+        return LinearModel(penalty, factor * scorer.weights, bias, iterations=0, converged=True)
 
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
         return ScaledFeatures(self.bank, cell, self.rows[part], scaler)

@@ -13,7 +13,7 @@ from plankton_study.features.interface import HEAD, Cell, Encoder, joined_cells
 from plankton_study.images.splits import Splits
 from plankton_study.probes import metrics
 from plankton_study.probes.intervals import Estimate, units_of
-from plankton_study.probes.scaling import ScaledFeatures, Scaler
+from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json, write_json
 from plankton_study.run.study import Study

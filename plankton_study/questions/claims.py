@@ -43,7 +43,7 @@ from plankton_study.questions.shift.other_sets import (
     crossings,
     fine_result,
 )
-from plankton_study.questions.variants import set_for_maps
+from plankton_study.questions.training.variants import set_for_maps
 from plankton_study.run.study import Study
 
 MAPS = "16 × 16 maps are best"
@@ -467,6 +467,11 @@ class Conditions(NamedTuple):
             reasons.append(f"images of {self.size} px, {SIDE_NEEDED} needed")
         return reasons
 
+    def not_judged(self, claim: str) -> str:
+        """Return "not judged" with the reasons; "" if the claim can be judged."""
+        reasons = self.against_verdict(claim)
+        return f"not judged ({'; '.join(reasons)})" if reasons else ""
+
 
 def seeds_text(seeds: int) -> str:
     """Return a number of training seeds in words."""
@@ -487,8 +492,7 @@ def judge(joined: pd.DataFrame, conditions: Conditions) -> pd.DataFrame:
     lines = []
     for (claim, place), rows in joined.groupby(["claim", "place"], sort=False):
         word = RULES[claim](rows)
-        reasons = conditions.against_verdict(claim)
-        verdict = f"not judged ({'; '.join(reasons)})" if reasons else VERDICTS[word]
+        verdict = conditions.not_judged(claim) or VERDICTS[word]
         lines.append((claim, place, word, verdict))
     lines.append((GEOGRAPHY, "", "not tested", "not judged (no such set)"))
     return pd.DataFrame(lines, columns=["claim", "place", "by the rule", "verdict"])

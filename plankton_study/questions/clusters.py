@@ -13,8 +13,8 @@ from plankton_study.features.interface import HEAD, Cell
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.linear.scaling import scaled_features
 from plankton_study.probes.probe import read_features
-from plankton_study.probes.scaling import scaled_features
 from plankton_study.probes.selection import cell_of, probed_parts
 from plankton_study.run.cache import computed
 from plankton_study.run.progress import progress
@@ -24,7 +24,7 @@ from plankton_study.run.study import Study
 SHAPED_BY = (
     "questions.clusters",
     "probes.intervals",
-    "probes.scaling",
+    "probes.linear.scaling",
     "probes.selection",
     "features.bank",
     "features.interface",

@@ -8,9 +8,9 @@ from plankton_study.features.interface import Cell
 from plankton_study.images.splits import Splits, draw_labels
 from plankton_study.probes import intervals, metrics
 from plankton_study.probes.intervals import Estimate
-from plankton_study.probes.logistic import logistic_path
+from plankton_study.probes.linear.logistic import logistic_path
+from plankton_study.probes.linear.scaling import scaled_features
 from plankton_study.probes.probe import read_features
-from plankton_study.probes.scaling import scaled_features
 from plankton_study.probes.selection import probed_parts
 from plankton_study.run.cache import computed
 from plankton_study.run.progress import progress
@@ -19,8 +19,8 @@ from plankton_study.run.study import Study
 #: modules whose code turns features and few labels into predictions
 SHAPED_BY = (
     "questions.few_labels",
-    "probes.logistic",
-    "probes.scaling",
+    "probes.linear.logistic",
+    "probes.linear.scaling",
     "probes.selection",
     "features.bank",
     "features.interface",

@@ -475,13 +475,7 @@ class Profile(Strict):
     def problems(self) -> list[str]:
         problems = self._problems_of_timesteps()
         problems += self._problems_of_widths()
-        unknown = sorted(set(self.curve.encoders) - set(self.encoders))
-        if unknown:
-            problems.append(f"curve.encoders {unknown} are not among the encoders of the profile")
-        kinds = {name: self.encoders[name].kind for name in self.curve.encoders if not unknown}
-        untrained = [name for name, kind in kinds.items() if kind in UNTRAINED]
-        if untrained:
-            problems.append(f"curve.encoders {untrained} are not trained here: leave them out")
+        problems += self._problems_of_curve()
         problems += self._problems_of_denoisers()
         if self.images.size % self.vit.patch:
             problems.append("vit.patch must divide images.size")
@@ -498,6 +492,16 @@ class Profile(Strict):
         indivisible = [channels for channels in self.unet.channels if channels % groups]
         if indivisible:
             return [f"unet.channels {indivisible} must be multiples of unet.groups = {groups}"]
+        return []
+
+    def _problems_of_curve(self) -> list[str]:
+        names = self.curve.encoders
+        unknown = sorted(set(names) - set(self.encoders))
+        if unknown:
+            return [f"curve.encoders {unknown} are not among the encoders of the profile"]
+        untrained = [name for name in names if self.encoders[name].kind in UNTRAINED]
+        if untrained:
+            return [f"curve.encoders {untrained} are not trained here: leave them out"]
         return []
 
     def _problems_of_denoisers(self) -> list[str]:

@@ -20,9 +20,9 @@ from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
 from plankton_study.probes.intervals import Units
-from plankton_study.probes.lda import lda_grid
-from plankton_study.probes.logistic import LogisticModel, logistic_path
-from plankton_study.probes.scaling import ScaledFeatures, scaled_features
+from plankton_study.probes.linear.lda import lda_grid
+from plankton_study.probes.linear.logistic import LogisticModel, logistic_path
+from plankton_study.probes.linear.scaling import ScaledFeatures, scaled_features
 from plankton_study.probes.selection import near_best
 from plankton_study.run.schema import Probes
 from plankton_study.run.study import load_study
@@ -143,7 +143,7 @@ def _draw_features(rng: np.random.Generator, means: np.ndarray, signal: float) -
 
 
 def search_with_ours(task: Task, config: Probes) -> OurChoice:
-    """Rank all cells by LDA, fit logistic regression on the finalists, and take the best."""
+    """Rank all cells by LDA, fit logistic regression on the best ones, and take the best fit."""
     started = time.perf_counter()
     cells = task.bank.cells
     grid = lda_grid(task.bank, cells, task.rows, task.taxa, config).table
@@ -151,6 +151,7 @@ def search_with_ours(task: Task, config: Probes) -> OurChoice:
     fits = []
     for position in ranked[: config.finalists]:
         cell = cells[position]
+        fits.append((grid["macro_f1"][position], str(cell)))
         train, validation = task.scaled(cell)
         for model in logistic_path(train, task.codes, STRENGTHS):
             predicted = model.probabilities(validation).argmax(axis=1)

@@ -16,7 +16,7 @@ from plankton_study.features.bank import extract_features
 from plankton_study.features.registry import diffusion_encoder
 from plankton_study.images.splits import Splits, make_splits
 from plankton_study.probes.probe import best_lda_score
-from plankton_study.questions.variants import with_changes
+from plankton_study.questions.training.variants import with_changes
 from plankton_study.run.schema import DenoiserChanges
 from plankton_study.run.study import Study, load_study
 

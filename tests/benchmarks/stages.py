@@ -58,8 +58,8 @@ ITERATIONS = 5
 IMAGE_STAGES = ("plankton_study.images.splits",)
 FEATURE_STAGES = (
     "plankton_study.features.encoders",
-    "plankton_study.probes.logistic",
-    "plankton_study.probes.lda",
+    "plankton_study.probes.linear.logistic",
+    "plankton_study.probes.linear.lda",
 )
 #: stage → the modules that a study has loaded before it, on however many images
 LOADED = {
@@ -220,7 +220,7 @@ def probe_call(name: str, number: int, folder: Path) -> Callable[[], object]:
     """Return the call that fits LDA probes, or a few iterations of logistic regression."""
     from plankton_study.features.bank import FeatureBank
     from plankton_study.features.interface import Cell
-    from plankton_study.probes import scaling
+    from plankton_study.probes.linear import scaling
 
     scaling.BLOCK_ROWS = BLOCK_ROWS
     codes = np.load(folder / "codes.npy")
@@ -233,7 +233,7 @@ def probe_call(name: str, number: int, folder: Path) -> Callable[[], object]:
     if name == "logistic":
         return partial(fit_logistic, bank, rows["train"], codes)
 
-    from plankton_study.probes.lda import lda_grid
+    from plankton_study.probes.linear.lda import lda_grid
     from plankton_study.run.schema import Probes
 
     taxa = {part: codes[index].astype("U3") for part, index in rows.items()}
@@ -242,8 +242,8 @@ def probe_call(name: str, number: int, folder: Path) -> Callable[[], object]:
 
 def fit_logistic(bank: "FeatureBank", train: np.ndarray, codes: np.ndarray) -> None:
     """Run some iterations of logistic regression, however close it is to its end."""
-    from plankton_study.probes.logistic import logistic_path
-    from plankton_study.probes.scaling import scaled_features
+    from plankton_study.probes.linear.logistic import logistic_path
+    from plankton_study.probes.linear.scaling import scaled_features
 
     (features,) = scaled_features(bank, bank.cells[0], train)
     path = logistic_path(features, codes[train], [1.0], tolerance=0.0, max_iterations=ITERATIONS)

@@ -197,7 +197,9 @@ def test_metadata_and_imports_are_read_anew_when_they_change(built):
     built.write_notebook("17_sizes", after=[])
     assert built.ran("17_sizes") == ["17_sizes.ipynb"]
     built.age()
-    built.write_notebook("17_sizes", "import plankton_study.probes.lda", after=["00_one_image"])
+    built.write_notebook(
+        "17_sizes", "import plankton_study.probes.linear.lda", after=["00_one_image"]
+    )
     assert built.ran("17_sizes") == ["17_sizes.ipynb"]
     built.age()
     (built.root / "notebooks/00_one_image.ipynb").touch()

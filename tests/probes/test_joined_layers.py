@@ -11,10 +11,10 @@ from sklearn.preprocessing import StandardScaler
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import ALL_LAYERS, HEAD, Cell, joined_cells
 from plankton_study.images.splits import make_splits
-from plankton_study.probes import scaling
-from plankton_study.probes.lda import LdaPath, sharpness
+from plankton_study.probes.linear import scaling
+from plankton_study.probes.linear.lda import LdaPath, sharpness
+from plankton_study.probes.linear.scaling import in_blocks
 from plankton_study.probes.probe import probe_encoder, read_features
-from plankton_study.probes.scaling import in_blocks
 from plankton_study.probes.selection import JOINED
 from plankton_study.questions.shift.shifted_parts import predict_elsewhere
 
@@ -64,11 +64,11 @@ def test_scores_equal_scikit_learns_also_with_more_features_than_images(
     path = LdaPath([features[part] for part in in_blocks(np.arange(images))], codes)
     model = penalised_lda(penalty).fit(features.astype(float), codes)
     others = rng.normal(size=(50, 60)).astype(np.float32)
-    weights, bias = path.scorer(penalty)
+    weights, bias, _ = scorer = path.scorer(penalty)
     expected = model.decision_function(others)
     scores = others @ weights + bias + path.log_shares
     np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
-    assert np.array_equal(path.predict([others], penalty), expected.argmax(axis=1))
+    assert np.array_equal(scorer.predict([others]), expected.argmax(axis=1))
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e4])
@@ -95,7 +95,7 @@ def test_the_probabilities_hold_the_class_shares_once(shared, splits):
         [result.linear.scaler.transform(bank.take(result.selected, splits["train"]))],
         np.searchsorted(result.classes, splits.taxa(splits["train"]).astype(str)),
     )
-    weights, bias = path.scorer(result.linear.strength)
+    weights, bias, _ = path.scorer(result.linear.strength)
     expected = result.classes[(features @ weights + bias).argmax(axis=1)]
     assert np.array_equal(result.predicted_taxa("test", adjusted=True), expected)
 

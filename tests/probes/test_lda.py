@@ -12,7 +12,7 @@ from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.intervals import units_of
-from plankton_study.probes.lda import best_penalty, lda_grid
+from plankton_study.probes.linear.lda import best_penalty, lda_grid
 from plankton_study.probes.probe import probe_encoder, read_features
 from plankton_study.probes.selection import near_best, probed_parts
 from plankton_study.run.schema import Probes
@@ -135,7 +135,7 @@ def test_a_new_grid_over_a_probes_parts_is_the_stored_one(shared):
         "later": result.rows["later"],
     }
     taxa = {part: splits.taxa(index).astype(str) for part, index in rows.items()}
-    table, predicted, narrow, width = lda_grid(bank, encoder.cells, rows, taxa, config)
+    table, predicted, narrow, width, _ = lda_grid(bank, encoder.cells, rows, taxa, config)
     truth, units = taxa["validation"], units_of(splits, validation)
     near_narrow = near_best(truth, narrow, units, config.draws, config.metric)
     assert result.grid["near_best_equal_width"].tolist() == near_narrow.is_near.tolist()

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from plankton_study.probes.logistic import logistic_path
+from plankton_study.probes.linear.logistic import logistic_path
 
 #: until which tests iterate where they compare with an exact solution
 EXACT = {"tolerance": 1e-12, "max_iterations": 20_000}

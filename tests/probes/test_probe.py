@@ -13,12 +13,12 @@ from plankton_study.features.interface import Cell
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.splits import Splits, make_splits
 from plankton_study.images.taxonomy import relabelled
-from plankton_study.probes import logistic as logistic_module
 from plankton_study.probes import probe as probe_module
-from plankton_study.probes.logistic import logistic_path
+from plankton_study.probes.linear import logistic as logistic_module
+from plankton_study.probes.linear.logistic import logistic_path
+from plankton_study.probes.linear.scaling import scaled_features
 from plankton_study.probes.probe import probe_encoder, read_features
 from plankton_study.probes.result import ProbeResult, evaluate
-from plankton_study.probes.scaling import scaled_features
 from plankton_study.probes.selection import candidate_cells, cells_of
 from plankton_study.run.errors import StudyError
 

@@ -7,10 +7,10 @@ from sklearn.preprocessing import StandardScaler
 
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
-from plankton_study.probes import scaling
-from plankton_study.probes.lda import lda_grid
-from plankton_study.probes.logistic import logistic_path
-from plankton_study.probes.scaling import in_blocks, scaled_features
+from plankton_study.probes.linear import scaling
+from plankton_study.probes.linear.lda import lda_grid
+from plankton_study.probes.linear.logistic import logistic_path
+from plankton_study.probes.linear.scaling import in_blocks, scaled_features
 from plankton_study.run.schema import Probes
 
 TAXA = np.array(["a", "b", "c", "d"])

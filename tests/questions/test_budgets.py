@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plankton_study.images.splits import make_splits
-from plankton_study.questions import budgets
-from plankton_study.questions.budgets import (
+from plankton_study.questions.training import budgets
+from plankton_study.questions.training.budgets import (
     CLOSES,
     LEAD_GROWS,
     LEAD_SHRINKS,

@@ -9,14 +9,14 @@ import torch
 from plankton_study.images.splits import make_splits
 from plankton_study.models.diffusion.denoiser import initial_denoiser, trained_denoiser
 from plankton_study.models.recipe import pixel_scale
-from plankton_study.questions.denoising import (
+from plankton_study.questions.training.denoising import (
     compare_with_linear_filter,
     denoiser_cost_table,
     draw_samples,
     largest_ratio,
     nearest_images,
 )
-from plankton_study.questions.variants import DenoisedSet
+from plankton_study.questions.training.variants import DenoisedSet
 from plankton_study.run.files import read_json
 
 

@@ -6,7 +6,7 @@ from plankton_study.images.splits import make_splits
 from plankton_study.models.diffusion.denoiser import trained_denoiser
 from plankton_study.models.pretrained import open_denoiser
 from plankton_study.questions import claims
-from plankton_study.questions.variants import denoised_sets, set_for_maps, with_changes
+from plankton_study.questions.training.variants import denoised_sets, set_for_maps, with_changes
 from plankton_study.run.schema import DenoiserChanges
 
 LARGER = """

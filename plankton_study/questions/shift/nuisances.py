@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
-from plankton_study.probes.lda import lda_grid
+from plankton_study.probes.linear.lda import lda_grid
 from plankton_study.probes.probe import read_features
 from plankton_study.probes.selection import cell_of, cells_of, probed_parts
 from plankton_study.questions.shift.shifted_parts import ShiftedPart

@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from plankton_study.features.bank import FeatureBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
-from plankton_study.probes.scaling import ScaledFeatures, in_blocks, scaled_features
+from plankton_study.probes.linear.scaling import ScaledFeatures, in_blocks, scaled_features
 from plankton_study.run.progress import progress
 from plankton_study.run.schema import Probes
 
@@ -26,6 +26,28 @@ SMALLEST_COMPONENT = 1e-10
 #: range of the logarithm of the factor that makes scores as certain as they are right
 LOG_SHARPNESS = (-15.0, 6.0)
 NOT_SCORED_AWAY = ("train", "validation")
+
+
+class LdaScorer(NamedTuple):
+    """What scores the classes of an image, by one penalty: features @ weights + bias.
+
+    Attributes:
+        weights: (C, K) float32.
+        bias: (K,) float32.
+        log_shares: (K,) float32, logarithms of the shares of the classes, which are to be added.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    log_shares: np.ndarray
+
+    def scores(self, features: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the scores (n, K) for blocks of features, without the shares of the classes."""
+        return np.concatenate([block @ self.weights + self.bias for block in features])
+
+    def predict(self, features: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the predicted class codes (n,) for blocks of features."""
+        return (self.scores(features) + self.log_shares).argmax(axis=1)
 
 
 class LdaPath:
@@ -52,25 +74,18 @@ class LdaPath:
         self.means = sums / counts[:, None]  # (K, C)
         self.values, self.vectors = covariance.eigenvectors_within(self.means, codes)
 
-    def predict(self, features: Iterable[np.ndarray], penalty: float) -> np.ndarray:
-        """Return the predicted class codes (n,) for blocks of features.
+    def scorer(self, penalty: float) -> LdaScorer:
+        """Return what scores features that are standardised like the training features.
 
         Args:
-            features: standardised like the training features.
             penalty: relative to the variance of a feature.
         """
-        weights, bias = self.scorer(penalty)
-        bias = bias + self.log_shares
-        return np.concatenate([(block @ weights + bias).argmax(axis=1) for block in features])
-
-    def scorer(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weights (C, K) and the bias (K,) of the scores, float32; see `predict`."""
         # W is 1 / (value + penalty) along the eigenvectors, and 1 / penalty along all others
         along_vectors = 1 / (self.values + penalty) - 1 / penalty
         weights = (self.means @ self.vectors) * along_vectors @ self.vectors.T
         weights += self.means / penalty
         bias = -(weights * self.means).sum(axis=1) / 2
-        return weights.T.astype(np.float32), bias.astype(np.float32)
+        return LdaScorer(weights.T.astype(np.float32), bias.astype(np.float32), self.log_shares)
 
 
 class _Covariance:
@@ -176,12 +191,14 @@ class LdaGrid(NamedTuple):
         predicted: (cells, n validation) taxa, with all features.
         predicted_at_equal_width: the same at the common width.
         width: the common width, the smallest number of features among the cells.
+        scorers: of each cell, with its penalty and all features.
     """
 
     table: pd.DataFrame
     predicted: np.ndarray
     predicted_at_equal_width: np.ndarray
     width: int
+    scorers: list[LdaScorer]
 
 
 def lda_grid(
@@ -201,22 +218,26 @@ def lda_grid(
         config: provides the penalties, and the metric that selects.
     """
     width = min(bank.width(cell) for cell in cells)
-    lines, predicted, narrow = [], [], []
-    for cell in progress(f"LDA probes of {len(cells)} cells", cells):
-        probed = _probe_cell(bank, cell, rows, taxa, config, width)
-        lines.append(probed.line)
-        predicted.append(probed.predicted)
-        narrow.append(probed.predicted_at_equal_width)
-    table = pd.DataFrame(lines).astype({"timestep": "Int64"})
-    return LdaGrid(table, np.array(predicted), np.array(narrow), width)
+    probed = [
+        _probe_cell(bank, cell, rows, taxa, config, width)
+        for cell in progress(f"LDA probes of {len(cells)} cells", cells)
+    ]
+    return LdaGrid(
+        table=pd.DataFrame([cell.line for cell in probed]).astype({"timestep": "Int64"}),
+        predicted=np.array([cell.predicted for cell in probed]),
+        predicted_at_equal_width=np.array([cell.predicted_at_equal_width for cell in probed]),
+        width=width,
+        scorers=[cell.scorer for cell in probed],
+    )
 
 
 class _ProbedCell(NamedTuple):
-    """One cell's line of the table, and the taxa that its probes predict on validation images."""
+    """One cell's line of the table, and its parts of the other attributes of an `LdaGrid`."""
 
     line: dict[str, Any]
     predicted: np.ndarray
     predicted_at_equal_width: np.ndarray
+    scorer: LdaScorer
 
 
 def _probe_cell(
@@ -234,6 +255,7 @@ def _probe_cell(
     path = LdaPath(train, codes)
     truth = taxa["validation"]
     penalty, predicted = _select(path, features["validation"], classes, truth, config)
+    scorer = path.scorer(penalty)
     predicted_at_equal_width = predicted
     if bank.width(cell) > width:
         components = principal_components(train, len(codes), width)
@@ -252,9 +274,9 @@ def _probe_cell(
     }
     for part in others:
         if part not in NOT_SCORED_AWAY:
-            away = classes[path.predict(features[part], penalty)]
+            away = classes[scorer.predict(features[part])]
             line[part] = metrics.scores(taxa[part], away)[config.metric][0]
-    return _ProbedCell(line, predicted, predicted_at_equal_width)
+    return _ProbedCell(line, predicted, predicted_at_equal_width, scorer)
 
 
 class _Projected:
@@ -280,7 +302,7 @@ def _select(
     Of equally good penalties it is the largest.
     """
     predicted = {
-        penalty: classes[path.predict(validation, penalty)]
+        penalty: classes[path.scorer(penalty).predict(validation)]
         for penalty in sorted(config.penalties, reverse=True)
     }
     penalty = best_penalty(predicted, truth, config.metric)

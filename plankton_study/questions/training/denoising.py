@@ -25,7 +25,7 @@ from plankton_study.models.training import choose_held_out
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.metrics import METRICS
 from plankton_study.probes.probe import best_lda_score
-from plankton_study.questions.variants import DenoisedSet, with_changes
+from plankton_study.questions.training.variants import DenoisedSet, with_changes
 from plankton_study.run.cache import computed, digest
 from plankton_study.run.files import read_json
 from plankton_study.run.schema import DenoiserChanges
@@ -33,7 +33,7 @@ from plankton_study.run.study import Study
 
 #: modules whose code turns images and a denoiser into the comparison with the linear filter
 FILTER_SHAPED_BY = (
-    "questions.denoising",
+    "questions.training.denoising",
     "models.diffusion.denoiser",
     "models.diffusion.linear_filter",
     "models.diffusion.noise_schedule",

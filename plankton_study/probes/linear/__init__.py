@@ -1,0 +1,1 @@
+"""Linear probes: standardised features, discriminant analysis and logistic regression."""

@@ -1,0 +1,1 @@
+"""What training brings: the denoiser, denoisers that differ, and larger budgets."""
