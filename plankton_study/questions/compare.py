@@ -108,7 +108,8 @@ def scores_table(
     for name in comparison.absent:
         line = {"encoder": name, "learnt from": encoder_family(study, name), "head": "not run"}
         lines.append(line | {"cell": "", "accuracy (%)": None, "macro-F1 (%)": None})
-    return pd.DataFrame(lines)
+    columns = ["encoder", "learnt from", "head", "cell", "accuracy (%)", "macro-F1 (%)"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def searches_table(study: Study, splits: Splits, results: ProbeResults) -> pd.DataFrame:
@@ -408,7 +409,8 @@ def fine_tuning_table(study: Study, splits: Splits, comparison: Comparison) -> p
     """Return the U-Net's down path trained with labels: from scratch, and from the denoiser.
 
     Returns:
-        As `scores_table`; the last rows are the paired differences between the two.
+        As `scores_table`; the last rows are the paired differences between the two. No rows if
+        the profile has no such network.
     """
     heads = (END_TO_END, "linear")
     supervised_unets = {

@@ -205,7 +205,7 @@ def test_metadata_and_imports_are_read_anew_when_they_change(built):
     (built.root / "notebooks/00_one_image.ipynb").touch()
     assert built.ran("17_sizes") == ["00_one_image.ipynb", "17_sizes.ipynb"]
     built.age()
-    lda = built.root / "plankton_study/probes/lda.py"
+    lda = built.root / "plankton_study/probes/linear/lda.py"
     lda.write_text("from plankton_study.run import new\n")
     built.write("plankton_study/run/new.py", "")
     assert "17_sizes.ipynb" in built.ran("17_sizes")
@@ -317,7 +317,7 @@ def test_the_revision_is_that_of_this_repository(tree):
     assert recorded() == f"{head}/0"
     tree.write("station.toml", 'extends = "demo"\n')  # one's own profile is no change of the code
     assert recorded() == f"{head}/0"
-    tree.write("plankton_study/probes/lda.py", "changed = True\n")
+    tree.write("plankton_study/probes/linear/lda.py", "changed = True\n")
     assert recorded() == f"{head}/1"
 
 

@@ -22,6 +22,7 @@ from plankton_study.questions.compare import (
     differences,
     differences_table,
     f1_by_taxon,
+    fine_tuning_table,
     loss_trend,
     read_outs_table,
     scores_table,
@@ -146,6 +147,14 @@ def test_the_rival_is_chosen_by_the_probe_that_is_tested(shared):
     assert best_on_validation(shared, results, "self-supervised") == "SimCLR"
     with pytest.raises(StudyError, match="no encoder that learnt from 'elsewhere' is left"):
         best_on_validation(shared, results, "elsewhere")
+
+
+def test_without_unets_trained_with_labels_the_table_of_fine_tuning_is_empty(shared):
+    splits = make_splits(shared, "shapes")
+    only_diffusion = Comparison({"diffusion": probe_encoder(shared, splits, "diffusion")}, {})
+    table = fine_tuning_table(shared, splits, only_diffusion)
+    assert table.empty
+    assert {"encoder", "head"} <= set(table.columns)
 
 
 # --- learning and cost
