@@ -190,7 +190,7 @@ nbval: $(ENV) ## rerun the notebooks with the smoke profile and compare their ch
 # a worker for each core; tests of one file, and cells of one notebook, stay together
 IN_PARALLEL = -n logical --maxprocesses 8 --dist loadscope
 
-bench: $(ENV) ## measure speed, memory and scale, about 20 minutes; writes tests/benchmarks/
+bench: $(ENV) ## measure speed, memory and scale, about 40 minutes; writes tests/benchmarks/
 	PLANKTON_THREADS=$(PLANKTON_THREADS) OMP_NUM_THREADS=$(PLANKTON_THREADS) "$(PY)" tests/benchmarks/bench.py
 
 # as in .pre-commit-config.yaml; the Python version is removed, since it would change with every contributor

@@ -15,6 +15,7 @@ from plankton_study.features.registry import make_encoder
 from plankton_study.images.collection import pack_collection
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.probe import read_features
+from plankton_study.questions.training.variants import denoised_sets
 from plankton_study.run.cache import adopt
 from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import BASIC_ENCODERS
@@ -54,10 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def extract_basic_features(study: Study) -> None:
     """Train the denoiser of every set, and extract the features of the basic encoders."""
-    for name in study.profile.sets:
-        splits = make_splits(study, name)
+    for denoised in denoised_sets(study).values():
         for encoder in BASIC_ENCODERS:
-            read_features(study, splits, encoder)
+            read_features(*denoised, encoder)
 
 
 def train_encoders(study: Study, encoders: list[str]) -> None:

@@ -4,17 +4,34 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.collection import load_collection, pack_collection
 from plankton_study.images.splits import make_splits
+from plankton_study.models.training import Trainer
+from plankton_study.run import cache
 from plankton_study.run.cache import adopt
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT, read_json, write_json
 
 SCRIPT = ROOT / "tests" / "benchmarks" / "slices.sh"
+THREADS_THERE = "2"
+
+
+@pytest.fixture
+def untrainable(monkeypatch):
+    """After it, nothing can be trained any more: networks must be in the cache."""
+
+    def refuse():
+        def run(self):
+            raise AssertionError(f"it trains: {self.label}")
+
+        monkeypatch.setattr(Trainer, "run", run)
+
+    return refuse
 
 
 @pytest.fixture
@@ -22,42 +39,50 @@ def slices(tmp_path, make_study):
     """A function that calls slices.sh, and the study whose networks are trained."""
     study = make_study()
 
-    def call(*words: object) -> str:
+    def call(*words: object) -> subprocess.CompletedProcess:
         env = os.environ | {
             "PYTHON": sys.executable,
             "PLANKTON_SLICES": str(tmp_path / "there"),
             "PLANKTON_CACHE": str(study.cache),
-            "PLANKTON_THREADS": "1",
+            "PLANKTON_THREADS": THREADS_THERE,
         }
         command = ["bash", str(SCRIPT), *map(str, words)]
-        ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
 
     return call, study
 
 
-def test_networks_trained_in_slices_elsewhere_are_found_here(slices, shapes, tmp_path):
+def said_by(ended: subprocess.CompletedProcess) -> str:
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_networks_trained_in_slices_elsewhere_are_found_here(slices, shapes, tmp_path, untrainable):
     call, study = slices
     profile, packed, results = tmp_path / "test.toml", tmp_path / "p.tar.xz", tmp_path / "back"
-    assert "p.tar.xz" in call("pack", profile, packed)
+    assert "p.tar.xz" in said_by(call("pack", profile, packed))
 
     hidden = shapes.rename(shapes.with_name("hidden"))  # there, the image files are missing
     try:
-        said = call("run", packed, results, 0.001, profile, "diffusion", "SimCLR")
+        said = said_by(call("run", packed, results, 0.001, profile, "diffusion", "SimCLR"))
         assert "not finished" in said and "0 finished networks" in said
-        said = call("run", packed, results, 5, profile, "diffusion", "SimCLR")
+        ended = call("run", packed, results, 5, profile, "diffusion", "no such encoder")
+        assert ended.returncode == 1 and "unknown encoder" in ended.stderr
+        assert "1 finished networks" in ended.stdout  # what is finished comes back all the same
+        assert list(results.glob("networks.tar.*"))
+        said = said_by(call("run", packed, results, 5, profile, "diffusion", "SimCLR"))
         assert "2 finished networks" in said
     finally:
         hidden.rename(shapes)
 
-    said = call("collect", results, profile)
-    assert said.count("adopted") == 2
-    there = {folder.name for folder in (tmp_path / "there" / "cache").glob("[de]*/[0-9a-f]*")}
+    assert said_by(call("collect", results, profile)).count("adopted") == 2
+    untrainable()
     for name in ("diffusion", "SimCLR"):
         encoder = make_encoder(study, make_splits(study, "shapes"), name)
-        assert encoder.folder.name in there  # it has the same libraries, so the same keys
-        assert read_json(encoder.folder / "origin.json")["threads"] == 1
+        assert read_json(encoder.folder / "origin.json")["threads"] == int(THREADS_THERE)
+
+
+# --- prepared images
 
 
 def test_packed_images_are_those_of_the_files(shared, tmp_path):
@@ -69,27 +94,72 @@ def test_packed_images_are_those_of_the_files(shared, tmp_path):
     assert (packed.images == original.images).all()
 
 
-def test_the_key_of_an_adopted_result_is_that_of_the_libraries_here(shared, tmp_path, make_study):
-    folder = make_encoder(shared, make_splits(shared, "shapes"), "diffusion").folder
+def test_images_are_packed_once(shared, tmp_path):
+    pack_collection(shared, "shapes", tmp_path)
+    with pytest.raises(StudyError, match="there already"):
+        pack_collection(shared, "shapes", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"code": {"images.decoding": "other"}}, "code"), ({"inputs": {"polarity": "x"}}, "polarity")],
+)
+def test_images_that_were_packed_in_another_way_are_refused(shared, tmp_path, change, word):
+    folder = pack_collection(shared, "shapes", tmp_path)
     origin = read_json(folder / "origin.json")
-    write_json(folder / "origin.json", origin | {"libraries": {"torch": "0.1"}})
-    study = make_study(cache=tmp_path / "empty")
-    assert adopt(study, shared.cache)
-    adopted = study.cache / "denoiser" / folder.name
-    assert read_json(adopted / "origin.json")["libraries"] == {"torch": "0.1"}
-    assert adopt(study, shared.cache) == []
-    write_json(folder / "origin.json", origin)
+    write_json(folder / "origin.json", origin | change)
+    with pytest.raises(StudyError, match=f"with another {word}: pack them again"):
+        load_collection(replace(shared, data=tmp_path), "shapes")
 
 
-def test_results_of_other_code_are_not_adopted(make_study, tmp_path):
-    study = make_study()
-    folder = tmp_path / "back" / "denoiser" / "abc"
+# --- results of another machine
+
+
+@pytest.fixture
+def trained_there(make_study, tmp_path, monkeypatch) -> Path:
+    """The cache folder of a machine with another torch, which holds a denoiser."""
+    there = make_study(cache=tmp_path / "there")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "VERSIONS", cache.VERSIONS | {"torch": "0.1"})
+        make_encoder(there, make_splits(there, "shapes"), "diffusion")
+    return there.cache
+
+
+def test_an_adopted_network_has_the_key_of_the_libraries_here(
+    trained_there, make_study, tmp_path, untrainable
+):
+    study = make_study(cache=tmp_path / "here")
+    adopted = adopt(study, trained_there)
+    assert [name.split("/")[0] for name in adopted] == ["denoiser", "splits"]
+    assert adopt(study, trained_there) == []
+    untrainable()
+    folder = make_encoder(study, make_splits(study, "shapes"), "diffusion").folder
+    assert f"denoiser/{folder.name}" in adopted
+    assert folder.name != next((trained_there / "denoiser").glob("*/origin.json")).parent.name
+    assert read_json(folder / "origin.json")["libraries"]["torch"] == "0.1"
+
+
+def test_what_is_adopted_replaces_an_unfinished_training(trained_there, make_study, tmp_path):
+    study = make_study(cache=tmp_path / "here")
+    (name, *_) = adopt(study, trained_there)
+    place = study.cache / name
+    unfinished = place.with_name(f"{place.name}.partial")
+    place.rename(unfinished)
+    (unfinished / "checkpoint.pt").write_text("half a state")
+    assert name in adopt(study, trained_there)
+    assert not unfinished.exists() and not (place / "checkpoint.pt").exists()
+
+
+def test_results_of_other_code_are_not_adopted(trained_there, make_study, tmp_path):
+    study = make_study(cache=tmp_path / "here")
+    folder = trained_there / "denoiser" / "zzz"
     origin = {"stage": "denoiser", "inputs": {}, "code": {"models.training": "other"}}
     write_json(folder / "origin.json", origin)
-    with pytest.raises(StudyError, match="another version of models.training"):
-        adopt(study, tmp_path / "back")
+    with pytest.raises(StudyError, match=r"zzz was made by other code \(models.training\)"):
+        adopt(study, trained_there)
     write_json(folder / "origin.json", {"stage": "denoiser", "inputs": {}})
-    with pytest.raises(StudyError, match="an older version"):
-        adopt(study, tmp_path / "back")
-    with pytest.raises(StudyError, match="no finished results"):
+    with pytest.raises(StudyError, match="zzz was made by an older version"):
+        adopt(study, trained_there)
+    assert not list(study.cache.glob("denoiser/*"))  # it copies all or nothing
+    with pytest.raises(StudyError, match="no finished networks"):
         adopt(study, tmp_path / "elsewhere")

@@ -21,7 +21,7 @@ from plankton_study.images.download import locate
 from plankton_study.images.readers import READERS, ImageFiles
 from plankton_study.images.synthetic import writing
 from plankton_study.images.synthetic.parameters import PARAMETERS
-from plankton_study.run.cache import digest, keep
+from plankton_study.run.cache import digest, keep, module_digests
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import read_json, require_space, write_json
 from plankton_study.run.progress import progress
@@ -71,8 +71,7 @@ def load_collection(study: Study, name: str) -> Collection:
     """
     packed = _packed_folder(study.data, study, name) if study.data else None
     if packed and packed.is_dir():
-        config = _set_config(study, name)
-        return _open_collection(name, packed, catalogue_entry(config.source or name, config.entry))
+        return _open_packed(study, name, packed)
     source = _find_source(study, name)
     folder = _prepare_images(study, source)
     return _open_collection(name, folder, source.entry)
@@ -104,17 +103,46 @@ def pack_collection(study: Study, name: str, data: Path) -> Path:
 
     Returns:
         The folder of the set in it.
+
+    Raises:
+        StudyError: the data folder already has prepared images of this set.
     """
     folder = _packed_folder(data, study, name)
+    if folder.exists():
+        raise StudyError(f"{folder} is there already: remove it, or name another folder")
     prepared = _prepare_images(study, _find_source(study, name))
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    shutil.copytree(prepared, folder)
     return folder
 
 
 def _packed_folder(data: Path, study: Study, name: str) -> Path:
     """Return where the prepared images of a set lie in a data folder, such as pwssc.64px."""
-    source = _set_config(study, name).source or name
-    return data / f"{Path(source).name}.{study.profile.images.size}px"
+    return data / f"{name}.{study.profile.images.size}px"
+
+
+def _open_packed(study: Study, name: str, folder: Path) -> Collection:
+    """Open prepared images.
+
+    Raises:
+        StudyError: they were prepared in another way.
+    """
+    config = _set_config(study, name)
+    entry = catalogue_entry(config.source or name, config.entry)
+    origin = read_json(folder / "origin.json")
+    differing = [
+        what
+        for what, is_equal in {
+            "polarity": origin["inputs"]["polarity"] == entry.polarity,
+            "code": origin["code"] == module_digests(SHAPED_BY),
+        }.items()
+        if not is_equal
+    ]
+    if differing:
+        raise StudyError(
+            f"the images in {folder} were prepared with another {' and '.join(differing)}: "
+            "pack them again with this profile and this revision of the code"
+        )
+    return _open_collection(name, folder, entry)
 
 
 class _Source(NamedTuple):

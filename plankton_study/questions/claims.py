@@ -20,6 +20,7 @@ A claim that is neither met nor refuted is undecided.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +44,8 @@ from plankton_study.questions.shift.other_sets import (
     crossings,
     fine_result,
 )
-from plankton_study.questions.training.variants import set_for_maps
+from plankton_study.questions.training.variants import set_for_maps, title_for_maps
+from plankton_study.run.files import read_json
 from plankton_study.run.study import Study
 
 MAPS = "16 × 16 maps are best"
@@ -269,6 +271,8 @@ def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
         for name, result in place.results.items():
             for number, draw in enumerate(result.of_each_draw):
                 selected[place.home, name, result.setting, number] = draw
+    of_maps = probe_encoder(*set_for_maps(study), "diffusion")
+    selected[title_for_maps(study), "diffusion", of_maps.setting, 0] = of_maps
     return ProbeFits(
         count=len(selected),
         not_converged=int(sum((~draw.finalists["converged"]).sum() for draw in selected.values())),
@@ -279,24 +283,40 @@ def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
 
 
 def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
-    """Return every network that the claims rest on, with the loss of its first batch.
+    """Return every network that the claims rest on, how it was made, and its cost.
 
-    That loss depends on the initial weights and on the first images, so it identifies a training:
-    another seed, other images or other labels give another value.
+    The loss of the first batch depends on the initial weights and on the first images, so it
+    identifies a training: another seed, other images or other labels give another value.
 
     Returns:
-        Columns set, encoder, setting, labels (which random draw of them), and first loss.
+        Columns set, encoder, setting, labels (which random draw of them), first loss, made on (the
+        device, and the version of torch if it is recorded), and seconds.
     """
-    lines = {}
+    probes = {}
     for place in places(study, sets):
         for name, result in place.results.items():
-            for number, draw in enumerate(result.of_each_draw, start=1):
-                loss = draw.encoder.cost.get("first_loss")
-                if loss is not None and place.part in place.splits.parts:
-                    key = place.home, name, result.setting, f"draw {number}"
-                    lines[key] = (*key, loss)
-    columns = ["set", "encoder", "setting", "labels", "first loss"]
-    return pd.DataFrame(list(lines.values()), columns=columns)
+            if place.part in place.splits.parts:
+                probes[place.home, name, result.setting] = result
+    of_maps = probe_encoder(*set_for_maps(study), "diffusion")
+    probes[title_for_maps(study), "diffusion", of_maps.setting] = of_maps
+    lines = []
+    for key, result in probes.items():
+        for number, draw in enumerate(result.of_each_draw, start=1):
+            cost = draw.encoder.cost
+            if "first_loss" in cost:
+                made_on = _made_on(draw.encoder.folder)
+                lines.append(
+                    (*key, f"draw {number}", cost["first_loss"], made_on, round(cost["seconds"]))
+                )
+    columns = ["set", "encoder", "setting", "labels", "first loss", "made on", "seconds"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _made_on(folder: Path) -> str:
+    """Return the device that trained a network, such as "cuda, torch 2.11.0"."""
+    origin = read_json(folder / "origin.json")
+    version = origin.get("libraries", {}).get("torch")
+    return f"{origin['device']}, torch {version}" if version else origin["device"]
 
 
 # --- all training seeds
@@ -446,13 +466,15 @@ class Conditions(NamedTuple):
         synthetic: whether any images are synthetic.
         seeds: number of training seeds.
         size: side of the images that the claim about maps is judged from, px.
-        over_linear_filter: largest error of the denoisers over that of a linear filter.
+        over_linear_filter: largest error of the denoisers of the sets over that of a linear filter.
+        maps_over_linear_filter: the same of the denoiser that the claim about maps is judged from.
     """
 
     synthetic: bool
     seeds: int
     size: int
     over_linear_filter: float
+    maps_over_linear_filter: float
 
     def against_verdict(self, claim: str) -> list[str]:
         """Return the reasons why a claim cannot be judged."""
@@ -461,7 +483,8 @@ class Conditions(NamedTuple):
             reasons.append("synthetic images")
         if self.seeds < SEEDS_NEEDED:
             reasons.append(f"{seeds_text(self.seeds)}, {SEEDS_NEEDED} needed")
-        if self.over_linear_filter > 1:
+        ratio = self.maps_over_linear_filter if claim == MAPS else self.over_linear_filter
+        if ratio > 1:
             reasons.append("a denoiser that is worse than a linear filter")
         if claim == MAPS and self.size < SIDE_NEEDED:
             reasons.append(f"images of {self.size} px, {SIDE_NEEDED} needed")

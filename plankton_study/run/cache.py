@@ -232,8 +232,12 @@ def _finish(
     partial.rename(folder)
 
 
+#: stages whose inputs name no other result, so that their key here can be computed
+ADOPTABLE = ("denoiser", "encoder", "splits", "state")
+
+
 def adopt(study: Study, folder: Path) -> list[str]:
-    """Copy finished results of another machine's cache into the cache of a study.
+    """Copy finished networks and splits of another machine into the cache of a study.
 
     Their key here differs, since it covers the versions of the libraries; `origin.json` keeps those
     of the machine that made them. What the cache already holds is left as it is.
@@ -246,22 +250,23 @@ def adopt(study: Study, folder: Path) -> list[str]:
         `<stage>/<key>` of every result that was copied.
 
     Raises:
-        StudyError: the folder holds no finished results, or one that other code made.
+        StudyError: the folder holds no finished networks or splits, or one that other code made;
+            then nothing is copied.
     """
-    origins = sorted(folder.glob("*/*/origin.json"))
+    origins = [
+        file for stage in ADOPTABLE for file in sorted(folder.glob(f"{stage}/*/origin.json"))
+    ]
     if not origins:
         raise StudyError(
-            f"{folder} holds no finished results: name the cache folder of the other machine, "
+            f"{folder} holds no finished networks: name the cache folder of the other machine, "
             "or a folder with some of its subfolders, such as denoiser"
         )
-    adopted = []
-    for file in origins:
-        place = _place_here(study, file)
-        if not place.exists():
-            shutil.copytree(file.parent, _partial(place), dirs_exist_ok=True)
-            _partial(place).rename(place)
-            adopted.append(os.fspath(place.relative_to(study.cache)))
-    return adopted
+    places = {file.parent: _place_here(study, file) for file in origins}
+    return [
+        os.fspath(place.relative_to(study.cache))
+        for source, place in places.items()
+        if _copy_result(source, place)
+    ]
 
 
 def _place_here(study: Study, file: Path) -> Path:
@@ -276,13 +281,27 @@ def _place_here(study: Study, file: Path) -> Path:
     own = module_digests(set(made_by) & set(SOURCES))
     differing = [name for name in made_by if made_by[name] != own.get(name)]
     if not made_by or differing:
-        what = f"another version of {', '.join(differing)}" if differing else "an older version"
+        what = f"other code ({', '.join(differing)})" if differing else "an older version"
         raise StudyError(
-            f"{file.parent} was made by {what} of this package: "
-            "use the same revision of the code on both machines"
+            f"{file.parent} was made by {what}: "
+            "use the same revision of this package on both machines"
         )
     key = digest(origin["stage"], origin["inputs"], code_digest(made_by))
     return study.cache / origin["stage"] / key
+
+
+def _copy_result(source: Path, place: Path) -> bool:
+    """Copy a finished result, unless it is there; return whether it was copied."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):  # it may be in the making here
+        if place.exists():
+            return False
+        shutil.rmtree(_partial(place), ignore_errors=True)
+        copy = place.with_name(f"{place.name}.copied")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy)
+        copy.rename(place)
+    return True
 
 
 def computed(

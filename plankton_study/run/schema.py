@@ -403,6 +403,11 @@ def changes_of(table: type[Strict]) -> Any:
     return Annotated[dict[str, Any], AfterValidator(partial(_check_changes, table))]
 
 
+def changed(table: Strict, changes: dict[str, Any]) -> Any:
+    """Return a table with some keys changed, checked like any other."""
+    return type(table)(**(table.model_dump() | changes))
+
+
 class DenoiserChanges(Strict):
     """In what another denoiser differs from the main one: keys of these tables."""
 
@@ -410,6 +415,16 @@ class DenoiserChanges(Strict):
     noise: changes_of(Noise) = {}
     training: changes_of(Training) = {}
     features: changes_of(Features) = {}  # since the same timestep may be another noise level
+
+    def applied_to(
+        self, unet: UNet, noise: Noise, features: Features
+    ) -> tuple[UNet, Noise, Features]:
+        """Return these tables with the changes."""
+        return (
+            changed(unet, self.unet),
+            changed(noise, self.noise),
+            changed(features, self.features),
+        )
 
 
 class Ablation(Strict):
@@ -423,16 +438,21 @@ class Ablation(Strict):
 class Maps(DenoiserChanges):
     """Larger images of the first set, for the claim about map sizes; none by default.
 
-    The claim needs a denoiser of images of 64 px, but no other encoders.
+    The claim needs a denoiser of images of 64 px, and beside it only the basic encoders.
     """
 
     size: ImageSide | None = None  # px; None: the claim is judged from the study's own images
     images_seen: Count | None = None  # by this denoiser; None: as many as by the main one
 
     def problems(self) -> list[str]:
+        problems = []
         if self.size is None and self.model_fields_set:
-            return ["maps needs a size: the side of its images, in px"]
-        return []
+            problems.append("maps needs a size: the side of its images, in px")
+        if "pretrained" in self.unet:
+            problems.append("maps.unet cannot be pretrained: its denoiser is trained here")
+        if "images_seen" in self.training:
+            problems.append("maps.training.images_seen has no effect: set maps.images_seen")
+        return problems
 
 
 class Profile(Strict):
@@ -473,26 +493,11 @@ class Profile(Strict):
         return any((config.source or name) == "synthetic" for name, config in self.sets.items())
 
     def problems(self) -> list[str]:
-        problems = self._problems_of_timesteps()
-        problems += self._problems_of_widths()
-        problems += self._problems_of_curve()
+        problems = self._problems_of_curve()
         problems += self._problems_of_denoisers()
         if self.images.size % self.vit.patch:
             problems.append("vit.patch must divide images.size")
         return problems
-
-    def _problems_of_timesteps(self) -> list[str]:
-        last = self.noise.steps - 1
-        if max(self.features.timesteps) > last:
-            return [f"features.timesteps must lie between 0 and noise.steps - 1 = {last}"]
-        return []
-
-    def _problems_of_widths(self) -> list[str]:
-        groups = self.unet.groups
-        indivisible = [channels for channels in self.unet.channels if channels % groups]
-        if indivisible:
-            return [f"unet.channels {indivisible} must be multiples of unet.groups = {groups}"]
-        return []
 
     def _problems_of_curve(self) -> list[str]:
         names = self.curve.encoders
@@ -505,31 +510,46 @@ class Profile(Strict):
         return []
 
     def _problems_of_denoisers(self) -> list[str]:
-        if not self.unet.pretrained:
-            problems = _problems_of_resolutions(self.unet, self.images.size, "")
-            if self.maps.size:
-                changed = UNet(**(self.unet.model_dump() | self.maps.unet))
-                problems += _problems_of_resolutions(changed, self.maps.size, "maps.")
-            return problems
-        problems = []
-        if self.ablation.denoisers or self.ablation.pool:
+        maps = self.maps
+        problems = _problems_of_denoiser(self.unet, self.noise, self.features, self.images.size)
+        if maps.size:
+            unet, noise, features = maps.applied_to(self.unet, self.noise, self.features)
+            problems += _problems_of_denoiser(unet, noise, features, maps.size, "maps.")
+        is_trained_here = not self.unet.pretrained
+        if not is_trained_here and (self.ablation.denoisers or self.ablation.pool):
             problems.append("ablation needs a denoiser that is trained here")
-        if self.maps.size:
+        if not is_trained_here and maps.size:
             problems.append("maps needs a denoiser that is trained here")
         return problems
 
 
-def _problems_of_resolutions(unet: UNet, size: int, where: str) -> list[str]:
-    """Return why a U-Net does not suit a size of images (px).
+def _problems_of_denoiser(
+    unet: UNet, noise: Noise, features: Features, size: int, where: str = ""
+) -> list[str]:
+    """Return the contradictions between the keys of a denoiser.
 
     Args:
-        unet, size: the network and the side of the images.
+        unet, noise, features: its tables.
+        size: side of its images, px.
         where: what the names of the keys begin with, such as "maps.".
     """
+    problems = []
+    last = noise.steps - 1
+    if max(features.timesteps) > last:
+        problems.append(
+            f"{where}features.timesteps must lie between 0 and {where}noise.steps - 1 = {last}"
+        )
+    indivisible = [channels for channels in unet.channels if channels % unet.groups]
+    if indivisible:
+        problems.append(
+            f"{where}unet.channels {indivisible} must be multiples of "
+            f"{where}unet.groups = {unet.groups}"
+        )
+    if unet.pretrained:
+        return problems
     levels = len(unet.channels)
     sides = unet.map_sides(size)
     missing = sorted(set(unet.attention) - set(sides))
-    problems = []
     if missing:
         problems.append(
             f"{where}unet.attention {missing} must be map sides of this network, {sides} px"

@@ -1,8 +1,9 @@
-"""Time to quality: how long it takes to train a denoiser and read it, until it is as good.
+"""Time to quality: how long it takes to train a denoiser and to read it, until it is good enough.
 
-The first recipe of this study trains for a fixed number of images. Ours trains with growing
-budgets until its best probe is at least as good. DDAE (Xiang et al. 2023) trains like the first
-recipe, and reads each layer at each noise level in a pass of its own.
+The first recipe of this study and ours train with the same budgets. The goal is the score of the
+first recipe at the largest budget, within one standard error. Of each recipe counts the smallest
+budget that reaches it; smaller budgets that were tried do not count. DDAE (Xiang et al. 2023)
+trains like the first recipe, and reads each layer at each noise level in a pass of its own.
 """
 
 import tempfile
@@ -22,7 +23,7 @@ from plankton_study.run.study import Study, load_study
 
 SECTION = "quality"
 #: the row that also holds the scores and the seconds
-GAIN = "the first recipe takes to its own probe score"
+GAIN = "the first recipe takes to the same probe score"
 #: a DDPM on pixels in [-1, 1], with narrow maps of full size
 FIRST_RECIPE = {
     "unet": {"unshuffle": 1, "channels": [16, 40, 80], "head_channels": 40},
@@ -34,30 +35,26 @@ FIRST_RECIPE = {
         "predeclared": "up8.attention0@t98",
     },
 }
-FIRST_BUDGET = 16_000
 BUDGETS = (1_000, 2_000, 4_000, 8_000, 16_000)
 
 
 @dataclass(frozen=True)
-class Way:
+class TrainedAndRead:
     """A denoiser that was trained and read.
 
     Attributes:
         images_seen: in training.
         score: of its best probe on validation images, in the profile's metric.
+        error: standard error of the score.
         training: seconds.
         reading: seconds to extract the features of all cells.
     """
 
     images_seen: int
     score: float
+    error: float
     training: float
     reading: float
-
-    @property
-    def seconds(self) -> float:
-        """Of training and reading."""
-        return self.training + self.reading
 
 
 def measure() -> list[dict]:
@@ -66,17 +63,16 @@ def measure() -> list[dict]:
         study = replace(load_study("demo", 0), cache=Path(folder))
         splits = make_splits(study, "synthetic")
         ours_changes, first_changes = recipes()
-        study_of_first = with_changes(study, splits, first_changes, FIRST_BUDGET)
-        first = train_and_read(study_of_first, splits)
-        each_cell = seconds_of_single_cells(study_of_first, splits)
-        ours = reach(study, splits, ours_changes, first.score)
-    return result_rows(first, each_cell, ours)
+        ours = with_each_budget(study, splits, ours_changes)
+        first = with_each_budget(study, splits, first_changes)
+        each_cell = seconds_of_single_cells(with_changes(study, splits, first_changes, 1), splits)
+    return result_rows(first, ours, each_cell)
 
 
 def recipes() -> tuple[DenoiserChanges, DenoiserChanges]:
     """Return the recipe of `quick`, and the first one, as changes of `demo`.
 
-    Both train as many images a second.
+    Both see about as many images a second.
     """
     quick = load_study("quick", 0).profile
     ours = {
@@ -89,15 +85,25 @@ def recipes() -> tuple[DenoiserChanges, DenoiserChanges]:
     return DenoiserChanges(**ours), DenoiserChanges(**first)
 
 
-def train_and_read(study: Study, splits: Splits) -> Way:
+def with_each_budget(
+    study: Study, splits: Splits, changes: DenoiserChanges
+) -> list[TrainedAndRead]:
+    """Train and read a denoiser with each budget."""
+    return [
+        train_and_read(with_changes(study, splits, changes, budget), splits) for budget in BUDGETS
+    ]
+
+
+def train_and_read(study: Study, splits: Splits) -> TrainedAndRead:
     """Train a denoiser, read all its cells, and find its best probe."""
     encoder = diffusion_encoder(study, splits)
     started = time.perf_counter()
     extract_features(study, encoder, splits, splits.evaluated)
     reading = time.perf_counter() - started
-    score = best_lda_score(study, splits, encoder).value
+    score = best_lda_score(study, splits, encoder)
     cost = encoder.cost
-    return Way(int(cost["images_seen"]), score, cost["seconds"], reading)
+    seen, training = int(cost["images_seen"]), cost["seconds"]
+    return TrainedAndRead(seen, score.value, score.error, training, reading)
 
 
 def seconds_of_single_cells(study: Study, splits: Splits) -> float:
@@ -114,31 +120,42 @@ def seconds_of_single_cells(study: Study, splits: Splits) -> float:
     return seconds
 
 
-def reach(study: Study, splits: Splits, changes: DenoiserChanges, goal: float) -> Way:
-    """Train with growing budgets until the score is reached; return the last one."""
-    for budget in BUDGETS:
-        way = train_and_read(with_changes(study, splits, changes, budget), splits)
-        if way.score >= goal:
-            break
-    return way
+def first_to_reach(goal: float, tried: list[TrainedAndRead]) -> TrainedAndRead | None:
+    """Return what reached the goal with the smallest budget; None if nothing did."""
+    return next((one for one in tried if one.score >= goal), None)
 
 
-def result_rows(first: Way, each_cell: float, ours: Way) -> list[dict]:
-    """Return the ratios of the seconds; they count only if our score is reached."""
-    is_reached = ours.score >= first.score
-    over_first = first.seconds / ours.seconds
-    over_ddae = (first.training + each_cell) / ours.seconds
-    row = result_row(SECTION, GAIN, over_first, "at least 5", is_reached and over_first >= 5)
-    row["about"] = {"first": vars(first), "ours": vars(ours), "each cell": each_cell}
+def result_rows(
+    first: list[TrainedAndRead], ours: list[TrainedAndRead], each_cell: float
+) -> list[dict]:
+    """Return the ratios of the seconds of training and reading.
+
+    Args:
+        first, ours: what each recipe gives, by budget.
+        each_cell: seconds to read every cell in a pass of its own.
+    """
+    goal = first[-1].score - first[-1].error
+    their_way, our_way = first_to_reach(goal, first), first_to_reach(goal, ours)
+    if our_way is None:
+        raise RuntimeError(f"our recipe does not reach a score of {goal:.3f} with any budget")
+    our_seconds = our_way.training + our_way.reading
+    gain = (their_way.training + their_way.reading) / our_seconds
+    over_ddae = (their_way.training + each_cell) / our_seconds
+    row = result_row(SECTION, GAIN, gain, "at least 5", gain >= 5)
+    row["about"] = {
+        "goal": goal,
+        "first recipe": [vars(one) for one in first],
+        "ours": [vars(one) for one in ours],
+        "reading each cell alone": each_cell,
+    }
+    lead = 100 * (ours[-1].score - first[-1].score)
     return [
         row,
-        result_row(SECTION, "DDAE's way takes to the same score", over_ddae),
+        result_row(SECTION, "DDAE's way takes to the same probe score", over_ddae),
         result_row(
             SECTION,
-            "our score minus that of the first recipe",
-            100 * (ours.score - first.score),
-            "at least 0",
-            is_reached,
+            f"our validation macro-F1 minus that of the first recipe, {BUDGETS[-1]:,} images seen",
+            lead,
             unit="points",
         ),
     ]

@@ -29,29 +29,37 @@ pack() {
 }
 
 run() {
-  local file=$1 results=$2 minutes=$3 profile=$4 code=0
+  local file=$1 results=$2 minutes=$3 profile=$4 code=0 pack
   shift 4
-  if [ ! -d "$state/pack" ]; then
-    mkdir -p "$state/pack.partial"
-    tar -C "$state/pack.partial" -xJf "$file"
-    mv "$state/pack.partial" "$state/pack"
+  pack=$state/pack-$(sha256sum "$file" | cut -c -16)
+  [ -d "$pack" ] || whole_folder "$pack" tar -xJf "$(realpath "$file")" -C
+  if [ -d "$pack/wheels" ]; then
+    [ -d "$pack/site" ] || whole_folder "$pack/site" "$python" -m pip install --quiet --no-index --no-deps "$pack"/wheels/*.whl --target
+    export PYTHONPATH=$PYTHONPATH:$pack/site
   fi
-  if [ -d "$state/pack/wheels" ]; then
-    [ -d "$state/site" ] || "$python" -m pip install --quiet --no-index --no-deps --target "$state/site" "$state"/pack/wheels/*.whl
-    export PYTHONPATH=$PYTHONPATH:$state/site
-  fi
-  export PLANKTON_CACHE=$state/cache PLANKTON_DATA=$state/pack/data
-  "$python" -m plankton_study "$profile" --adopt "$state/pack/results"
+  export PLANKTON_CACHE=$state/cache PLANKTON_DATA=$pack/data
+  "$python" -m plankton_study "$profile" --adopt "$pack/results"
   timeout "${minutes}m" "$python" -m plankton_study "$profile" --train "$@" || code=$?
-  [ $code = 0 ] || [ $code = 124 ] || exit $code
-  [ $code = 0 ] || echo "not finished after $minutes minutes: run the same command again to continue"
   write_finished "$results"
+  [ $code != 124 ] || echo "not finished after $minutes minutes: run the same command again to continue"
+  [ $code = 0 ] || [ $code = 124 ] || exit $code
+}
+
+# fill a folder by a command that ends in its name; after an interruption there is no such folder
+whole_folder() {
+  local target=$1
+  shift
+  rm -rf "$target.partial"
+  mkdir -p "$target.partial"
+  "$@" "$target.partial"
+  mv "$target.partial" "$target"
 }
 
 write_finished() {
   local results=$1 origin
   local finished=()
   mkdir -p "$results"
+  rm -f "$results"/networks.tar.*
   for origin in "$state"/cache/{denoiser,encoder}/*/origin.json; do
     case $origin in (*.partial/*|*'*'*) ;; (*) finished+=("$(dirname "${origin#"$state/cache/"}")") ;; esac
   done

@@ -5,14 +5,19 @@ import pandas as pd
 import pytest
 
 from plankton_study.features import registry
+from plankton_study.features.encoders import DiffusionEncoder
 from plankton_study.features.interface import Cell
 from plankton_study.features.registry import encoder_family, make_encoder, why_unavailable
 from plankton_study.images.splits import make_splits
+from plankton_study.models.batches import MINUS_ONE_TO_ONE
 from plankton_study.models.diffusion import denoiser
+from plankton_study.models.diffusion.denoiser import initial_denoiser
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import evaluate
 from plankton_study.run.cache import digest
 from plankton_study.run.errors import StudyError
+from plankton_study.run.profile import PROFILES
+from plankton_study.run.study import load_study
 
 
 def test_a_predeclared_cell_that_the_network_lacks_is_refused_at_once(make_study):
@@ -116,3 +121,11 @@ def test_an_encoder_of_your_own_is_probed_like_any_other(shared, monkeypatch):
     assert own_accuracy > 0.6  # half of the images are of the commonest taxon
     difference = evaluate(shared, splits, own, "test", minus=pixels)["accuracy"].value
     assert difference == pytest.approx(own_accuracy - pixel_accuracy)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in PROFILES.glob("*.toml")))
+def test_the_predeclared_cell_is_one_of_the_cells_of_the_network(name):
+    study = load_study(name, 0)
+    untrained = initial_denoiser(study, MINUS_ONE_TO_ONE)
+    encoder = DiffusionEncoder("untrained", untrained, study.profile.features)
+    assert str(encoder.predeclared) == study.profile.features.predeclared

@@ -21,6 +21,7 @@ from plankton_study.questions.claims import (
 )
 
 HALF_WIDTH = 0.03
+WORSE = "a denoiser that is worse than a linear filter"
 Row = tuple[str, str, str, float]
 
 
@@ -34,7 +35,7 @@ def differences(rows: list[Row], half_width: float = HALF_WIDTH, p: float = 0.01
 
 def word(joined: pd.DataFrame, claim: str, place: str = "") -> str:
     """Return what the rule says of a claim."""
-    judged = claims.judge(joined, Conditions(False, 3, 64, 0.9))
+    judged = claims.judge(joined, Conditions(False, 3, 64, 0.9, 0.9))
     (said,) = judged[(judged["claim"] == claim) & (judged["place"] == place)]["by the rule"]
     return said
 
@@ -167,7 +168,7 @@ def test_differences_without_an_interval_stay_undecided_over_any_number_of_seeds
         joined = claims.join_seeds({seed: runs[seed] for seed in range(number)})
         assert joined[["low", "high", "p"]].isna().all(axis=None)
         assert word(joined, BETTER, "x: later") == "undecided"
-        judged = claims.judge(joined, Conditions(False, 3, 64, 0.9))
+        judged = claims.judge(joined, Conditions(False, 3, 64, 0.9, 0.9))
         ledger = claims.ledger_table(joined, judged)
         assert ledger["detectable difference (points)"].iloc[0] == "unknown"
         assert "(no interval)" in ledger["statistic (95 %)"].iloc[0]
@@ -216,21 +217,20 @@ def test_joined_intervals_hold_the_mean_and_are_never_narrower_than_one_run(valu
 @pytest.mark.parametrize(
     ("conditions", "claim", "reasons"),
     [
-        (Conditions(False, 3, 64, 0.9), MAPS, []),
-        (Conditions(True, 3, 64, 0.9), BETTER, ["synthetic images"]),
-        (Conditions(False, 1, 64, 0.9), BETTER, ["one training seed, 3 needed"]),
+        (Conditions(False, 3, 64, 0.9, 0.9), MAPS, []),
+        (Conditions(True, 3, 64, 0.9, 0.9), BETTER, ["synthetic images"]),
+        (Conditions(False, 1, 64, 0.9, 0.9), BETTER, ["one training seed, 3 needed"]),
         (
-            Conditions(False, 2, 64, 0.9),
+            Conditions(False, 2, 64, 0.9, 0.9),
             BETTER,
             ["2 training seeds, 3 needed"],
         ),
-        (Conditions(False, 3, 32, 0.9), MAPS, ["images of 32 px, 64 needed"]),
-        (Conditions(False, 3, 32, 0.9), BETTER, []),
-        (
-            Conditions(False, 3, 64, 1.01),
-            MAPS,
-            ["a denoiser that is worse than a linear filter"],
-        ),
+        (Conditions(False, 3, 32, 0.9, 0.9), MAPS, ["images of 32 px, 64 needed"]),
+        (Conditions(False, 3, 32, 0.9, 0.9), BETTER, []),
+        (Conditions(False, 3, 64, 1.01, 0.9), BETTER, [WORSE]),
+        (Conditions(False, 3, 64, 1.01, 0.9), MAPS, []),
+        (Conditions(False, 3, 64, 0.9, 1.01), MAPS, [WORSE]),
+        (Conditions(False, 3, 64, 0.9, 1.01), BETTER, []),
     ],
 )
 def test_what_speaks_against_a_verdict(conditions, claim, reasons):
@@ -244,7 +244,7 @@ def test_a_verdict_is_passed_or_says_why_not():
         (RE_PROBED, "balanced", "ResNet", 0.05),
     ]
     joined = claims.join_seeds({seed: differences(rows, half_width=0.01) for seed in range(3)})
-    judged = claims.judge(joined, Conditions(False, 3, 32, 0.9))
+    judged = claims.judge(joined, Conditions(False, 3, 32, 0.9, 0.9))
     verdicts = dict(zip(judged["claim"], judged["verdict"], strict=True))
     assert verdicts[MAPS] == "not judged (images of 32 px, 64 needed)"
     assert verdicts[AS_TRAINED] == "not supported" and verdicts[RE_PROBED] == "supported"
@@ -257,7 +257,7 @@ def test_a_verdict_is_passed_or_says_why_not():
 def test_the_ledger_shows_each_difference_and_the_smallest_that_would_be_found():
     rows = [(BETTER, "natural", "SimCLR", -0.07), (BETTER, "natural", "MAE", 0.058)]
     joined = claims.join_seeds({0: differences(rows)})
-    judged = claims.judge(joined, Conditions(False, 1, 32, 0.9))
+    judged = claims.judge(joined, Conditions(False, 1, 32, 0.9, 0.9))
     ledger = claims.ledger_table(joined, judged)
     line = ledger.iloc[0]
     assert line["claim"] == "better than self-supervised (natural)"

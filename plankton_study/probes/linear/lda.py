@@ -29,12 +29,12 @@ NOT_SCORED_AWAY = ("train", "validation")
 
 
 class LdaScorer(NamedTuple):
-    """What scores the classes of an image, by one penalty: features @ weights + bias.
+    """Linear scores of the classes for one penalty: features @ weights + bias.
 
     Attributes:
         weights: (C, K) float32.
         bias: (K,) float32.
-        log_shares: (K,) float32, logarithms of the shares of the classes, which are to be added.
+        log_shares: (K,) float32, logarithms of the shares of the classes. A prediction adds them.
     """
 
     weights: np.ndarray
@@ -47,7 +47,8 @@ class LdaScorer(NamedTuple):
 
     def predict(self, features: Iterable[np.ndarray]) -> np.ndarray:
         """Return the predicted class codes (n,) for blocks of features."""
-        return (self.scores(features) + self.log_shares).argmax(axis=1)
+        bias = self.bias + self.log_shares
+        return np.concatenate([(block @ self.weights + bias).argmax(axis=1) for block in features])
 
 
 class LdaPath:
@@ -191,7 +192,7 @@ class LdaGrid(NamedTuple):
         predicted: (cells, n validation) taxa, with all features.
         predicted_at_equal_width: the same at the common width.
         width: the common width, the smallest number of features among the cells.
-        scorers: of each cell, with its penalty and all features.
+        scorers: one for each cell, with its selected penalty and all features.
     """
 
     table: pd.DataFrame

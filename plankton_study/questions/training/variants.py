@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from plankton_study.images.splits import Splits, make_splits
 from plankton_study.models.recipe import images_to_see, with_images_seen
-from plankton_study.run.schema import DenoiserChanges, ImageSettings
+from plankton_study.run.schema import DenoiserChanges, changed
 from plankton_study.run.study import Study
 
 
@@ -27,12 +27,23 @@ def with_changes(
         images_seen: its number of images seen; None: as many as the main denoiser.
     """
     budgeted = with_images_seen(study, splits, images_seen or images_to_see(study, splits))
-    changed = {}
-    for table in DenoiserChanges.model_fields:
-        settings = getattr(study.profile, table)
-        keys = getattr(changes, table)
-        changed[table] = type(settings)(**(settings.model_dump() | keys))
-    return replace(budgeted, profile=budgeted.profile.model_copy(update=changed))
+    tables = {
+        table: changed(getattr(study.profile, table), getattr(changes, table))
+        for table in DenoiserChanges.model_fields
+    }
+    return replace(budgeted, profile=budgeted.profile.model_copy(update=tables))
+
+
+def size_for_maps(study: Study) -> int:
+    """Return the side of the images that the claim about map sizes is judged from, px."""
+    return study.profile.maps.size or study.profile.images.size
+
+
+def title_for_maps(study: Study) -> str:
+    """Return the title of these images among the `denoised_sets`."""
+    name = next(iter(study.profile.sets))
+    size = study.profile.maps.size
+    return f"{name}, {size} px" if size else name
 
 
 def set_for_maps(study: Study) -> DenoisedSet:
@@ -44,7 +55,7 @@ def set_for_maps(study: Study) -> DenoisedSet:
     maps = study.profile.maps
     if maps.size is None:
         return DenoisedSet(study, make_splits(study, name))
-    images = ImageSettings(**(study.profile.images.model_dump() | {"size": maps.size}))
+    images = changed(study.profile.images, {"size": maps.size})
     larger = replace(study, profile=study.profile.model_copy(update={"images": images}))
     splits = make_splits(larger, name)
     return DenoisedSet(with_changes(larger, splits, maps, maps.images_seen), splits)
@@ -56,8 +67,4 @@ def denoised_sets(study: Study) -> dict[str, DenoisedSet]:
     These are the sets of the profile and, if there is a [maps], the larger images.
     """
     sets = {name: DenoisedSet(study, make_splits(study, name)) for name in study.profile.sets}
-    maps = study.profile.maps
-    if maps.size:
-        first = next(iter(sets))
-        sets[f"{first}, {maps.size} px"] = set_for_maps(study)
-    return sets
+    return sets | {title_for_maps(study): set_for_maps(study)}
