@@ -15,7 +15,9 @@ from plankton_study.run.schema import Strict
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
-Column = Literal["image", "taxon", "date", "time", "sample", "site", "instrument"]
+Column = Literal[
+    "image", "taxon", "date", "time", "sample", "site", "instrument", "object", "rank", "status"
+]
 
 
 class CatalogueEntry(Strict):
@@ -28,7 +30,7 @@ class CatalogueEntry(Strict):
     checked: str = "unverified: not in the catalogue"  # which facts were checked, and how
     get: str = "get its images"  # what the user must do if the set cannot be downloaded
     reader: Literal["folder", "table", "hub", "synthetic"] = "folder"
-    polarity: Literal["dark_on_light", "light_on_dark"] = "dark_on_light"  # of the original files
+    polarity: Literal["dark_on_light", "light_on_dark", "by_border"] = "dark_on_light"
     group_by: Literal["day", "sample", "image"] = "image"  # what a grouped split keeps together
     # named groups: time_unix, time, sample, site, instrument
     name_pattern: re.Pattern[str] | None = None
@@ -37,6 +39,10 @@ class CatalogueEntry(Strict):
     site: str | None = None  # default for images whose file name contains no site
     instrument: str | None = None  # default for images whose file name contains no instrument
     columns: dict[Column, str] = Field(default={})  # names of columns in a table or Hub set
+    image_folder: str | None = None  # the folder of a table's images, relative to the table's
+    ranks: Literal["lowest", "all"] = "lowest"  # which images of an object are kept
+    # class folders: which ones name the taxon, counted from 1, or all of them as a path; None: 1
+    taxon_level: Annotated[int, Field(ge=1)] | Literal["path"] | None = None
     not_taxa: tuple[str, ...] = ()  # classes of shapes or detritus; never used as labels
     subfolder: str | None = None  # the folder inside the archive that holds the class folders
     url: str | None = None

@@ -16,9 +16,16 @@ import pandas as pd
 from PIL import Image
 
 from plankton_study.images.catalogue import CatalogueEntry, catalogue_entry
-from plankton_study.images.decoding import DECODING_ERRORS, PreparedImage, prepare_image
+from plankton_study.images.decoding import (
+    DECODING_ERRORS,
+    Polarity,
+    PreparedImage,
+    prepare_image,
+    why_unreadable,
+)
 from plankton_study.images.download import locate
-from plankton_study.images.readers import READERS, ImageFiles
+from plankton_study.images.readers import READERS
+from plankton_study.images.reading.records import ImageFiles, number_of
 from plankton_study.images.synthetic import writing
 from plankton_study.images.synthetic.parameters import PARAMETERS
 from plankton_study.run.cache import digest, keep, module_digests
@@ -29,10 +36,21 @@ from plankton_study.run.schema import DataSet, ImageSettings
 from plankton_study.run.study import Study
 
 #: modules whose code turns image files into the arrays of a collection
-SHAPED_BY = ("images.collection", "images.decoding", "images.readers")
+SHAPED_BY = (
+    "images.collection",
+    "images.decoding",
+    "images.reading.folder",
+    "images.reading.hub",
+    "images.reading.records",
+    "images.reading.table",
+    "images.reading.text_tables",
+    "images.reading.times",
+)
 #: images queued per worker at a time, so that decoded images do not fill the memory
 QUEUED_PER_WORKER = 256
 DEFAULT_SYNTHETIC_IMAGES = 3600
+#: a larger share of borders that contradict the polarity stops the study
+CONTRADICTING_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,8 +60,8 @@ class Collection:
     Attributes:
         name: name of the set in the profile.
         images: (N, R, R) uint8, memory-mapped, dark organism on light background.
-        records: N rows: id, taxon, time (UTC or NaT), sample, site, instrument, width and height
-            (px, of the original), digest (of the file).
+        records: N rows: id, taxon, time (UTC or NaT), sample, site, instrument, object ("" if it
+            is not known), width and height (px, of the original), digest (of the file).
         digest: hash of images and records; part of the cache key of everything made from them.
         entry: the catalogue entry, with the profile's changes.
         refused: ids of the files that could not be read.
@@ -199,9 +217,9 @@ def _prepare_images(study: Study, source: _Source) -> Path:
     }
 
     def decode(folder: Path) -> None:
-        is_light = source.entry.polarity == "light_on_dark"
         label = f"images of {source.place}"
-        _Decoder(source.records, source.files, settings, is_light, label).run(folder)
+        polarity = source.entry.polarity
+        _Decoder(source.records, source.files, settings, polarity, label).run(folder)
 
     return keep(study, "collection", inputs, SHAPED_BY, decode)
 
@@ -215,20 +233,20 @@ def _open_collection(name: str, folder: Path, entry: CatalogueEntry) -> Collecti
 
 
 class _Decoder:
-    """Decodes all images of a set into a folder, and reports broken files."""
+    """Decodes all images of a set into a folder, and reports broken and doubtful files."""
 
     def __init__(
         self,
         records: pd.DataFrame,
         files: ImageFiles,
         settings: ImageSettings,
-        invert: bool,
+        polarity: Polarity,
         label: str,
     ) -> None:
         self.records = records
         self.files = files
         self.settings = settings
-        self.invert = invert
+        self.polarity = polarity
         self.label = label
 
     def run(self, folder: Path) -> None:
@@ -239,17 +257,23 @@ class _Decoder:
         images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
         readable = np.zeros(len(self.records), bool)
         broken: dict[str, str] = {}
-        facts = []
+        facts, contradicting, of_several_frames = [], [], []
         for row, decoded in self._decode_all():
             if isinstance(decoded, str):
                 broken[self.records["id"][row]] = decoded
                 continue
             image, file_digest = decoded
+            if self._contradicts_polarity(image):
+                contradicting.append(self.records["id"][row])
+            if image.frames > 1:
+                of_several_frames.append(self.records["id"][row])
             images[len(facts)] = image.pixels
             readable[row] = True
             facts.append((image.width, image.height, file_digest))
         images.flush()
         self._report_broken(broken)
+        self._report_polarity(contradicting)
+        self._report_frames(of_several_frames)
         records = self.records[readable].reset_index(drop=True)
         records = records.join(pd.DataFrame(facts, columns=["width", "height", "digest"]))
         records.to_parquet(folder / "records.parquet", index=False)
@@ -272,12 +296,39 @@ class _Decoder:
                     yield row, decoded
 
     def _decode(self, row: int) -> tuple[PreparedImage, str] | str:
+        content = b""
         try:
             content = self.files.read(row)
-            image = prepare_image(content, self.settings.size, self.invert)
+            image = prepare_image(content, self.settings.size, self.polarity)
         except DECODING_ERRORS as error:
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            return why_unreadable(error, content)
         return image, hashlib.sha256(content).hexdigest()
+
+    def _contradicts_polarity(self, image: PreparedImage) -> bool:
+        is_stated_dark = self.polarity == "light_on_dark"
+        return self.polarity != "by_border" and image.has_dark_ground != is_stated_dark
+
+    def _report_polarity(self, contradicting: list[str]) -> None:
+        if not contradicting:
+            return
+        ground = "light" if self.polarity == "light_on_dark" else "dark"
+        other = "dark_on_light" if self.polarity == "light_on_dark" else "light_on_dark"
+        found = (
+            f"{len(contradicting)} of {len(self.records)} {self.label} have a {ground} border, the "
+            f"first is {contradicting[0]!r}, but the polarity is {self.polarity}"
+        )
+        if len(contradicting) > CONTRADICTING_SHARE * len(self.records):
+            raise StudyError(
+                f'{found}: set entry.polarity = "{other}", or "by_border" for a mixed set'
+            )
+        print(found)
+
+    def _report_frames(self, of_several: list[str]) -> None:
+        if of_several:
+            print(
+                f"{number_of(len(of_several), 'file')} of several pages or frames: only the first "
+                f"is used; one such file is {of_several[0]!r}"
+            )
 
     def _report_broken(self, broken: dict[str, str]) -> None:
         descriptions = [f"{name} ({reason})" for name, reason in broken.items()]
@@ -305,9 +356,12 @@ class _TextHash:
 def _collection_digest(records: pd.DataFrame, images: np.ndarray) -> str:
     """Return the digest of the table as CSV, followed by all pixels.
 
-    The table is hashed row by row, since the text of all rows is larger than the table.
+    The table is hashed row by row, since the text of all rows is larger than the table. Objects
+    count only if any is known.
     """
     text_hash = _TextHash()
+    if not records["object"].any():
+        records = records.drop(columns="object")
     records.to_csv(text_hash, index=False)
     text_hash.hash.update(images.reshape(-1))
     return text_hash.hash.hexdigest()[:20]

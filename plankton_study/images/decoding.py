@@ -1,58 +1,97 @@
 """Decoding the bytes of an image file to a square of grey values."""
 
 import io
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: errors that Pillow raises for broken files, and for files that are not images
 DECODING_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
+Polarity = Literal["dark_on_light", "light_on_dark", "by_border"]
+
+#: EXIF tag of the orientation, and its value if nothing has to be turned
+ORIENTATION, UPRIGHT = 0x0112, 1
+#: grey value below which a ground is dark
+MIDDLE_GREY = 128
+#: largest values of cameras and formats: 8, 10, 12, 14 and 16 bits
+FULL_SCALES = (255, 1023, 4095, 16383, 65535)
+#: a deep image that uses less of its scale stands on a pedestal, which is removed
+SHARE_OF_SCALE = 1 / 4
+#: side up to which an image is padded before it is resized, px
+MAX_PADDED_SIDE = 4096
+
 
 class PreparedImage(NamedTuple):
-    """An image as the networks see it, and its original size."""
+    """An image as the networks see it, and what is known of the original."""
 
     pixels: np.ndarray  # (R, R) uint8, dark organism on light background
-    width: int  # of the original, px
+    width: int  # px
     height: int
+    frames: int  # pages or frames of the file, of which the first is used
+    has_dark_ground: bool  # whether the median of its border is dark
 
 
-def prepare_image(content: bytes, size: int, invert: bool) -> PreparedImage:
+def prepare_image(content: bytes, size: int, polarity: Polarity) -> PreparedImage:
     """Decode the bytes of an image file to a square of grey values.
 
-    The longer side fills the square, and the shorter one is padded with the median of the border,
-    so that nothing is cropped or stretched. Images are resized with Pillow's antialiased bilinear
-    filter. Grey values of 16 or 32 bits are scaled to 8 bits by the maximum of each image.
+    The image is turned as its EXIF data say. The longer side fills the square, and the shorter one
+    is padded with the median of the border, so that nothing is cropped or stretched. Images are
+    resized with Pillow's antialiased bilinear filter. Deep grey values become 8 bits by the
+    smallest usual full scale that holds them (10, 12, 14 or 16 bits; 1 for fractions); where an
+    image uses less than a quarter of it, the range that it uses is stretched.
 
     Args:
         content: bytes of the file.
         size: side R of the square, px.
-        invert: whether the organism is light on a dark background. Transparent pixels then become
-            black before the inversion; otherwise they become white.
+        polarity: what the original shows; "by_border" means light organisms if the median of the
+            border is dark. Transparent pixels become the ground: black under "light_on_dark",
+            otherwise white.
 
     Raises:
         OSError, ValueError: the file is not a complete image, or its format is not supported.
     """
     with Image.open(io.BytesIO(content)) as opened:
-        grey = _to_grey(opened, ground="black" if invert else "white")
-    square = _pad_to_square(grey)
-    pixels = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
-    if invert:
+        frames = getattr(opened, "n_frames", 1)
+        grey = _to_grey(opened, ground="black" if polarity == "light_on_dark" else "white")
+    ground = _median_of_border(grey)
+    has_dark_ground = ground < MIDDLE_GREY
+    pixels = np.asarray(_square(grey, size, ground))
+    if polarity == "light_on_dark" or (polarity == "by_border" and has_dark_ground):
         pixels = 255 - pixels
-    return PreparedImage(pixels, grey.width, grey.height)
+    return PreparedImage(pixels, grey.width, grey.height, frames, has_dark_ground)
+
+
+def why_unreadable(error: Exception, content: bytes) -> str:
+    """Return in a few words why a file cannot be read.
+
+    Args:
+        error: one of `DECODING_ERRORS`.
+        content: bytes of the file.
+    """
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image" if content else "it is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        return f"it has more than {most} megapixels: shrink it"
+    return str(error).splitlines()[0]
 
 
 def _to_grey(image: Image.Image, ground: str) -> Image.Image:
-    """Return an image of mode "L"; transparent pixels show the colour `ground`."""
+    """Return an upright image of mode "L"; transparent pixels show the colour `ground`."""
     is_deep = image.mode.startswith(("I", "F"))
-    if is_deep:
-        image = _scale_to_8_bits(image)
     is_deep_colour = image.mode.startswith("RGB") and ";16" in str(image.tile)
     if is_deep_colour:  # Pillow would drop half of each colour's bits
         raise ValueError(
             "colours of 16 bits are not supported: save it as grey, or with 8 bits per colour"
         )
+    if image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
+        image = ImageOps.exif_transpose(image)
+    if is_deep:
+        image = _scale_to_8_bits(image)
     if image.has_transparency_data:
         background = Image.new("RGBA", image.size, ground)
         image = Image.alpha_composite(background, image.convert("RGBA"))
@@ -61,14 +100,40 @@ def _to_grey(image: Image.Image, ground: str) -> Image.Image:
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
-    scaled = values * (255 / max(values.max(), 1))
-    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    is_known = np.isfinite(values)
+    if not is_known.any():
+        raise ValueError("none of its values is a number")
+    values = np.where(is_known, values, np.median(values[is_known]))
+    low, high = values.min(), values.max()
+    full_scale = 1.0 if high <= 1 and image.mode == "F" else _full_scale(high)
+    if 0 < high - low < SHARE_OF_SCALE * full_scale:
+        values, full_scale = values - low, high - low
+    scaled = values * (255 / full_scale)
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
 
 
-def _pad_to_square(image: Image.Image) -> Image.Image:
+def _full_scale(highest: float) -> float:
+    """Return the smallest usual full scale that holds a value; beyond all of them, the value."""
+    return next((float(scale) for scale in FULL_SCALES if highest <= scale), highest)
+
+
+def _median_of_border(image: Image.Image) -> int:
     grey = np.asarray(image)
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return int(np.median(border))
+
+
+def _square(image: Image.Image, size: int, ground: int) -> Image.Image:
+    """Return the image in the middle of a square of a size, on the ground."""
     side = max(image.size)
-    square = Image.new("L", (side, side), int(np.median(border)))
+    if side > MAX_PADDED_SIDE:  # the padded square of a long strip would fill the memory
+        width, height = (max(round(length * size / side), 1) for length in image.size)
+        return _padded(image.resize((width, height), Image.Resampling.BILINEAR), ground)
+    return _padded(image, ground).resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _padded(image: Image.Image, ground: int) -> Image.Image:
+    side = max(image.size)
+    square = Image.new("L", (side, side), ground)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

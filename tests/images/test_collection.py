@@ -1,19 +1,19 @@
 """A collection on real image files, whole and broken."""
 
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_shapes
-from PIL import Image
+from PIL import Image, ImageOps
 
 from plankton_study.images.collection import load_collection, open_original
 from plankton_study.images.decoding import prepare_image
 from plankton_study.run.errors import StudyError
 
-LIGHT_ON_DARK = {'group_by = "day" }': 'group_by = "day", polarity = "light_on_dark" }'}
 BROKEN = "disc/20210601T000000_bay_broken.png"
 
 
@@ -37,10 +37,56 @@ def test_a_folder_becomes_a_collection(shared):
     assert records["width"].between(20, 40).all()
 
 
-def test_light_organisms_are_inverted(shared, make_study):
+@pytest.fixture
+def inverted(tmp_path, shapes) -> Path:
+    """The images of the test's set, light on dark ground."""
+    for file in shapes.glob("*/*.png"):
+        copy = tmp_path / "inverted" / file.relative_to(shapes)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as image:
+            ImageOps.invert(image).save(copy)
+    return tmp_path / "inverted"
+
+
+def entry_with(polarity: str) -> dict[str, str]:
+    """Return the change of the test's profile that states a polarity."""
+    return {'group_by = "day" }': f'group_by = "day", polarity = "{polarity}" }}'}
+
+
+@pytest.mark.parametrize("polarity", ["light_on_dark", "by_border"])
+def test_light_organisms_are_inverted(shared, make_study, inverted, polarity):
     dark = load_collection(shared, "shapes")
-    light = load_collection(make_study(LIGHT_ON_DARK), "shapes")
-    assert np.array_equal(light.images, 255 - dark.images)
+    light = load_collection(make_study(entry_with(polarity), folder=inverted), "shapes")
+    assert abs(light.images.astype(int) - dark.images).max() <= 1
+
+
+@pytest.mark.parametrize("stated", ["light_on_dark", "dark_on_light"])
+def test_a_polarity_that_the_borders_contradict_is_refused(make_study, shapes, inverted, stated):
+    folder = shapes if stated == "light_on_dark" else inverted
+    other = "dark_on_light" if stated == "light_on_dark" else "light_on_dark"
+    study = make_study(entry_with(stated), folder=folder)
+    with pytest.raises(StudyError, match=rf'160 of 160 .*: set entry.polarity = "{other}"'):
+        load_collection(study, "shapes")
+
+
+def test_a_few_borders_that_contradict_the_polarity_are_named(make_study, shapes, tmp_path, capsys):
+    folder = shutil.copytree(shapes, tmp_path / "mixed")
+    file = sorted(folder.glob("disc/*.png"))[0]
+    with Image.open(file) as image:
+        ImageOps.invert(image).save(file)
+    assert len(load_collection(make_study(folder=folder), "shapes")) == 160
+    said = capsys.readouterr().out
+    assert "1 of 160" in said and "dark border" in said and file.name in said
+
+
+def test_files_of_several_pages_are_named(make_study, shapes, tmp_path, capsys):
+    folder = shutil.copytree(shapes, tmp_path / "pages")
+    page = Image.open(sorted(folder.glob("disc/*.png"))[0])
+    page.save(
+        folder / "disc" / "20210601T000000_bay_pages.tif", save_all=True, append_images=[page]
+    )
+    load_collection(make_study(folder=folder), "shapes")
+    assert "1 file of several pages" in capsys.readouterr().out
 
 
 def test_the_digest_follows_the_content_not_the_place(make_study, tmp_path):
@@ -57,7 +103,8 @@ def test_the_digest_follows_the_content_not_the_place(make_study, tmp_path):
 
 def test_the_digest_is_that_of_the_whole_table_and_all_images(shared):
     collection = load_collection(shared, "shapes")
-    content = collection.records.to_csv(index=False).encode() + collection.images.tobytes()
+    known = collection.records.drop(columns="object")  # no object is known
+    content = known.to_csv(index=False).encode() + collection.images.tobytes()
     assert collection.digest == hashlib.sha256(content).hexdigest()[:20]
 
 
@@ -68,7 +115,7 @@ def test_a_broken_file_is_named_and_counted(make_study, with_broken_file, capsys
     # no image has moved to another one's place
     for pixels, image_id in zip(collection.images, collection.records["id"], strict=True):
         content = (with_broken_file / image_id).read_bytes()
-        assert np.array_equal(pixels, prepare_image(content, 16, False).pixels)
+        assert np.array_equal(pixels, prepare_image(content, 16, "dark_on_light").pixels)
 
 
 def test_truncated_and_empty_files_are_refused_too(make_study, tmp_path):
@@ -132,15 +179,15 @@ def test_an_original_is_the_image_of_its_file(shared, shapes):
             assert np.array_equal(original, expected)
 
 
-def test_an_original_is_neither_resized_nor_inverted(make_study, shapes):
-    study = make_study(LIGHT_ON_DARK)
+def test_an_original_is_neither_resized_nor_inverted(make_study, inverted):
+    study = make_study(entry_with("light_on_dark"), folder=inverted)
     collection = load_collection(study, "shapes")
     image_id = collection.records["id"][3]
     original = open_original(study, "shapes", image_id)
-    prepared = prepare_image((shapes / image_id).read_bytes(), 16, True)
+    prepared = prepare_image((inverted / image_id).read_bytes(), 16, "light_on_dark")
     assert np.array_equal(collection.images[3], prepared.pixels)
     assert original.size != (16, 16)
-    assert original.getpixel((0, 0)) > 190  # the ground is light
+    assert original.getpixel((0, 0)) < 65  # the ground is dark
 
 
 def test_an_original_is_found_behind_a_broken_file(make_study, with_broken_file):

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from plankton_study.images.decoding import prepare_image
+from plankton_study.images.decoding import DECODING_ERRORS, prepare_image, why_unreadable
 
+POLARITIES = st.sampled_from(["dark_on_light", "light_on_dark", "by_border"])
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -31,19 +32,20 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([8, 16, 32]), st.booleans())
-def test_an_even_image_stays_even_whatever_its_shape(height, width, size, invert):
+@given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([8, 16, 32]), POLARITIES)
+def test_an_even_image_stays_even_whatever_its_shape(height, width, size, polarity):
     content = encode_array(np.full((height, width), 200, np.uint8))
-    image = prepare_image(content, size, invert)
+    image = prepare_image(content, size, polarity)
     assert image.pixels.shape == (size, size) and image.pixels.dtype == np.uint8
-    assert (image.pixels == (55 if invert else 200)).all()
+    assert (image.pixels == (55 if polarity == "light_on_dark" else 200)).all()
+    assert not image.has_dark_ground and image.frames == 1
     assert (image.width, image.height) == (width, height)
 
 
 def test_the_border_pads_an_image_and_its_proportions_stay():
     pixels = np.full((10, 40), 240, np.uint8)
     pixels[3:7, 10:30] = 20
-    square = prepare_image(encode_array(pixels), 40, False).pixels
+    square = prepare_image(encode_array(pixels), 40, "dark_on_light").pixels
     dark = np.argwhere(square < 128)
     assert dark.min(axis=0).tolist() == [18, 10]
     assert dark.max(axis=0).tolist() == [21, 29]
@@ -58,18 +60,19 @@ def ramp_of_16_bits(ramp: np.ndarray) -> Image.Image:
 def test_every_common_mode_is_read(mode):
     ramp = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
     image = ramp_of_16_bits(ramp) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
-    square = prepare_image(encode(image), 16, False).pixels
+    square = prepare_image(encode(image), 16, "dark_on_light").pixels
     assert square[:, 0].mean() < 60 < 190 < square[:, -1].mean()
 
 
 @pytest.mark.parametrize(
-    ("mode", "invert", "organism"), [("RGBA", False, 90), ("LA", False, 90), ("RGBA", True, 165)]
+    ("mode", "polarity", "organism"),
+    [("RGBA", "dark_on_light", 90), ("LA", "dark_on_light", 90), ("RGBA", "light_on_dark", 165)],
 )
-def test_transparent_ground_is_not_an_organism(mode, invert, organism):
+def test_transparent_ground_is_not_an_organism(mode, polarity, organism):
     image = Image.new(mode, (20, 20))  # all of it transparent, and black
     opaque_grey = (90,) * (len(mode) - 1) + (255,)
     image.paste(Image.new(mode, (6, 6), opaque_grey), (7, 7))
-    square = prepare_image(encode(image), 20, invert).pixels
+    square = prepare_image(encode(image), 20, polarity).pixels
     assert square[0, 0] == 255 and square[10, 10] == organism
 
 
@@ -80,4 +83,111 @@ def test_colours_of_16_bits_are_refused_rather_than_darkened():
     content = PNG_SIGNATURE + png_chunk(b"IHDR", header)
     content += png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     with pytest.raises(ValueError, match="colours of 16 bits"):
-        prepare_image(content, 16, False)
+        prepare_image(content, 16, "dark_on_light")
+
+
+# --- files as cameras, phones and programs write them
+
+
+def drawing() -> np.ndarray:
+    """Return a dark bar on light ground, (20, 32) uint8, left of the middle."""
+    pixels = np.full((20, 32), 232, np.uint8)
+    pixels[8:12, 4:14] = 60
+    return pixels
+
+
+def encoded_as(pixels: np.ndarray, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def read_grey(content: bytes) -> np.ndarray:
+    return prepare_image(content, 32, "dark_on_light").pixels.astype(int)
+
+
+AS_EXPECTED = read_grey(encoded_as(drawing(), "PNG"))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        drawing().astype(np.uint16) * 257,
+        drawing().astype(np.uint16) * 16,
+        drawing().astype(np.float32) / 255,
+        drawing().astype(np.float32),
+    ],
+    ids=["16 bits", "12 bits", "fractions", "floats to 255"],
+)
+def test_deep_grey_values_look_like_those_of_8_bits(pixels):
+    kind = "TIFF" if pixels.dtype == np.float32 else "PNG"
+    assert abs(read_grey(encoded_as(pixels, kind)) - AS_EXPECTED).max() <= 2
+
+
+def test_deep_grey_values_on_a_pedestal_keep_their_contrast():
+    square = read_grey(encoded_as(3000 + drawing().astype(np.uint16) * 4, "PNG"))
+    assert square.max() == 255 and square.min() <= 5
+
+
+def test_a_value_that_is_no_number_does_not_blacken_the_image():
+    pixels = drawing().astype(np.float32) / 255
+    pixels[0, 0] = np.nan
+    assert abs(read_grey(encoded_as(pixels, "TIFF")) - AS_EXPECTED).max() <= 2
+
+
+def test_a_photograph_is_turned_as_its_exif_data_say():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    turned = np.ascontiguousarray(np.rot90(drawing()))
+    square = read_grey(encoded_as(turned, "JPEG", exif=exif, quality=95))
+    assert abs(square - AS_EXPECTED).max() <= 12
+
+
+def test_further_pages_are_counted():
+    pages = {"save_all": True, "append_images": [Image.new("L", (32, 20))]}
+    image = prepare_image(encoded_as(drawing(), "TIFF", **pages), 32, "dark_on_light")
+    assert image.frames == 2
+    assert abs(image.pixels.astype(int) - AS_EXPECTED).max() == 0
+
+
+def test_the_border_decides_the_polarity_of_a_mixed_set():
+    dark = encoded_as(255 - drawing(), "PNG")
+    image = prepare_image(dark, 32, "by_border")
+    assert image.has_dark_ground
+    assert abs(image.pixels.astype(int) - AS_EXPECTED).max() <= 1
+
+
+def test_a_long_strip_needs_no_more_memory_than_its_pixels():
+    import tracemalloc
+
+    strip = np.full((20, 40_000), 230, np.uint8)
+    content = encoded_as(strip, "PNG")
+    tracemalloc.start()
+    image = prepare_image(content, 32, "dark_on_light")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (image.pixels == 230).all() and image.width == 40_000
+    assert peak < 10 * strip.size
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"just text", "it is not an image"),
+        (encode(Image.new("L", (50, 50)))[:60], ""),
+    ],
+)
+def test_a_broken_file_is_described_in_a_few_words(content, words):
+    with pytest.raises(DECODING_ERRORS) as raised:
+        prepare_image(content, 16, "dark_on_light")
+    said = why_unreadable(raised.value, content)
+    assert said.startswith(words) and said and "object at" not in said
+
+
+def test_a_far_too_large_image_is_called_too_large(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    content = encode(Image.new("1", (1200, 1200)))
+    with pytest.raises(DECODING_ERRORS) as raised:
+        prepare_image(content, 16, "dark_on_light")
+    assert why_unreadable(raised.value, content) == "it has more than 1 megapixels: shrink it"

@@ -13,7 +13,9 @@ from PIL import Image
 from plankton_study.images.catalogue import catalogue_entry
 from plankton_study.images.collection import load_collection
 from plankton_study.images.decoding import prepare_image
-from plankton_study.images.readers import read_folder, read_hub, read_table
+from plankton_study.images.reading.folder import read_folder
+from plankton_study.images.reading.hub import read_hub
+from plankton_study.images.reading.table import read_table
 from plankton_study.run.errors import StudyError
 
 
@@ -110,7 +112,7 @@ def test_an_ecotaxa_export_is_read(ecotaxa):
     assert set(records["taxon"]) == {"Disc<round", "Bar"}
     assert records["time"][3] == pd.Timestamp("2021-06-01 03:05:07")
     assert set(records["sample"]) == {"net0", "net1"}
-    assert prepare_image(files.read(3), 16, False).pixels.shape == (16, 16)
+    assert prepare_image(files.read(3), 16, "dark_on_light").pixels.shape == (16, 16)
 
 
 def test_an_image_that_no_expert_has_validated_is_not_labelled(ecotaxa, capsys):
@@ -164,15 +166,16 @@ def test_a_missing_column_is_named(ecotaxa):
 def test_one_image_with_two_taxa_is_refused(ecotaxa):
     again = ["o12", "3.png", "Bar", "20210601", "100507", "net0"]
     write_rows(ecotaxa, [*read_rows(ecotaxa), again])
-    with pytest.raises(StudyError, match=r"3\.png.*more than once"):
+    with pytest.raises(StudyError, match=r"more than once.*'3\.png' \('Disc<round' and 'Bar'\)"):
         read_table(ecotaxa, catalogue_entry("my_set", ECOTAXA))
 
 
-def test_a_row_without_an_image_is_refused(ecotaxa):
+def test_a_row_without_an_image_is_left_out_and_named(ecotaxa, capsys):
     without_image = ["o12", "", "Bar", "20210601", "100507", "net0"]
     write_rows(ecotaxa, [*read_rows(ecotaxa), without_image])
-    with pytest.raises(StudyError, match="no image in its data row 13"):
-        read_table(ecotaxa, catalogue_entry("my_set", ECOTAXA))
+    records, _ = read_table(ecotaxa, catalogue_entry("my_set", ECOTAXA))
+    assert len(records) == TABLE_IMAGES
+    assert "1 row without an image left out, the first is line 15" in capsys.readouterr().out
 
 
 ENTRY_OF_SHAPES = (

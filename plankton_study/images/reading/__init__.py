@@ -1,0 +1,1 @@
+"""From what people have, folders, tables and Hub sets, to records and image files."""

@@ -1,0 +1,116 @@
+"""Class folders: `<place>/<taxon>/<file>`."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from plankton_study.images.catalogue import CatalogueEntry
+from plankton_study.images.reading.records import (
+    HIDDEN,
+    ImageFiles,
+    complete_records,
+    examples,
+    files_on_disk,
+    image_names,
+    number_of,
+)
+from plankton_study.run.errors import StudyError
+
+#: names of folders that divide or hold a set, and so are no taxa
+NOT_TAXA = {
+    *("train", "training", "val", "valid", "validation", "test", "testing"),
+    *("images", "imgs", "img", "data", "dataset", "classes", "labels", "labeled", "labelled"),
+}
+
+
+def read_folder(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, ImageFiles]:
+    """Read `<place>/<taxon>/<file>`, folder by folder.
+
+    Args:
+        place: the folder of class folders.
+        entry: `entry.taxon_level` says which folders name the taxon: the first ones, of another
+            level, or all of them, as a path. Deeper folders belong to the taxon.
+
+    Raises:
+        StudyError: `place` is a file, or a folder that can be no taxon would be one.
+    """
+    if place.is_file():
+        raise StudyError(
+            f"{place} is a file, not a folder of class folders: "
+            'for a table set entry.reader = "table"'
+        )
+    _refuse_tables(place)
+    names = image_names(place, "*/**/*")
+    folders = [name.split("/")[:-1] for name in names]
+    level = entry.taxon_level or 1
+    _refuse_shallow(place, names, folders, level)
+    taxa = ["/".join(parents) if level == "path" else parents[level - 1] for parents in folders]
+    _refuse_other_folders(place, taxa, level)
+    _say_joined_folders(place, folders, level, is_chosen=entry.taxon_level is not None)
+    _say_left_out(place, {name.partition("/")[0] for name in names})
+    records = complete_records({"id": names, "taxon": taxa}, entry)
+    return records, files_on_disk(place, records["id"])
+
+
+def _refuse_tables(place: Path) -> None:
+    tables = sorted(place.glob("**/ecotaxa*.tsv"))
+    if tables:
+        raise StudyError(
+            f"{place} is an export of EcoTaxa, with {len(tables)} tables such as "
+            f'{tables[0].relative_to(place)}: set entry.reader = "table"'
+        )
+
+
+def _refuse_shallow(
+    place: Path, names: list[str], folders: list[list[str]], level: int | str
+) -> None:
+    """Refuse images that do not lie deep enough for the level of taxa."""
+    if level == "path":
+        return
+    shallow = [name for name, parents in zip(names, folders, strict=True) if len(parents) < level]
+    if shallow:
+        raise StudyError(
+            f"{place} has {number_of(len(shallow), 'image')} above the folders of level {level}, "
+            f"the first is {shallow[0]!r}: lower entry.taxon_level, or move them"
+        )
+
+
+def _refuse_other_folders(place: Path, taxa: list[str], level: int | str) -> None:
+    no_taxa = sorted({taxon for taxon in taxa if taxon.casefold() in NOT_TAXA})
+    if no_taxa:
+        below = level + 1 if isinstance(level, int) else 2
+        raise StudyError(
+            f"the folders {', '.join(no_taxa)} in {place} are no taxa: set entry.taxon_level = "
+            f"{below} if the taxa are the folders inside them, or name another folder as source"
+        )
+
+
+def _say_joined_folders(
+    place: Path, folders: list[list[str]], level: int | str, is_chosen: bool
+) -> None:
+    """Print how many deeper folders were joined into their taxon."""
+    if level == "path":
+        print(f"{place}: a taxon is the whole path of its folder")
+        return
+    deeper = sorted({"/".join(parents) for parents in folders if len(parents) > level})
+    if deeper:
+        hint = "" if is_chosen else '; entry.taxon_level = "path" keeps them apart'
+        count = number_of(len(deeper), "deeper folder")
+        print(
+            f"{place}: taxa are the folders of level {level}; {count} joined into them: "
+            f"{examples(deeper)}{hint}"
+        )
+
+
+def _say_left_out(place: Path, used: set[str]) -> None:
+    """Print class folders without images, and images that lie beside the class folders."""
+    class_folders = {path.name for path in place.iterdir() if path.is_dir()}
+    empty = {name for name in class_folders if not HIDDEN.search(name)} - used
+    if empty:
+        print(f"{place}: class folders without images are left out: {', '.join(sorted(empty))}")
+    beside = image_names(place, "*")
+    if beside:
+        print(
+            f"{place}: {number_of(len(beside), 'image')} beside the class folders left out, the "
+            f"first is {beside[0]!r}"
+        )
