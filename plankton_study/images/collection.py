@@ -24,7 +24,7 @@ from plankton_study.images.decoding import (
     why_unreadable,
 )
 from plankton_study.images.download import locate
-from plankton_study.images.readers import READERS
+from plankton_study.images.reading.readers import READERS
 from plankton_study.images.reading.records import ImageFiles, number_of
 from plankton_study.images.synthetic import writing
 from plankton_study.images.synthetic.parameters import PARAMETERS
@@ -36,16 +36,7 @@ from plankton_study.run.schema import DataSet, ImageSettings
 from plankton_study.run.study import Study
 
 #: modules whose code turns image files into the arrays of a collection
-SHAPED_BY = (
-    "images.collection",
-    "images.decoding",
-    "images.reading.folder",
-    "images.reading.hub",
-    "images.reading.records",
-    "images.reading.table",
-    "images.reading.text_tables",
-    "images.reading.times",
-)
+SHAPED_BY = ("images.collection", "images.decoding", "images.reading.records")
 #: images queued per worker at a time, so that decoded images do not fill the memory
 QUEUED_PER_WORKER = 256
 DEFAULT_SYNTHETIC_IMAGES = 3600

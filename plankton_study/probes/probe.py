@@ -54,6 +54,7 @@ SHAPED_BY = (
     "probes.selection",
     "features.bank",
     "features.interface",
+    "images.division",
     "images.splits",
 )
 #: modules whose code turns features and labels into the regressions of one cell

@@ -24,6 +24,7 @@ SHAPED_BY = (
     "probes.selection",
     "features.bank",
     "features.interface",
+    "images.division",
     "images.splits",
 )
 

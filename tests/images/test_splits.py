@@ -1,14 +1,17 @@
 """The protocol of the splits: who may see what."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from plankton_study.images import division
 from plankton_study.images.catalogue import catalogue_entry
 from plankton_study.images.collection import Collection
-from plankton_study.images.splits import divide, draw_labels, group_codes, make_splits
+from plankton_study.images.splits import Splits, draw_labels, make_splits
 from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import Split
 
@@ -39,6 +42,7 @@ def make_collection(
         "sample": [f"net{number}" for number in day],
         "site": "bay",
         "instrument": "camera",
+        "object": "",
         "digest": ids,
     }
     images = rng.integers(0, 256, (count, 16, 16), dtype=np.uint8)
@@ -53,6 +57,11 @@ CONFIG = Split(
     novel=("taxon3",),
     balanced={"min_images": 10, "train": 5},
 )
+
+
+def divide(collection: Collection, config: Split) -> Splits:
+    """Return the splits of a collection, as `make_splits` does for a set of a profile."""
+    return Splits(collection, *division.divide(collection, config))
 
 
 def config_with(**changes: object) -> Split:
@@ -213,17 +222,82 @@ def test_images_of_unknown_time_belong_to_no_period():
     assert splits.removed["neither home nor shifted"] >= 9
 
 
-def test_images_are_not_called_grouped_where_no_day_is_known():
+# --- groups that were asked for
+
+
+@pytest.mark.parametrize(
+    ("group_by", "column", "nothing", "needed"),
+    [("day", "time", pd.NaT, "time"), ("sample", "sample", "", "sample")],
+)
+def test_groups_that_are_not_known_stop_the_study(group_by, column, nothing, needed):
+    """Falling back to single images would put neighbours on both sides."""
+    collection = make_collection(20, 10, group_by=group_by)
+    assert divide(collection, Split(min_images=3)).clustered
+    collection.records[column] = nothing
+    message = rf"400 of 400 images have no known {needed}, the first is '0': .*group_by = \"image\""
+    with pytest.raises(StudyError, match=message):
+        divide(collection, Split(min_images=3))
+
+
+def test_a_few_images_without_a_day_are_left_out_and_counted():
     collection = make_collection(20, 10)
-    assert divide(collection, CONFIG).clustered
-    collection.records["time"] = pd.NaT
+    collection.records.loc[:9, "time"] = pd.NaT
+    splits = divide(collection, Split(min_images=3))
+    assert splits.removed["no day or sample known"] == 10
+    assert not set(range(10)) & set(np.concatenate(list(splits.parts.values())))
+
+
+def test_single_images_are_only_grouped_by_their_object():
+    collection = make_collection(20, 10, group_by="image")
     assert not divide(collection, Split(min_images=3)).clustered
+    objects = np.arange(len(collection)) // 2
+    collection.records["object"] = [f"object{number}" for number in objects]
+    splits = divide(collection, Split(min_images=3))
+    assert splits.clustered
+    held_out = np.concatenate([splits["test"], splits["validation"]])
+    assert not set(objects[splits["pool"]]) & set(objects[held_out])
 
 
-def test_images_of_unknown_day_are_groups_of_their_own():
-    collection = make_collection(5, 4)
-    collection.records["time"] = pd.NaT
-    assert len(set(group_codes(collection))) == len(collection)
+def test_too_few_groups_are_refused_in_one_sentence():
+    collection = make_collection(20, 10, group_by="sample")
+    collection.records["sample"] = "net0"
+    collection.records.loc[100:, "sample"] = "net1"
+    with pytest.raises(StudyError, match="2 samples at home, but at least 4 are needed"):
+        divide(collection, Split(min_images=3))
+
+
+# --- what is said about the division
+
+
+def test_files_under_two_taxa_are_counted_by_pair():
+    collection = make_collection(20, 10)
+    rows = [0, 1, 2, 3, 4, 5]
+    collection.records.loc[rows, "digest"] = ["a", "a", "b", "b", "c", "c"]
+    pairs = ["jelly", "larva", "larva", "jelly", "egg", "larva"]
+    collection.records.loc[rows, "taxon"] = pairs
+    splits = divide(collection, CONFIG)
+    assert splits.two_taxa == {"jelly and larva": 2, "egg and larva": 1}
+    assert splits.removed["same file under two taxa"] == 6
+
+
+def test_the_largest_balanced_setting_that_works_is_named_and_works():
+    collection = make_collection(20, 10)
+    config = config_with(balanced={"min_images": 1000, "train": 900})
+    splits = divide(collection, config)
+    (note,) = splits.notes
+    found = re.search(r"min_images = (\d+), train = (\d+)", note)
+    least, train = map(int, found.groups())
+    works = divide(collection, config_with(balanced={"min_images": least, "train": train}))
+    assert len(works.balanced_classes) == 2 and not works.notes
+
+
+def test_a_part_with_a_single_taxon_and_a_test_share_far_off_are_named():
+    collection = make_collection(4, 25)
+    collection.records.loc[100:, "taxon"] = "taxon0"
+    splits = divide(collection, config_with(novel=(), min_images=3))
+    share, single = splits.notes
+    assert share.startswith("the part 'validation' holds 25% of the home images, not 15%")
+    assert single.startswith("the part 'later' holds a single taxon")
 
 
 def test_an_empty_part_is_named():
@@ -259,6 +333,7 @@ def test_splits_are_stored(shared):
     assert list(first.parts) == parts
     assert sum(map(len, first.parts.values())) > len(first.collection) / 2
     made = divide(first.collection, shared.profile.sets["shapes"].split)
+    assert (second.two_taxa, second.notes) == (made.two_taxa, made.notes)
     assert (second.classes, second.balanced_classes) == (made.classes, made.balanced_classes)
     assert second.removed == made.removed
     assert all(np.array_equal(second[part], made[part]) for part in parts)
