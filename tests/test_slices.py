@@ -102,7 +102,11 @@ def test_images_are_packed_once(shared, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"code": {"images.decoding": "other"}}, "code"), ({"inputs": {"polarity": "x"}}, "polarity")],
+    [
+        ({"code": {"images.decoding": "other"}}, "code"),
+        ({"inputs": {"polarity": "light_on_dark", "crop": {}}}, "polarity"),
+        ({"inputs": {"polarity": "dark_on_light", "crop": {"top": 3}}}, "crop"),
+    ],
 )
 def test_images_that_were_packed_in_another_way_are_refused(shared, tmp_path, change, word):
     folder = pack_collection(shared, "shapes", tmp_path)

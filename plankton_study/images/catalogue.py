@@ -15,6 +15,7 @@ from plankton_study.run.schema import Strict
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
+Edge = Literal["left", "top", "right", "bottom"]
 Column = Literal[
     "image", "taxon", "date", "time", "sample", "site", "instrument", "object", "rank", "status"
 ]
@@ -38,6 +39,8 @@ class CatalogueEntry(Strict):
     deployed: tuple[dt.date, dt.date] | None = None  # times outside these days count as unknown
     site: str | None = None  # default for images whose file name contains no site
     instrument: str | None = None  # default for images whose file name contains no instrument
+    # px to cut off before anything else, such as a scale bar below the organism: { bottom = 31 }
+    crop: dict[Edge, Annotated[int, Field(ge=0)]] = Field(default={})
     columns: dict[Column, str] = Field(default={})  # names of columns in a table or Hub set
     image_folder: str | None = None  # the folder of a table's images, relative to the table's
     ranks: Literal["lowest", "all"] = "lowest"  # which images of an object are kept

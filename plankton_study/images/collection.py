@@ -18,7 +18,6 @@ from PIL import Image
 from plankton_study.images.catalogue import CatalogueEntry, catalogue_entry
 from plankton_study.images.decoding import (
     DECODING_ERRORS,
-    Polarity,
     PreparedImage,
     prepare_image,
     why_unreadable,
@@ -142,6 +141,7 @@ def _open_packed(study: Study, name: str, folder: Path) -> Collection:
         what
         for what, is_equal in {
             "polarity": origin["inputs"]["polarity"] == entry.polarity,
+            "crop": origin["inputs"]["crop"] == entry.crop,
             "code": origin["code"] == module_digests(SHAPED_BY),
         }.items()
         if not is_equal
@@ -205,12 +205,12 @@ def _prepare_images(study: Study, source: _Source) -> Path:
         "records": digest(table, source.files.fingerprint),
         "size": settings.size,
         "polarity": source.entry.polarity,
+        "crop": source.entry.crop,
     }
 
     def decode(folder: Path) -> None:
         label = f"images of {source.place}"
-        polarity = source.entry.polarity
-        _Decoder(source.records, source.files, settings, polarity, label).run(folder)
+        _Decoder(source.records, source.files, settings, source.entry, label).run(folder)
 
     return keep(study, "collection", inputs, SHAPED_BY, decode)
 
@@ -231,13 +231,14 @@ class _Decoder:
         records: pd.DataFrame,
         files: ImageFiles,
         settings: ImageSettings,
-        polarity: Polarity,
+        entry: CatalogueEntry,
         label: str,
     ) -> None:
         self.records = records
         self.files = files
         self.settings = settings
-        self.polarity = polarity
+        self.polarity = entry.polarity
+        self.crop = entry.crop
         self.label = label
 
     def run(self, folder: Path) -> None:
@@ -290,7 +291,7 @@ class _Decoder:
         content = b""
         try:
             content = self.files.read(row)
-            image = prepare_image(content, self.settings.size, self.polarity)
+            image = prepare_image(content, self.settings.size, self.polarity, self.crop)
         except DECODING_ERRORS as error:
             return why_unreadable(error, content)
         return image, hashlib.sha256(content).hexdigest()

@@ -1,6 +1,7 @@
 """Decoding the bytes of an image file to a square of grey values."""
 
 import io
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,14 +34,16 @@ class PreparedImage(NamedTuple):
     has_dark_ground: bool  # whether the median of its border is dark
 
 
-def prepare_image(content: bytes, size: int, polarity: Polarity) -> PreparedImage:
+def prepare_image(
+    content: bytes, size: int, polarity: Polarity, crop: Mapping[str, int] | None = None
+) -> PreparedImage:
     """Decode the bytes of an image file to a square of grey values.
 
-    The image is turned as its EXIF data say. The longer side fills the square, and the shorter one
-    is padded with the median of the border, so that nothing is cropped or stretched. Images are
-    resized with Pillow's antialiased bilinear filter. Deep grey values become 8 bits by the
-    smallest usual full scale that holds them (10, 12, 14 or 16 bits; 1 for fractions); where an
-    image uses less than a quarter of it, the range that it uses is stretched.
+    First the crop is cut off, then the image is turned as its EXIF data say. The longer side fills
+    the square, and the shorter one is padded with the median of the border, so that nothing is
+    stretched. Images are resized with Pillow's antialiased bilinear filter. Deep grey values become
+    8 bits by the smallest usual full scale that holds them (10, 12, 14 or 16 bits; 1 for
+    fractions); where an image uses less than a quarter of it, the range that it uses is stretched.
 
     Args:
         content: bytes of the file.
@@ -48,13 +51,15 @@ def prepare_image(content: bytes, size: int, polarity: Polarity) -> PreparedImag
         polarity: what the original shows; "by_border" means light organisms if the median of the
             border is dark. Transparent pixels become the ground: black under "light_on_dark",
             otherwise white.
+        crop: "left", "top", "right", "bottom" → px to cut off there, such as a scale bar.
 
     Raises:
         OSError, ValueError: the file is not a complete image, or its format is not supported.
     """
     with Image.open(io.BytesIO(content)) as opened:
         frames = getattr(opened, "n_frames", 1)
-        grey = _to_grey(opened, ground="black" if polarity == "light_on_dark" else "white")
+        cropped = _without_margins(opened, crop) if crop else opened
+        grey = _to_grey(cropped, ground="black" if polarity == "light_on_dark" else "white")
     ground = _median_of_border(grey)
     has_dark_ground = ground < MIDDLE_GREY
     pixels = np.asarray(_square(grey, size, ground))
@@ -78,6 +83,15 @@ def why_unreadable(error: Exception, content: bytes) -> str:
         most = 2 * Image.MAX_IMAGE_PIXELS // 10**6
         return f"it has more than {most} megapixels: shrink it"
     return str(error).splitlines()[0]
+
+
+def _without_margins(image: Image.Image, crop: Mapping[str, int]) -> Image.Image:
+    left, top = crop.get("left", 0), crop.get("top", 0)
+    right = image.width - crop.get("right", 0)
+    bottom = image.height - crop.get("bottom", 0)
+    if left >= right or top >= bottom:
+        raise ValueError(f"the crop leaves nothing of {image.width} × {image.height} px")
+    return image.crop((left, top, right, bottom))
 
 
 def _to_grey(image: Image.Image, ground: str) -> Image.Image:

@@ -22,6 +22,8 @@ TABLE_ENDINGS = (".csv", ".tsv")
 BLOCK_BYTES = 1 << 18
 RANGE_NOT_SATISFIABLE = 416
 PARTIAL_CONTENT = 206
+#: in a zip, the system that wrote a member; there some programs write backslashes
+MADE_ON_WINDOWS = 0
 #: an absolute path, or one that leaves its folder
 UNSAFE_PATH = re.compile(r"^[/\\]|(^|[/\\])\.\.([/\\]|$)")
 
@@ -118,11 +120,14 @@ def _unpacked(archive: Path, downloads: Path) -> Path:
 
 def _innermost(place: Path, subfolder: str | None) -> Path:
     """Step into the set from folders that contain nothing but one folder of folders."""
+    outer = place
     while True:
         inside = list(place.glob("[!._]*"))
         if len(inside) != 1 or not any(inside[0].glob("*/")):
             break
         place = inside[0]
+    if place != outer:
+        print(f"{outer} holds only one folder, so the set is read from {place.relative_to(outer)}")
     if subfolder and (place / subfolder).is_dir():
         return place / subfolder
     return place
@@ -193,6 +198,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     try:
         if archive.suffix in (".zip", ".whl"):
             _unpack_zip(archive, partial)
+            _unpack_inner_zip(partial)
         else:
             with tarfile.open(archive) as file:
                 file.extractall(partial, filter="data")
@@ -208,4 +214,18 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         if any(UNSAFE_PATH.search(name) for name in file.namelist()):
             raise ValueError("it would write outside its folder")
-        file.extractall(folder)
+        members = file.infolist()
+        for member in members:
+            if member.create_system == MADE_ON_WINDOWS:
+                member.filename = member.filename.replace("\\", "/")
+        file.extractall(folder, members)
+
+
+def _unpack_inner_zip(folder: Path) -> None:
+    """Replace a zip that is all that a folder holds by its content, as often as that is so."""
+    inside = list(folder.glob("[!._]*"))
+    while len(inside) == 1 and inside[0].suffix.lower() == ".zip":
+        inner = inside[0].rename(folder.with_name(f"{folder.name}.inner"))
+        _unpack_zip(inner, folder)
+        inner.unlink()
+        inside = list(folder.glob("[!._]*"))

@@ -64,8 +64,8 @@ class Where(Strict):
 class Balanced(Strict):
     """The balanced setting: the same number of labels for each taxon."""
 
-    min_images: Count = 100  # images at home that a taxon needs to be included
-    train: Count = 60  # training images per taxon; a taxon with fewer is left out
+    min_images: Count = 40  # images at home that a taxon needs to be included
+    train: Count = 24  # training images per taxon; a taxon with fewer is left out
     draws: Count = 5  # random draws of these images, over which every score is averaged
 
 
@@ -81,7 +81,7 @@ class Split(Strict):
     novel: tuple[str, ...] = ()  # taxa that are removed before any training
     validation: Share = 0.15
     test: Share = 0.2
-    min_images: Count = 10  # images at home that a taxon needs in the natural setting
+    min_images: Count = 8  # images at home that a taxon needs in the natural setting
     balanced: Balanced = Balanced()
     train_images: Count | None = None  # at most this many labelled, in natural proportions
     validation_images: Count | None = None

@@ -191,3 +191,12 @@ def test_a_far_too_large_image_is_called_too_large(monkeypatch):
     with pytest.raises(DECODING_ERRORS) as raised:
         prepare_image(content, 16, "dark_on_light")
     assert why_unreadable(raised.value, content) == "it has more than 1 megapixels: shrink it"
+
+
+def test_a_cropped_scale_bar_leaves_the_pixels_of_the_plain_image():
+    with_bar = np.vstack([drawing(), np.zeros((31, 32), np.uint8)])
+    content = encoded_as(with_bar, "PNG")
+    image = prepare_image(content, 32, "dark_on_light", {"bottom": 31})
+    assert (image.pixels == AS_EXPECTED).all() and image.height == 20
+    with pytest.raises(ValueError, match="the crop leaves nothing of 32 × 51 px"):
+        prepare_image(content, 32, "dark_on_light", {"left": 20, "right": 12})

@@ -321,8 +321,8 @@ def unpack_and_hang(archive: Path, folder: Path) -> None:
     """Unpack an archive, but hang before the folder gets its name: a run that will be killed."""
     extract_all = zipfile.ZipFile.extractall
 
-    def extract_and_hang(file: zipfile.ZipFile, target: Path) -> None:
-        extract_all(file, target)
+    def extract_and_hang(file: zipfile.ZipFile, *arguments: object) -> None:
+        extract_all(file, *arguments)
         (folder.parent / "ready").touch()
         time.sleep(60)
 
@@ -344,3 +344,33 @@ def test_a_killed_unpack_leaves_nothing_that_looks_finished(tmp_path):
     assert not folder.exists()
     assert (unpack(archive, folder) / "a" / "1.png").read_bytes() == b"1"
     assert sorted(os.listdir(tmp_path)) == ["a.zip", "ready", "set"]
+
+
+# --- archives as people make them
+
+
+def unpacked_names(tmp_path: Path, archive: bytes) -> list[str]:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "my_set.zip").write_bytes(archive)
+    place = locate("my_set", catalogue_entry("my_set"), tmp_path / "data", tmp_path / "downloads")
+    return sorted(path.relative_to(place).as_posix() for path in place.rglob("*.png"))
+
+
+def test_a_zip_made_on_windows_may_hold_backslashes(tmp_path):
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as file:
+        for name in ("a\\1.png", "b\\2.png"):
+            member = zipfile.ZipInfo(name)
+            member.filename, member.create_system = name, 0
+            file.writestr(member, b"1")
+    assert unpacked_names(tmp_path, buffer.getvalue()) == ["a/1.png", "b/2.png"]
+
+
+def test_a_set_that_is_wrapped_twice_is_found_and_it_is_said(tmp_path, capsys):
+    archive = zip_of({"export/my set/a/1.png": b"1", "export/my set/b/2.png": b"2"})
+    assert unpacked_names(tmp_path, archive) == ["a/1.png", "b/2.png"]
+    assert "the set is read from export/my set" in capsys.readouterr().out
+
+
+def test_a_zip_in_a_zip_is_unpacked(tmp_path):
+    inner = zip_of({"a/1.png": b"1", "b/2.png": b"2"})
+    assert unpacked_names(tmp_path, zip_of({"my_set.zip": inner})) == ["a/1.png", "b/2.png"]
