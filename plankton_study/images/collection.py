@@ -41,6 +41,8 @@ QUEUED_PER_WORKER = 256
 DEFAULT_SYNTHETIC_IMAGES = 3600
 #: a larger share of borders that contradict the polarity stops the study
 CONTRADICTING_SHARE = 0.05
+#: shorter side of an image whose border is not the organism itself, px
+SMALLEST_JUDGED = 8
 
 
 @dataclass(frozen=True)
@@ -297,8 +299,9 @@ class _Decoder:
         return image, hashlib.sha256(content).hexdigest()
 
     def _contradicts_polarity(self, image: PreparedImage) -> bool:
-        is_stated_dark = self.polarity == "light_on_dark"
-        return self.polarity != "by_border" and image.has_dark_ground != is_stated_dark
+        if self.polarity == "by_border" or min(image.width, image.height) < SMALLEST_JUDGED:
+            return False
+        return image.has_dark_ground != (self.polarity == "light_on_dark")
 
     def _report_polarity(self, contradicting: list[str]) -> None:
         if not contradicting:

@@ -167,11 +167,12 @@ def group_codes(collection: Collection) -> np.ndarray:
     """Return (N,) integers that are equal where images belong together.
 
     The entry's `group_by` defines what belongs together: day, sample or image. Images of one
-    object always do. An image without a time or sample is a group of its own.
+    object of a sample always do. An image without a time or sample is a group of its own.
     """
     records, group_by = collection.records, collection.entry.group_by
     has_object = records["object"].ne("")
-    alone = ("object " + records["object"]).where(has_object, "image " + records["id"])
+    own_object = "object " + records["object"] + "|" + records["sample"]
+    alone = own_object.where(has_object, "image " + records["id"])
     if group_by == "image":
         return pd.factorize(alone)[0]
     key = _group_key(records, group_by)

@@ -259,23 +259,22 @@ def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> pd.DataFrame:
-    """Keep the image of the lowest rank of each object, unless all are wanted."""
-    if "object" not in rows:
+    """Keep the image of the lowest rank of each object of a sample, unless all are wanted."""
+    if "object" not in rows or entry.ranks == "all":
         return rows.drop(columns="rank", errors="ignore")
+    identity = [column for column in ("sample", "object") if column in rows]
     is_known = rows["object"].str.strip().ne("")
-    is_shared = rows["object"].duplicated(keep=False) & is_known
-    if entry.ranks == "all" or not is_shared.any():
-        return rows.drop(columns="rank", errors="ignore")
     ranks = pd.Series(0.0, rows.index)
     if "rank" in rows:
         ranks = pd.to_numeric(rows["rank"].str.replace(",", "."), errors="coerce").fillna(0.0)
-    in_order = rows.assign(rank=ranks).sort_values("rank", kind="stable")
-    is_further = (in_order["object"].duplicated() & is_known.loc[in_order.index]).sort_index()
-    print(
-        f"{place}: {number_of(rows['object'][is_shared].nunique(), 'object')} with several images; "
-        f"the one of the lowest rank is kept, and {is_further.sum()} are left out "
-        '(entry.ranks = "all" keeps them)'
-    )
+    in_order = rows.loc[ranks.sort_values(kind="stable").index]
+    is_further = in_order.duplicated(identity).reindex(rows.index) & is_known
+    if is_further.any():
+        objects = number_of(len(rows[is_further].drop_duplicates(identity)), "object")
+        print(
+            f"{place}: {objects} with several images; the one of the lowest rank is kept, and "
+            f'{is_further.sum()} are left out (entry.ranks = "all" keeps them)'
+        )
     return rows[~is_further].drop(columns="rank", errors="ignore")
 
 
