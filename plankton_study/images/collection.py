@@ -177,10 +177,26 @@ def _find_source(study: Study, name: str) -> _Source:
     records, files = READERS[entry.reader](place, entry)
     if records.empty:
         raise StudyError(
-            f"{place} holds no images for the set {name!r}: "
-            f"check that its files are what the reader {entry.reader!r} expects"
+            f"{place} holds no images for the set {name!r}: {_what_to_do(place, entry)}"
         )
     return _Source(place, entry, records, files)
+
+
+#: endings of files that instruments write → what they are, and how images are got from them
+RAW_FILES = {
+    ".roi": "raw files of an Imaging FlowCytobot: export each image to a file, as libifcb can",
+    ".adc": "raw files of an Imaging FlowCytobot: export each image to a file, as libifcb can",
+    ".lst": "a run of a FlowCam: export its images one by one from VisualSpreadsheet",
+}
+
+
+def _what_to_do(place: Path | str, entry: CatalogueEntry) -> str:
+    """Return what may be wrong with a set that holds no images."""
+    endings = {path.suffix.lower() for path in Path(place).glob("**/*")}
+    for ending, advice in RAW_FILES.items():
+        if ending in endings:
+            return f"it has {ending} files, {advice}"
+    return f"check that its files are what the reader {entry.reader!r} expects"
 
 
 def _set_config(study: Study, name: str) -> DataSet:

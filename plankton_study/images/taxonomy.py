@@ -1,6 +1,7 @@
 """Relabelling taxa: coarse classes that several sets share."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,11 @@ def shared_classes(study: Study) -> dict[str, pd.DataFrame]:
     """
     path = Path(__file__).parent / study.profile.coarse
     try:
-        table = pd.read_csv(path, comment="#", dtype=str).set_index("taxon")[COLUMNS]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        rows = [line for line in lines if not line.startswith("#")]
+        # "NA" and "None" are names of taxa, not missing values
+        table = pd.read_csv(StringIO("\n".join(rows)), dtype=str, keep_default_na=False)
+        table = table.set_index("taxon")[COLUMNS]
     except (OSError, ValueError, KeyError) as error:
         raise StudyError(
             f"coarse = {path} needs the columns set, taxon, coarse, resolved "

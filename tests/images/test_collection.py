@@ -149,6 +149,17 @@ def test_a_folder_without_images_is_refused(make_study, tmp_path):
         load_collection(make_study(folder=tmp_path / "set"), "shapes")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("D20140117T003426_IFCB014.roi", "Imaging FlowCytobot: export"), ("run.lst", "VisualSpread")],
+)
+def test_raw_files_of_an_instrument_are_recognised(make_study, tmp_path, name, advice):
+    (tmp_path / "set" / "raw").mkdir(parents=True)
+    (tmp_path / "set" / "raw" / name).write_bytes(b"raw")
+    with pytest.raises(StudyError, match=f"holds no images.*{advice}"):
+        load_collection(make_study(folder=tmp_path / "set"), "shapes")
+
+
 def test_a_zip_of_a_folder_is_read_like_the_folder(make_study, tmp_path):
     folder = tmp_path / "set"
     write_shapes(folder, 40)

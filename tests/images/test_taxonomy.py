@@ -44,6 +44,15 @@ def test_shared_classes_are_read_from_the_profiles_table(make_study, tmp_path):
     assert tables["shapes"].loc["disc", "resolved"] == "yes"
 
 
+def test_names_of_taxa_in_the_table_may_look_like_missing_values_or_comments(make_study, tmp_path):
+    table = tmp_path / "mine.csv"
+    names = ["NA", "None", "#1 unknown", "007"]
+    lines = [f"shapes,{name},round,yes" for name in names]
+    table.write_text("\n".join(["# by me", "set,taxon,coarse,resolved", *lines]))
+    study = make_study({'title = "test"': f'title = "test"\ncoarse = "{table}"'})
+    assert shared_classes(study)["shapes"].index.tolist() == names
+
+
 @pytest.mark.parametrize("content", ["set,taxon\nshapes,disc\n", "", None])
 def test_a_table_of_shared_classes_that_cannot_be_read_is_one_error(make_study, tmp_path, content):
     table = tmp_path / "mine.csv"
