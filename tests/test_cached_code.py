@@ -42,6 +42,7 @@ CANNOT_SHAPE = (
     "run.study",
     "run.schema",
     "run.profile",
+    "images.reading.said",
 )
 
 

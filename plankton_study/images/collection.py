@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from plankton_study.images.decoding import (
 from plankton_study.images.download import locate
 from plankton_study.images.reading.readers import READERS
 from plankton_study.images.reading.records import ImageFiles, number_of
+from plankton_study.images.reading.said import collecting, say
 from plankton_study.images.synthetic import writing
 from plankton_study.images.synthetic.parameters import PARAMETERS
 from plankton_study.run.cache import digest, keep, module_digests
@@ -57,6 +58,7 @@ class Collection:
         digest: hash of images and records; part of the cache key of everything made from them.
         entry: the catalogue entry, with the profile's changes.
         refused: ids of the files that could not be read.
+        said: what was decided, joined or left out in reading the images, one sentence each.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Collection:
     digest: str
     entry: CatalogueEntry
     refused: tuple[str, ...]
+    said: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -82,9 +85,10 @@ def load_collection(study: Study, name: str) -> Collection:
     packed = _packed_folder(study.data, study, name) if study.data else None
     if packed and packed.is_dir():
         return _open_packed(study, name, packed)
-    source = _find_source(study, name)
-    folder = _prepare_images(study, source)
-    return _open_collection(name, folder, source.entry)
+    with collecting() as said:
+        source = _find_source(study, name)
+    folder = _prepare_images(study, source, said)
+    return _open_collection(name, folder, source.entry, said)
 
 
 def open_original(study: Study, name: str, image_id: str) -> Image.Image:
@@ -120,7 +124,7 @@ def pack_collection(study: Study, name: str, data: Path) -> Path:
     folder = _packed_folder(data, study, name)
     if folder.exists():
         raise StudyError(f"{folder} is there already: remove it, or name another folder")
-    prepared = _prepare_images(study, _find_source(study, name))
+    prepared = _prepare_images(study, _find_source(study, name), said=[])
     shutil.copytree(prepared, folder)
     return folder
 
@@ -215,8 +219,14 @@ def _draw_synthetic_images(study: Study, images: int) -> Path:
     return keep(study, "synthetic", inputs, writing.SHAPED_BY, draw)
 
 
-def _prepare_images(study: Study, source: _Source) -> Path:
-    """Return the folder of the decoded images; the first call decodes them."""
+def _prepare_images(study: Study, source: _Source, said: list[str]) -> Path:
+    """Return the folder of the decoded images; the first call decodes them.
+
+    Args:
+        study: provides the size of the images.
+        source: the images.
+        said: what the reader said, which is printed with the first decoding.
+    """
     settings = study.profile.images
     table = source.records.to_csv(index=False).encode()
     inputs = {
@@ -227,18 +237,24 @@ def _prepare_images(study: Study, source: _Source) -> Path:
     }
 
     def decode(folder: Path) -> None:
+        for message in said:
+            print(message)
         label = f"images of {source.place}"
         _Decoder(source.records, source.files, settings, source.entry, label).run(folder)
 
     return keep(study, "collection", inputs, SHAPED_BY, decode)
 
 
-def _open_collection(name: str, folder: Path, entry: CatalogueEntry) -> Collection:
+def _open_collection(
+    name: str, folder: Path, entry: CatalogueEntry, said: Iterable[str] = ()
+) -> Collection:
     about = read_json(folder / "about.json")
     records = pd.read_parquet(folder / "records.parquet")
     # each broken file leaves an unused row at the end of the array
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(records)]
-    return Collection(name, images, records, about["digest"], entry, tuple(about["refused"]))
+    refused = tuple(about["refused"])
+    all_said = (*said, *about["said"])
+    return Collection(name, images, records, about["digest"], entry, refused, all_said)
 
 
 class _Decoder:
@@ -281,15 +297,19 @@ class _Decoder:
             readable[row] = True
             facts.append((image.width, image.height, file_digest))
         images.flush()
-        self._report_broken(broken)
-        self._report_polarity(contradicting)
-        self._report_frames(of_several_frames)
+        with collecting() as said:
+            self._report_broken(broken)
+            self._report_polarity(contradicting)
+            self._report_frames(of_several_frames)
+        for message in said:
+            print(message)
         records = self.records[readable].reset_index(drop=True)
         records = records.join(pd.DataFrame(facts, columns=["width", "height", "digest"]))
         records.to_parquet(folder / "records.parquet", index=False)
         about = {
             "digest": _collection_digest(records, images[: len(records)]),
             "refused": sorted(broken),
+            "said": said,
         }
         write_json(folder / "about.json", about)
 
@@ -332,11 +352,11 @@ class _Decoder:
             raise StudyError(
                 f'{found}: set entry.polarity = "{other}", or "by_border" for a mixed set'
             )
-        print(found)
+        say(found)
 
     def _report_frames(self, of_several: list[str]) -> None:
         if of_several:
-            print(
+            say(
                 f"{number_of(len(of_several), 'file')} of several pages or frames: only the first "
                 f"is used; one such file is {of_several[0]!r}"
             )
@@ -351,7 +371,7 @@ class _Decoder:
                 f"or raise images.broken_share (now {share:g})"
             )
         for description in descriptions:
-            print(f"left out, cannot be read: {description}")
+            say(f"left out, cannot be read: {description}")
 
 
 class _TextHash:

@@ -38,6 +38,7 @@ class Division(NamedTuple):
     short_of_labels: tuple[str, ...]
     two_taxa: dict[str, int]
     notes: tuple[str, ...]
+    balanced_advice: str
 
 
 def divide(collection: Collection, config: Split) -> Division:
@@ -66,7 +67,8 @@ def divide(collection: Collection, config: Split) -> Division:
         _count_removed(parts, _reasons(usable, sides, taxa)),
         tuple(taxa.short_of_labels),
         usable.two_taxa,
-        tuple(_notes(collection, config, usable, held_out, parts, taxa)),
+        tuple(_notes(collection, config, usable, held_out, parts)),
+        _advice_on_balanced(collection.name, config, taxa),
     )
 
 
@@ -471,7 +473,6 @@ def _notes(
     usable: _Usable,
     held_out: _HeldOut,
     parts: dict[str, np.ndarray],
-    chosen: _Taxa,
 ) -> list[str]:
     """Return what the user should know about this division, one sentence each."""
     notes = []
@@ -490,19 +491,19 @@ def _notes(
     for part in ("validation", "test", *usable.shifted):
         if len(set(taxa[parts[part]])) == 1:
             notes.append(f"the part {part!r} holds a single taxon, so its scores mean little")
-    if len(chosen.balanced) < 2:
-        notes.append(_note_on_balanced(collection.name, config, chosen))
     return notes
 
 
-def _note_on_balanced(name: str, config: Split, chosen: _Taxa) -> str:
-    """Return why the balanced setting lacks taxa, and the largest one that would work."""
+def _advice_on_balanced(name: str, config: Split, chosen: _Taxa) -> str:
+    """Return why the balanced setting lacks taxa, and the largest one that works; "" if none."""
+    if len(chosen.balanced) >= 2:
+        return ""
     images = {taxon: chosen.training[taxon] for taxon in chosen.classes}
     _, second = sorted(images, key=images.__getitem__, reverse=True)[:2]
     at_home = min(chosen.at_home[taxon] for taxon in images if images[taxon] >= images[second])
     return (
-        f"fewer than two taxa have the {config.balanced.min_images} images at home and the "
-        f"{config.balanced.train} training images that the balanced setting needs; the largest "
-        f"one that works is sets.{name}.split.balanced = {{ min_images = {at_home}, "
+        f"fewer than two taxa of {name} have the {config.balanced.min_images} images at home and "
+        f"the {config.balanced.train} training images that the balanced setting needs: the largest "
+        f"setting that works is sets.{name}.split.balanced = {{ min_images = {at_home}, "
         f"train = {images[second]} }}"
     )

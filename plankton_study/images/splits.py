@@ -9,6 +9,7 @@ import numpy as np
 from plankton_study.images.collection import Collection, load_collection
 from plankton_study.images.division import divide, equal_numbers, group_codes
 from plankton_study.run.cache import computed, digest
+from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import PARTS
 from plankton_study.run.study import Study
 
@@ -37,6 +38,8 @@ class Splits:
             among the training images.
         two_taxa: pair of taxa → number of files that stand under both, and are removed.
         notes: what the user should know about the division, one sentence each.
+        balanced_advice: why the balanced setting has fewer than two taxa, and what to set; "" if
+            it has more.
         base: of relabelled splits, the original ones, whose encoders and features they share.
     """
 
@@ -49,6 +52,7 @@ class Splits:
     short_of_labels: tuple[str, ...] = ()
     two_taxa: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    balanced_advice: str = ""
     base: "Splits | None" = None
 
     def __getitem__(self, part: str) -> np.ndarray:
@@ -107,6 +111,15 @@ class Splits:
             replace(self, parts={**self.parts, "balanced": rows}) for rows in self.balanced_draws
         ]
 
+    def require_balanced(self) -> None:
+        """Check that the balanced setting has at least two taxa.
+
+        Raises:
+            StudyError: it has fewer.
+        """
+        if self.balanced_advice:
+            raise StudyError(self.balanced_advice)
+
     def restrict(self, part: str, classes: tuple[str, ...]) -> np.ndarray:
         """Return the rows of a part whose taxon is one of `classes`."""
         rows = self.parts[part]
@@ -148,6 +161,7 @@ def make_splits(study: Study, name: str) -> Splits:
         short_of_labels=tuple(stored["short_of_labels"]),
         two_taxa=stored["two_taxa"],
         notes=tuple(stored["notes"]),
+        balanced_advice=stored["balanced_advice"],
     )
 
 

@@ -131,13 +131,12 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_classes(splits: Splits, setting: str) -> None:
+    if setting == "balanced":
+        splits.require_balanced()
     if len(setting_classes(splits, setting)) < 2:
-        table = f"sets.{splits.collection.name}.split"
-        if setting == "balanced":
-            table += ".balanced"
         raise StudyError(
             f"fewer than two taxa have enough images for the {setting} setting: "
-            f"lower {table}.min_images"
+            f"lower sets.{splits.collection.name}.split.min_images"
         )
 
 

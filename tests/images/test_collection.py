@@ -79,6 +79,19 @@ def test_a_few_borders_that_contradict_the_polarity_are_named(make_study, shapes
     assert "1 of 160" in said and "dark border" in said and file.name in said
 
 
+def test_what_a_reader_says_is_printed_once_and_kept(make_study, shapes, tmp_path, capsys):
+    folder = shutil.copytree(shapes, tmp_path / "deeper")
+    (folder / "disc" / "more").mkdir()
+    file = sorted(folder.glob("disc/*.png"))[0]
+    file.rename(folder / "disc" / "more" / file.name)
+    study = make_study(folder=folder)
+    said = load_collection(study, "shapes").said
+    assert len(said) == 1 and "1 deeper folder joined" in said[0]
+    assert said[0] in capsys.readouterr().out
+    assert load_collection(study, "shapes").said == said
+    assert not capsys.readouterr().out
+
+
 def test_files_of_several_pages_are_named(make_study, shapes, tmp_path, capsys):
     folder = shutil.copytree(shapes, tmp_path / "pages")
     page = Image.open(sorted(folder.glob("disc/*.png"))[0])

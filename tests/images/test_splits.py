@@ -284,11 +284,13 @@ def test_the_largest_balanced_setting_that_works_is_named_and_works():
     collection = make_collection(20, 10)
     config = config_with(balanced={"min_images": 1000, "train": 900})
     splits = divide(collection, config)
-    (note,) = splits.notes
-    found = re.search(r"min_images = (\d+), train = (\d+)", note)
+    with pytest.raises(StudyError, match="fewer than two taxa of test have the 1000 images"):
+        splits.require_balanced()
+    found = re.search(r"min_images = (\d+), train = (\d+)", splits.balanced_advice)
     least, train = map(int, found.groups())
     works = divide(collection, config_with(balanced={"min_images": least, "train": train}))
-    assert len(works.balanced_classes) == 2 and not works.notes
+    assert len(works.balanced_classes) == 2
+    works.require_balanced()
 
 
 def test_a_part_with_a_single_taxon_and_a_test_share_far_off_are_named():

@@ -206,9 +206,11 @@ def test_the_balanced_setting_keeps_to_its_classes(shared, splits):
 
 
 def test_a_setting_of_a_single_taxon_is_refused(shared, splits):
-    poor = replace(splits, balanced_classes=splits.balanced_classes[:1])
-    message = "fewer than two taxa .* lower sets.shapes.split.balanced.min_images"
-    with pytest.raises(StudyError, match=message):
+    poor = replace(splits, classes=splits.classes[:1])
+    with pytest.raises(StudyError, match=r"fewer than two taxa .* lower sets.shapes.split.min_im"):
+        probe_encoder(shared, poor, "pixels + PCA")
+    poor = replace(splits, balanced_advice="two are needed: set this")
+    with pytest.raises(StudyError, match="two are needed: set this"):
         probe_encoder(shared, poor, "pixels + PCA", "balanced")
 
 

@@ -14,6 +14,7 @@ from plankton_study.images.reading.records import (
     image_names,
     number_of,
 )
+from plankton_study.images.reading.said import say
 from plankton_study.run.errors import StudyError
 
 #: names of folders that divide or hold a set, and so are no taxa
@@ -90,13 +91,13 @@ def _say_joined_folders(
 ) -> None:
     """Print how many deeper folders were joined into their taxon."""
     if level == "path":
-        print(f"{place}: a taxon is the whole path of its folder")
+        say(f"{place}: a taxon is the whole path of its folder")
         return
     deeper = sorted({"/".join(parents) for parents in folders if len(parents) > level})
     if deeper:
         hint = "" if is_chosen else '; entry.taxon_level = "path" keeps them apart'
         count = number_of(len(deeper), "deeper folder")
-        print(
+        say(
             f"{place}: taxa are the folders of level {level}; {count} joined into them: "
             f"{examples(deeper)}{hint}"
         )
@@ -107,10 +108,10 @@ def _say_left_out(place: Path, used: set[str]) -> None:
     class_folders = {path.name for path in place.iterdir() if path.is_dir()}
     empty = {name for name in class_folders if not HIDDEN.search(name)} - used
     if empty:
-        print(f"{place}: class folders without images are left out: {', '.join(sorted(empty))}")
+        say(f"{place}: class folders without images are left out: {', '.join(sorted(empty))}")
     beside = image_names(place, "*")
     if beside:
-        print(
+        say(
             f"{place}: {number_of(len(beside), 'image')} beside the class folders left out, the "
             f"first is {beside[0]!r}"
         )

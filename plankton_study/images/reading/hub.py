@@ -8,6 +8,7 @@ import pandas as pd
 
 from plankton_study.images.catalogue import CatalogueEntry
 from plankton_study.images.reading.records import ImageFiles, complete_records
+from plankton_study.images.reading.said import say
 from plankton_study.images.reading.table import check_columns
 from plankton_study.run.errors import StudyError, first_sentence
 
@@ -93,7 +94,7 @@ def _labels(place: Path | str, table: Any, column: str) -> list[str]:
             taxa.append(str(label))
     are_numbers = [isinstance(label, int | np.integer) for label in table[column]]
     if not has_names and any(are_numbers):
-        print(f"{place}: the labels are numbers without names, so taxa are called 0, 1, 2 …")
+        say(f"{place}: the labels are numbers without names, so taxa are called 0, 1, 2 …")
     return taxa
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from plankton_study.images.catalogue import CatalogueEntry
+from plankton_study.images.reading.said import say
 from plankton_study.images.reading.times import parse_times
 from plankton_study.run.cache import digest
 
@@ -140,7 +141,7 @@ def _say_twins(what: str, names: list[str], key: dict[str, str]) -> None:
         groups.setdefault(key[name], []).append(name)
     for twins in groups.values():
         if len(twins) > 1:
-            print(f"{' and '.join(map(repr, twins))} {what}")
+            say(f"{' and '.join(map(repr, twins))} {what}")
 
 
 def number_of(count: int, noun: str) -> str:

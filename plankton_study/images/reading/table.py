@@ -16,6 +16,7 @@ from plankton_study.images.reading.records import (
     image_names,
     number_of,
 )
+from plankton_study.images.reading.said import say
 from plankton_study.images.reading.text_tables import TextTable
 from plankton_study.images.reading.times import join_date_and_time
 from plankton_study.run.errors import StudyError
@@ -99,7 +100,7 @@ def _tables(place: Path, entry: CatalogueEntry) -> list[TextTable]:
             f"{place} holds {len(files)} tables, and {others[0].relative_to(place)} has no column "
             f"{image_column!r}: name the table as source"
         )
-    print(f"{place}: {len(files)} tables are read as one set")
+    say(f"{place}: {len(files)} tables are read as one set")
     return tables
 
 
@@ -149,7 +150,7 @@ def _columns(file: Path, header: list[str], entry: CatalogueEntry) -> dict[str, 
                     f'{key}, as in entry.columns = {{ {key} = "{meant[0]}" }}'
                 )
             if meant:
-                print(f"{file}: the {key} stands in the column {meant[0]!r}")
+                say(f"{file}: the {key} stands in the column {meant[0]!r}")
                 columns[key] = meant[0]
     if "image" not in columns:
         columns["image"] = ECOTAXA["image"]  # so that it is named as missing
@@ -177,7 +178,7 @@ def _with_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
     if not is_named.all():
         first = rows[~is_named].iloc[0]
         count = number_of((~is_named).sum(), "row")
-        print(
+        say(
             f"{place}: {count} without an image left out, the first is line {first['line']} of "
             f"{first['file']}"
         )
@@ -193,7 +194,7 @@ def _with_status(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
     counts = Counter(word or "no status" for word in words[~is_validated])
     if counts:
         listed = ", ".join(f"{count} {word}" for word, count in counts.most_common())
-        print(
+        say(
             f"{place}: {number_of(counts.total(), 'image')} that no expert has validated, so "
             f"unlabelled here ({listed})"
         )
@@ -228,7 +229,7 @@ def _found_names(images: Path, names: pd.Series) -> pd.Series:
     is_found = meant.ne(names[is_missing])
     if is_found.any():
         first = meant.index[is_found][0]
-        print(
+        say(
             f"{number_of(is_found.sum(), 'image')} found under a name that differs in case, the "
             f"first is {meant[first]!r} for {names[first]!r}"
         )
@@ -251,7 +252,7 @@ def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
                 f"({' and '.join(map(repr, own))}): keep one row for each image"
             )
     first = rows["id"][is_repeated].iloc[0]
-    print(
+    say(
         f"{place}: {number_of(is_repeated.sum(), 'row')} left out, since they name an image again, "
         f"the first is {first!r}"
     )
@@ -271,7 +272,7 @@ def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> 
     is_further = in_order.duplicated(identity).reindex(rows.index) & is_known
     if is_further.any():
         objects = number_of(len(rows[is_further].drop_duplicates(identity)), "object")
-        print(
+        say(
             f"{place}: {objects} with several images; the one of the lowest rank is kept, and "
             f'{is_further.sum()} are left out (entry.ranks = "all" keeps them)'
         )
@@ -282,7 +283,7 @@ def _say_files_without_row(place: Path, images: Path, named: set[str]) -> None:
     """Print how many image files no row names."""
     others = [name for name in image_names(images) if name not in named]
     if others:
-        print(
+        say(
             f"{place}: {number_of(len(others), 'image file')} without a row left out, the first is "
             f"{others[0]!r}"
         )

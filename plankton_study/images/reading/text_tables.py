@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from plankton_study.images.reading.records import number_of
+from plankton_study.images.reading.said import say
 from plankton_study.run.errors import StudyError, first_sentence
 
 #: in the order in which they are preferred
@@ -67,7 +68,7 @@ class TextTable:
             lines.append(line)
         if long_lines:
             count = number_of(len(long_lines), "row")
-            print(
+            say(
                 f"{self.file}: {count} with more cells than the header, the first is line "
                 f"{long_lines[0]}: the cells beyond it are left out"
             )
@@ -104,7 +105,7 @@ def _decoded(file: Path) -> str:
                 f"{file} is no readable table in UTF-16 ({first_sentence(error)}): "
                 "export it again in UTF-8"
             ) from None
-        print(f"{file}: read in the encoding Latin-1, since it is not in UTF-8")
+        say(f"{file}: read in the encoding Latin-1, since it is not in UTF-8")
         text = content.decode("latin-1")
     if "\0" in text:
         raise StudyError(f"{file} is no table, since it holds binary data: export it as CSV")

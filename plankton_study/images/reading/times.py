@@ -3,6 +3,7 @@
 import pandas as pd
 
 from plankton_study.images.catalogue import CatalogueEntry
+from plankton_study.images.reading.said import say
 
 
 def parse_times(texts: pd.Series, entry: CatalogueEntry) -> pd.Series:
@@ -19,7 +20,7 @@ def parse_times(texts: pd.Series, entry: CatalogueEntry) -> pd.Series:
     is_lost = texts.notna() & times.isna()
     if is_lost.any():
         first = texts[is_lost].iloc[0]
-        print(
+        say(
             f"{is_lost.sum()} of {texts.notna().sum()} times cannot be read, the first is {first!r}"
         )
     if entry.deployed:  # a clock that was never set may say 1970 or 2057
