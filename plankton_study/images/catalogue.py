@@ -47,6 +47,7 @@ class CatalogueEntry(Strict):
     # class folders: which ones name the taxon, counted from 1, or all of them as a path; None: 1
     taxon_level: Annotated[int, Field(ge=1)] | Literal["path"] | None = None
     not_taxa: tuple[str, ...] = ()  # classes of shapes or detritus; never used as labels
+    unlabelled: tuple[str, ...] = ()  # folders or labels whose images nobody has named yet
     subfolder: str | None = None  # the folder inside the archive that holds the class folders
     url: str | None = None
     wheel: str | None = None  # a Python package that contains the images; it is never installed

@@ -98,3 +98,12 @@ def test_names_that_look_alike_stay_apart_and_are_named_once(folder_of, capsys):
 @pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "007", "a~b{c}", "50% broken"])
 def test_any_name_is_a_taxon(folder_of, name):
     assert taxa_in(folder_of(f"{name}/1.png", "Egg/1.png")) == sorted(["Egg", name])
+
+
+def test_a_folder_of_unnamed_images_is_unlabelled(folder_of, capsys):
+    folder = folder_of("Egg/1.png", "Larva/1.png", "unsorted/1.png", "unsorted/2.png")
+    assert taxa_in(folder, unlabelled=["unsorted"]) == ["Egg", "Larva", "", ""]
+    assert not capsys.readouterr().out
+    taxa_in(folder, unlabelled=["unsortd"], not_taxa=["Egg"])
+    said = capsys.readouterr().out
+    assert said == "no image stands under 'unsortd', named in entry.unlabelled\n"

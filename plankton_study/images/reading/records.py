@@ -100,8 +100,18 @@ def complete_records(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
         "object": "",
     }
     records = records.fillna(defaults).astype(dict.fromkeys(("id", *defaults), str))
-    records["taxon"] = clean_taxa(records["taxon"])
+    taxa = clean_taxa(records["taxon"])
+    records["taxon"] = taxa.mask(taxa.isin(entry.unlabelled), "")
+    _say_missing_names(taxa, entry)
     return records
+
+
+def _say_missing_names(taxa: pd.Series, entry: CatalogueEntry) -> None:
+    """Say which names in the entry no image has, since they may be misspelt."""
+    for key in ("unlabelled", "not_taxa"):
+        missing = [name for name in getattr(entry, key) if name not in set(taxa)]
+        if missing:
+            say(f"no image stands under {', '.join(map(repr, missing))}, named in entry.{key}")
 
 
 def _parse_names(ids: pd.Series, pattern: re.Pattern[str]) -> pd.DataFrame:
