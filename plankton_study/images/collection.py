@@ -342,11 +342,11 @@ class _Decoder:
     def _report_polarity(self, contradicting: list[str]) -> None:
         if not contradicting:
             return
-        ground = "light" if self.polarity == "light_on_dark" else "dark"
+        found_on = "a light" if self.polarity == "light_on_dark" else "a dark"
         other = "dark_on_light" if self.polarity == "light_on_dark" else "light_on_dark"
         found = (
-            f"{len(contradicting)} of {len(self.records)} {self.label} have a {ground} border, the "
-            f"first is {contradicting[0]!r}, but the polarity is {self.polarity}"
+            f"{len(contradicting)} of {len(self.records)} {self.label} seem to lie on {found_on} "
+            f"ground, the first is {contradicting[0]!r}, but the polarity is {self.polarity}"
         )
         if len(contradicting) > CONTRADICTING_SHARE * len(self.records):
             raise StudyError(

@@ -1,6 +1,8 @@
 """Decoding the bytes of an image file to a square of grey values."""
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -8,14 +10,17 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: errors that Pillow raises for broken files, and for files that are not images
-DECODING_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+DECODING_ERRORS = (
+    *(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
+    *(IndexError, KeyError, TypeError, EOFError, OverflowError, struct.error, zlib.error),
+)
 
 Polarity = Literal["dark_on_light", "light_on_dark", "by_border"]
 
 #: EXIF tag of the orientation, and its value if nothing has to be turned
 ORIENTATION, UPRIGHT = 0x0112, 1
-#: grey value below which a ground is dark
-MIDDLE_GREY = 128
+#: percentiles between which the organism and its ground lie
+EXTREMES = (1, 99)
 #: largest values of cameras and formats: 8, 10, 12, 14 and 16 bits
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 #: a deep image that uses less of its scale stands on a pedestal, which is removed
@@ -31,7 +36,7 @@ class PreparedImage(NamedTuple):
     width: int  # px
     height: int
     frames: int  # pages or frames of the file, of which the first is used
-    has_dark_ground: bool  # whether the median of its border is dark
+    has_dark_ground: bool  # whether the organism is lighter than the median of the border
 
 
 def prepare_image(
@@ -39,7 +44,7 @@ def prepare_image(
 ) -> PreparedImage:
     """Decode the bytes of an image file to a square of grey values.
 
-    First the crop is cut off, then the image is turned as its EXIF data say. The longer side fills
+    First the image is turned as its EXIF data say, then the crop is cut off. The longer side fills
     the square, and the shorter one is padded with the median of the border, so that nothing is
     stretched. Images are resized with Pillow's antialiased bilinear filter. Deep grey values become
     8 bits by the smallest usual full scale that holds them (10, 12, 14 or 16 bits; 1 for
@@ -48,9 +53,9 @@ def prepare_image(
     Args:
         content: bytes of the file.
         size: side R of the square, px.
-        polarity: what the original shows; "by_border" means light organisms if the median of the
-            border is dark. Transparent pixels become the ground: black under "light_on_dark",
-            otherwise white.
+        polarity: what the original shows; "by_border" compares the organism with the median of
+            the border, for each image. Transparent pixels become the ground: black under
+            "light_on_dark", otherwise white.
         crop: "left", "top", "right", "bottom" → px to cut off there, such as a scale bar.
 
     Raises:
@@ -58,10 +63,11 @@ def prepare_image(
     """
     with Image.open(io.BytesIO(content)) as opened:
         frames = getattr(opened, "n_frames", 1)
-        cropped = _without_margins(opened, crop) if crop else opened
+        upright = _upright(opened)
+        cropped = _without_margins(upright, crop) if crop else upright
         grey = _to_grey(cropped, ground="black" if polarity == "light_on_dark" else "white")
     ground = _median_of_border(grey)
-    has_dark_ground = ground < MIDDLE_GREY
+    has_dark_ground = _is_light_on(ground, grey)
     pixels = np.asarray(_square(grey, size, ground))
     if polarity == "light_on_dark" or (polarity == "by_border" and has_dark_ground):
         pixels = 255 - pixels
@@ -85,6 +91,18 @@ def why_unreadable(error: Exception, content: bytes) -> str:
     return str(error).splitlines()[0]
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an opened image turned as its EXIF data say; refuse colours of 16 bits."""
+    is_deep_colour = image.mode.startswith("RGB") and ";16" in str(image.tile)
+    if is_deep_colour:  # Pillow would drop half of each colour's bits
+        raise ValueError(
+            "colours of 16 bits are not supported: save it as grey, or with 8 bits per colour"
+        )
+    if image.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
 def _without_margins(image: Image.Image, crop: Mapping[str, int]) -> Image.Image:
     left, top = crop.get("left", 0), crop.get("top", 0)
     right = image.width - crop.get("right", 0)
@@ -95,16 +113,8 @@ def _without_margins(image: Image.Image, crop: Mapping[str, int]) -> Image.Image
 
 
 def _to_grey(image: Image.Image, ground: str) -> Image.Image:
-    """Return an upright image of mode "L"; transparent pixels show the colour `ground`."""
-    is_deep = image.mode.startswith(("I", "F"))
-    is_deep_colour = image.mode.startswith("RGB") and ";16" in str(image.tile)
-    if is_deep_colour:  # Pillow would drop half of each colour's bits
-        raise ValueError(
-            "colours of 16 bits are not supported: save it as grey, or with 8 bits per colour"
-        )
-    if image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
-        image = ImageOps.exif_transpose(image)
-    if is_deep:
+    """Return an image of mode "L"; transparent pixels show the colour `ground`."""
+    if image.mode.startswith(("I", "F")):
         image = _scale_to_8_bits(image)
     if image.has_transparency_data:
         background = Image.new("RGBA", image.size, ground)
@@ -135,6 +145,15 @@ def _median_of_border(image: Image.Image) -> int:
     grey = np.asarray(image)
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     return int(np.median(border))
+
+
+def _is_light_on(ground: int, image: Image.Image) -> bool:
+    """Return whether an organism is lighter than its ground.
+
+    It is what differs most from the ground, apart from a few extreme pixels.
+    """
+    darkest, lightest = np.percentile(np.asarray(image), EXTREMES)
+    return bool(lightest - ground > ground - darkest)
 
 
 def _square(image: Image.Image, size: int, ground: int) -> Image.Image:

@@ -97,8 +97,7 @@ class _Usable(NamedTuple):
 def _usable(collection: Collection, config: Split) -> _Usable:
     records = collection.records
     is_novel = _novel(collection, config)
-    has_two_taxa = (records.groupby("digest")["taxon"].transform("nunique") > 1).to_numpy()
-    is_copy = records.duplicated("digest").to_numpy() & ~has_two_taxa
+    has_two_taxa, is_copy = _duplicates(records)
     is_usable = ~has_two_taxa & ~is_copy
     shifted = {name: _matches(records, where) & is_usable for name, where in config.shifts.items()}
     is_away = _any_of(shifted.values(), len(records))
@@ -131,9 +130,22 @@ def _novel(collection: Collection, config: Split) -> np.ndarray:
     return taxa.isin(config.novel).to_numpy()
 
 
+def _duplicates(records: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return which files stand under two taxa, and which are further copies, (N,) bool each.
+
+    An unlabelled copy of a labelled file is the further one.
+    """
+    names = records["taxon"].where(records["taxon"].ne(""))
+    has_two_taxa = (names.groupby(records["digest"]).transform("nunique") > 1).to_numpy()
+    labelled_first = records.loc[names.isna().sort_values(kind="stable").index]
+    is_copy = labelled_first.duplicated("digest").reindex(records.index).to_numpy()
+    return has_two_taxa, is_copy & ~has_two_taxa
+
+
 def _pairs_of_taxa(records: pd.DataFrame) -> dict[str, int]:
     """Return how many files stand under the same taxa, the commonest first."""
-    taxa = records.groupby("digest")["taxon"].agg(lambda names: " and ".join(sorted(set(names))))
+    named = records[records["taxon"].ne("")]
+    taxa = named.groupby("digest")["taxon"].agg(lambda names: " and ".join(sorted(set(names))))
     return dict(Counter(taxa).most_common())
 
 
@@ -232,8 +244,8 @@ def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _He
     groups = group_codes(collection)[rows]
     number_of_groups = len(np.unique(groups))
     is_grouped = number_of_groups < len(rows)
-    if is_grouped:
-        _refuse_few_groups(collection, number_of_groups)
+    if collection.entry.group_by != "image":
+        _refuse_odd_groups(collection, number_of_groups, rows)
     folds = min(MAX_FOLDS, max(Counter(taxa).values(), default=0), number_of_groups)
     test_folds, validation_folds = _numbers_of_folds(collection, config, folds)
     if is_grouped:
@@ -254,13 +266,21 @@ def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _He
     return _HeldOut(is_test, is_validation, is_grouped)
 
 
-def _refuse_few_groups(collection: Collection, number: int) -> None:
+def _refuse_odd_groups(collection: Collection, number: int, rows: np.ndarray) -> None:
+    """Stop if there are too few groups, or as many as images."""
     group_by = collection.entry.group_by
-    if number < GROUPS_NEEDED and group_by != "image":
+    if number < GROUPS_NEEDED:
         raise StudyError(
             f"{collection.name} has {number} {group_by}s at home, but at least {GROUPS_NEEDED} are "
             f"needed to hold whole {group_by}s out: widen home, or set entry.group_by = "
             '"image", which splits single images and flatters'
+        )
+    if number == len(rows):
+        first = _group_key(collection.records, group_by).iloc[rows[0]]
+        raise StudyError(
+            f"{collection.name} has {number} {group_by}s for {number} images, such as {first!r}, "
+            "so none would stay together: correct entry.name_pattern or entry.columns, or set "
+            'entry.group_by = "image", which splits single images and flatters'
         )
 
 
@@ -475,7 +495,7 @@ def _notes(
     parts: dict[str, np.ndarray],
 ) -> list[str]:
     """Return what the user should know about this division, one sentence each."""
-    notes = []
+    notes = _notes_on_groups(collection)
     shares = {
         "test": (held_out.is_test, config.test),
         "validation": (held_out.is_validation, config.validation),
@@ -485,13 +505,33 @@ def _notes(
         if abs(share - asked) > SHARE_OFF:
             notes.append(
                 f"the part {part!r} holds {share:.0%} of the home images, not {asked:.0%}, since "
-                f"whole {collection.entry.group_by}s stay together"
+                f"{_whole_groups(collection)} stay together"
             )
     taxa = collection.records["taxon"].to_numpy(dtype=object)
     for part in ("validation", "test", *usable.shifted):
         if len(set(taxa[parts[part]])) == 1:
             notes.append(f"the part {part!r} holds a single taxon, so its scores mean little")
     return notes
+
+
+def _whole_groups(collection: Collection) -> str:
+    group_by = collection.entry.group_by
+    return "images of one object" if group_by == "image" else f"whole {group_by}s"
+
+
+def _notes_on_groups(collection: Collection) -> list[str]:
+    """Return a note if days or samples are known, but single images are split."""
+    if collection.entry.group_by != "image":
+        return []
+    for group_by in ("sample", "day"):
+        key = _group_key(collection.records, group_by)
+        groups = key[key != ""].nunique()
+        if 1 < groups < (key != "").sum():
+            return [
+                f"{groups} {group_by}s are known, but single images are split, which flatters: "
+                f'entry.group_by = "{group_by}" keeps them together'
+            ]
+    return []
 
 
 def _advice_on_balanced(name: str, config: Split, chosen: _Taxa) -> str:

@@ -13,6 +13,8 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 
 from plankton_study.images.catalogue import CatalogueEntry, catalogue
+from plankton_study.images.reading.records import HIDDEN
+from plankton_study.images.reading.said import say
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import sha256_of
 from plankton_study.run.progress import progress
@@ -122,12 +124,12 @@ def _innermost(place: Path, subfolder: str | None) -> Path:
     """Step into the set from folders that contain nothing but one folder of folders."""
     outer = place
     while True:
-        inside = list(place.glob("[!._]*"))
+        inside = [path for path in place.glob("*") if not HIDDEN.search(path.name)]
         if len(inside) != 1 or not any(inside[0].glob("*/")):
             break
         place = inside[0]
     if place != outer:
-        print(f"{outer} holds only one folder, so the set is read from {place.relative_to(outer)}")
+        say(f"{outer} holds only one folder, so the set is read from {place.relative_to(outer)}")
     if subfolder and (place / subfolder).is_dir():
         return place / subfolder
     return place

@@ -76,7 +76,7 @@ def test_a_few_borders_that_contradict_the_polarity_are_named(make_study, shapes
         ImageOps.invert(image).save(file)
     assert len(load_collection(make_study(folder=folder), "shapes")) == 160
     said = capsys.readouterr().out
-    assert "1 of 160" in said and "dark border" in said and file.name in said
+    assert "1 of 160" in said and "on a dark ground" in said and file.name in said
 
 
 def test_what_a_reader_says_is_printed_once_and_kept(make_study, shapes, tmp_path, capsys):

@@ -200,3 +200,30 @@ def test_a_cropped_scale_bar_leaves_the_pixels_of_the_plain_image():
     assert (image.pixels == AS_EXPECTED).all() and image.height == 20
     with pytest.raises(ValueError, match="the crop leaves nothing of 32 × 51 px"):
         prepare_image(content, 32, "dark_on_light", {"left": 20, "right": 12})
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "1"])
+def test_every_mode_can_be_cropped(mode):
+    image = Image.fromarray(drawing()).convert(mode)
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    image.save(stream := io.BytesIO(), kind)
+    cropped = prepare_image(stream.getvalue(), 32, "dark_on_light", {"bottom": 2, "left": 1})
+    assert (cropped.width, cropped.height) == (31, 18)
+
+
+def test_a_grey_ground_is_judged_by_what_differs_from_it():
+    pixels = np.full((20, 32), 118, np.uint8)
+    pixels[8:12, 4:14] = 30
+    assert not prepare_image(encode_array(pixels), 32, "dark_on_light").has_dark_ground
+    assert prepare_image(encode_array(255 - pixels), 32, "dark_on_light").has_dark_ground
+
+
+def test_a_cut_animation_is_an_unreadable_file():
+    frames = [Image.fromarray(drawing()).convert("P") for _ in range(3)]
+    frames[0].save(stream := io.BytesIO(), "GIF", save_all=True, append_images=frames[1:])
+    whole = stream.getvalue()
+    for length in range(20, len(whole), 7):
+        try:
+            prepare_image(whole[:length], 16, "dark_on_light")
+        except DECODING_ERRORS as error:
+            assert why_unreadable(error, whole[:length])

@@ -1,5 +1,6 @@
 """Class folders as people have them."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -107,3 +108,46 @@ def test_a_folder_of_unnamed_images_is_unlabelled(folder_of, capsys):
     taxa_in(folder, unlabelled=["unsortd"], not_taxa=["Egg"])
     said = capsys.readouterr().out
     assert said == "no image stands under 'unsortd', named in entry.unlabelled\n"
+
+
+@pytest.mark.parametrize("name", ["train", "images"])
+def test_a_path_holds_no_folder_that_divides_a_set(folder_of, name):
+    folder = folder_of(f"{name}/Egg/1.png", f"{name}/Larva/1.png", "Other/Egg/1.png")
+    with pytest.raises(StudyError, match=f"the folders {name} in .* are no taxa"):
+        taxa_in(folder, taxon_level="path")
+
+
+def test_a_name_in_another_encoding_is_refused_with_what_to_do(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/Cop\xe9pode"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system accepts UTF-8 only")
+    draw_shape("disc", np.random.default_rng(0)).save(os.fsdecode(folder) + "/1.png")
+    with pytest.raises(StudyError, match="not in UTF-8.*convmv"):
+        taxa_in(tmp_path)
+
+
+# --- times in file names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "said"),
+    [
+        (r"^(?P<time_unix>\d+)_", ["1460042915000_1.png"], "outside the years 1800 to 2100"),
+        (r"^(?P<time>\d+)_", ["0930_1.png"], "cannot be read, the first is '0930'"),
+        (r"^(?P<time>\w+)_", ["now_1.png"], "cannot be read, the first is 'now'"),
+        (r"^(?P<time_unix>[\d.]+)_", ["1.2.3_1.png"], ""),
+    ],
+)
+def test_impossible_times_are_unknown(folder_of, capsys, pattern, names, said):
+    folder = folder_of(*(f"Egg/{name}" for name in names))
+    records, _ = read_folder(folder, catalogue_entry("my_set", {"name_pattern": pattern}))
+    assert records["time"].isna().all()
+    assert said in capsys.readouterr().out
+
+
+def test_a_pattern_may_begin_with_flags(folder_of):
+    entry = catalogue_entry("my_set", {"name_pattern": r"(?i)^(?P<sample>net\d)_"})
+    records, _ = read_folder(folder_of("Egg/NET1_1.png"), entry)
+    assert records["sample"].tolist() == ["NET1"]

@@ -67,11 +67,22 @@ def test_every_dialect_gives_the_same_records(images, separator, options, capsys
     assert "the taxon stands in the column 'taxon'" in said
 
 
-def test_latin_1_is_read_and_said(images, capsys):
-    rows = [["file", "taxon"], *([name, "Copépode"] for name in NAMES)]
-    write(images, rows, encoding="latin-1")
-    assert set(read(images)["taxon"]) == {"Copépode"}
-    assert capsys.readouterr().out.count("Latin-1") == 1
+@pytest.mark.parametrize(
+    ("taxon", "encoding", "name"),
+    [("Cœlentéré –", "cp1252", "Windows-1252"), ("Copépode\x81", "latin-1", "Latin-1")],
+)
+def test_old_encodings_are_read_and_said_once(images, capsys, taxon, encoding, name):
+    write(images, [["file", "taxon"], *([file, taxon] for file in NAMES)], encoding=encoding)
+    assert set(read(images)["taxon"]) == {taxon}
+    assert capsys.readouterr().out.count(f"read in the encoding {name}") == 1
+
+
+def test_a_single_quotation_mark_does_not_swallow_the_rows_after_it(images):
+    rows = [["file", "taxon", "comment"], *([name, "disc", ""] for name in NAMES)]
+    rows[2][2] = '"big one'
+    write(images, rows)
+    with pytest.raises(StudyError, match="no readable table after line 2.*quotation marks there"):
+        read(images)
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 a workbook", b"\xd0\xcf\x11\xe0 an old one"])
@@ -197,6 +208,8 @@ def test_of_each_object_the_image_of_the_lowest_rank_is_kept(images, capsys):
         ("04:20:00", "04:20:00"),
         ("", "000000"),
         ("9920", "992000"),
+        ("12", "001200"),
+        ("0.4375", "0.4375"),
     ],
 )
 def test_times_of_day_mean_what_ecotaxa_means(text, clock):
@@ -262,3 +275,33 @@ def test_an_image_under_two_taxa_is_refused(images):
     )
     with pytest.raises(StudyError, match=message):
         read(images)
+
+
+def test_a_validated_and_a_predicted_row_of_one_image_are_no_two_taxa(images, capsys):
+    again = ecotaxa_row("0.png", object_annotation_status="predicted")
+    write(images, [ECOTAXA, again, *(ecotaxa_row(name) for name in NAMES)])
+    records = read(images)
+    assert sorted(records["id"]) == NAMES and (records["taxon"] == "disc").all()
+    assert "1 row left out, since they name an image again" in capsys.readouterr().out
+
+
+def test_tables_with_different_columns_keep_their_images_and_labels(images):
+    write(images, [ECOTAXA, *(ecotaxa_row(name) for name in NAMES[:3])], name="a.tsv")
+    few = ["img_file_name", "object_annotation_category"]
+    write(images, [few, *([name, "bar"] for name in NAMES[3:])], name="b.tsv")
+    records = read(images)
+    assert records["id"].tolist() == NAMES
+    assert records["taxon"].tolist() == ["disc"] * 3 + ["bar"] * 3
+
+
+def test_a_time_of_day_without_a_date_is_no_time(images):
+    columns = [name for name in ECOTAXA if name != "object_date"]
+    rows = [[name, "0", name, "0907", "disc", "validated", "net1"] for name in NAMES]
+    write(images, [columns, *rows])
+    assert read(images)["time"].isna().all()
+
+
+def test_a_missing_folder_of_images_is_refused_at_once(images):
+    write(images, plain_rows())
+    with pytest.raises(StudyError, match=r"no folder .*imgs: correct entry\.image_folder"):
+        read(images, image_folder="imgs")

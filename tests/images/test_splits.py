@@ -266,6 +266,29 @@ def test_too_few_groups_are_refused_in_one_sentence():
         divide(collection, Split(min_images=3))
 
 
+def test_as_many_groups_as_images_are_refused():
+    """A pattern that catches too much would make each image a sample of its own."""
+    collection = make_collection(20, 10, group_by="sample")
+    collection.records["sample"] = collection.records["id"]
+    with pytest.raises(StudyError, match="400 samples for 400 images, such as '0'"):
+        divide(collection, Split(min_images=3))
+
+
+def test_known_samples_that_are_not_used_are_named():
+    splits = divide(make_collection(20, 10, group_by="image"), CONFIG)
+    assert any('entry.group_by = "sample" keeps them together' in note for note in splits.notes)
+
+
+def test_an_unlabelled_copy_takes_no_label_away():
+    collection = make_collection(20, 10)
+    collection.records.loc[[0, 1], "digest"] = "same"
+    collection.records.loc[0, "taxon"] = ""
+    splits = divide(collection, CONFIG)
+    assert splits.removed["same file under two taxa"] == 0 and not splits.two_taxa
+    everywhere = np.concatenate(list(splits.parts.values()))
+    assert 1 in everywhere and 0 not in everywhere
+
+
 # --- what is said about the division
 
 

@@ -77,7 +77,8 @@ def _refuse_shallow(
 
 
 def _refuse_other_folders(place: Path, taxa: list[str], level: int | str) -> None:
-    no_taxa = sorted({taxon for taxon in taxa if taxon.casefold() in NOT_TAXA})
+    parts = {part for taxon in taxa for part in taxon.split("/")}
+    no_taxa = sorted(part for part in parts if part.casefold() in NOT_TAXA)
     if no_taxa:
         below = level + 1 if isinstance(level, int) else 2
         raise StudyError(

@@ -15,6 +15,7 @@ from plankton_study.images.catalogue import CatalogueEntry
 from plankton_study.images.reading.said import say
 from plankton_study.images.reading.times import parse_times
 from plankton_study.run.cache import digest
+from plankton_study.run.errors import StudyError
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"}
 #: columns of the records before images are decoded
@@ -72,7 +73,21 @@ def image_names(folder: Path, pattern: str = "**/*") -> list[str]:
             name = path.relative_to(folder).as_posix()
             if not HIDDEN.search(name) and path.is_file():
                 names.append(name)
+    _refuse_other_encodings(folder, names)
     return sorted(names, key=_folder_by_folder)
+
+
+def _refuse_other_encodings(folder: Path, names: list[str]) -> None:
+    """Refuse names that an old archive wrote in another encoding than UTF-8."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="replace").decode()
+            raise StudyError(
+                f"{folder} holds a name that is not in UTF-8, {shown!r}: rename it, for example "
+                "with `convmv -f latin1 -t utf8 -r --notest`"
+            ) from None
 
 
 def _folder_by_folder(name: str) -> str:
@@ -100,6 +115,8 @@ def complete_records(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
         "object": "",
     }
     records = records.fillna(defaults).astype(dict.fromkeys(("id", *defaults), str))
+    for column in ("sample", "site", "instrument", "object"):
+        records[column] = records[column].str.strip()
     taxa = clean_taxa(records["taxon"])
     records["taxon"] = taxa.mask(taxa.isin(entry.unlabelled), "")
     _say_missing_names(taxa, entry)
@@ -117,9 +134,11 @@ def _say_missing_names(taxa: pd.Series, entry: CatalogueEntry) -> None:
 def _parse_names(ids: pd.Series, pattern: re.Pattern[str]) -> pd.DataFrame:
     """Match a pattern against file names; return one column for each of its named groups."""
     file_names = ids.astype(str).str.rpartition("/")[2]
-    parts = file_names.str.extract(f"^(?:{pattern.pattern})")
+    matches = [pattern.match(name) for name in file_names]
+    groups = [match.groupdict() if match else {} for match in matches]
+    parts = pd.DataFrame(groups, ids.index, columns=list(pattern.groupindex), dtype=object)
     if "time_unix" in parts:
-        seconds = pd.to_numeric(parts["time_unix"])
+        seconds = pd.to_numeric(parts["time_unix"], errors="coerce")
         parts["time"] = pd.to_datetime(seconds, unit="s", errors="coerce")
     return parts
 

@@ -11,6 +11,7 @@ from plankton_study.images.catalogue import CatalogueEntry
 from plankton_study.images.reading.records import (
     HIDDEN,
     ImageFiles,
+    clean_taxa,
     complete_records,
     files_on_disk,
     image_names,
@@ -64,9 +65,8 @@ def read_table(place: Path, entry: CatalogueEntry) -> tuple[pd.DataFrame, ImageF
     """
     root = place.parent if place.is_file() else place
     images = root if entry.image_folder is None else root / entry.image_folder
-    rows = pd.concat(
-        [_read_one(table, images, entry) for table in _tables(place, entry)], ignore_index=True
-    )
+    _refuse_missing_folder(images)
+    rows = _joined([_read_one(table, images, entry) for table in _tables(place, entry)])
     rows = _with_image(place, rows)
     rows = _with_status(place, rows)
     rows["id"] = _found_names(images, rows["id"])
@@ -104,6 +104,23 @@ def _tables(place: Path, entry: CatalogueEntry) -> list[TextTable]:
     return tables
 
 
+def _refuse_missing_folder(images: Path) -> None:
+    if not images.is_dir():
+        raise StudyError(f"there is no folder {images}: correct entry.image_folder")
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all tables; a column that a table lacks is empty there.
+
+    A table without a column of status keeps its labels.
+    """
+    rows = pd.concat(parts, ignore_index=True)
+    if "status" in rows:
+        rows["status"] = rows["status"].fillna(VALIDATED)
+    empty = {column: "" for column in rows.columns if column != "time"}
+    return rows.fillna(empty)
+
+
 def _files_of_tables(place: Path, pattern: str) -> list[Path]:
     """Return the tables of the first ending that any file has."""
     files = sorted(path for path in place.glob(pattern) if path.is_file())
@@ -138,7 +155,7 @@ def _columns(file: Path, header: list[str], entry: CatalogueEntry) -> dict[str, 
     columns = dict(entry.columns)
     if ECOTAXA["image"] in header:
         usual = {key: name for key, name in ECOTAXA.items() if name in header}
-        if columns.keys() & {"date", "time"}:  # both are named, or neither
+        if columns.keys() & {"date", "time"} or "date" not in usual:  # both are named, or neither
             usual = {key: name for key, name in usual.items() if key not in ("date", "time")}
         columns = usual | columns
     for key, usual in USUAL_NAMES.items():
@@ -182,7 +199,7 @@ def _with_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
             f"{place}: {count} without an image left out, the first is line {first['line']} of "
             f"{first['file']}"
         )
-    return rows[is_named].drop(columns=["image", "line", "file"])
+    return rows[is_named].drop(columns=["image", "line"])
 
 
 def _with_status(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
@@ -242,7 +259,9 @@ def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
     if not is_repeated.any():
         return rows
     if "taxon" in rows:
-        taxa = rows.groupby("id", sort=False)["taxon"].unique()
+        names = clean_taxa(rows["taxon"])
+        named = rows.assign(taxon=names)[names.ne("")]
+        taxa = named.groupby("id", sort=False)["taxon"].unique()
         several = taxa[taxa.map(len) > 1]
         if len(several):
             name, own = next(iter(several.items()))
@@ -256,14 +275,20 @@ def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
         f"{place}: {number_of(is_repeated.sum(), 'row')} left out, since they name an image again, "
         f"the first is {first!r}"
     )
-    return rows[~is_repeated]
+    has_no_label = rows["taxon"].str.strip().eq("") if "taxon" in rows else is_repeated
+    labelled_first = rows.loc[has_no_label.sort_values(kind="stable").index]
+    return rows[~labelled_first.duplicated("id").reindex(rows.index)]
 
 
 def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> pd.DataFrame:
     """Keep the image of the lowest rank of each object of a sample, unless all are wanted."""
     if "object" not in rows or entry.ranks == "all":
         return rows.drop(columns="rank", errors="ignore")
-    identity = [column for column in ("sample", "object") if column in rows]
+    holder = rows["file"]  # objects may be numbered anew in each sample, or in each table
+    if "sample" in rows:
+        holder = rows["sample"].where(rows["sample"].str.strip().ne(""), holder)
+    identity = ["holder", "object"]
+    rows = rows.assign(holder=holder)
     is_known = rows["object"].str.strip().ne("")
     ranks = pd.Series(0.0, rows.index)
     if "rank" in rows:
@@ -272,9 +297,10 @@ def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> 
     is_further = in_order.duplicated(identity).reindex(rows.index) & is_known
     if is_further.any():
         objects = number_of(len(rows[is_further].drop_duplicates(identity)), "object")
+        kept = "the one of the lowest rank" if "rank" in rows else "the first one"
         say(
-            f"{place}: {objects} with several images; the one of the lowest rank is kept, and "
-            f'{is_further.sum()} are left out (entry.ranks = "all" keeps them)'
+            f"{place}: {objects} with several images; {kept} is kept, and {is_further.sum()} are "
+            'left out (entry.ranks = "all" keeps them)'
         )
     return rows[~is_further].drop(columns="rank", errors="ignore")
 

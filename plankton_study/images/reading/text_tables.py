@@ -24,8 +24,8 @@ class TextTable:
     """A table that is read as text.
 
     The encoding is UTF-16 or UTF-8 if the file begins with their mark, else UTF-8 if all of it is,
-    else Latin-1, which is printed. The separator is a tab, a semicolon or a comma, whichever gives
-    all lines the same number of cells.
+    else Windows-1252 or Latin-1, which is said. The separator is a tab, a semicolon or a comma,
+    whichever gives all lines the same number of cells.
 
     Args:
         file: the table.
@@ -76,14 +76,19 @@ class TextTable:
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line number and the cells of each row; the first one is the header."""
-        reader = csv.reader(io.StringIO(self._text, newline=""), delimiter=self._separator)
+        lines = io.StringIO(self._text, newline="")
+        # strict, or a single quotation mark would swallow all rows after it
+        reader = csv.reader(lines, delimiter=self._separator, strict=True)
+        last = 1
         try:
             for row in reader:
                 yield reader.line_num, row
+                last = reader.line_num
         except csv.Error as error:
             raise StudyError(
-                f"{self.file} is no readable table with the separator "
-                f"{NAMES_OF_SEPARATORS[self._separator]} ({error}): export it again as CSV or TSV"
+                f"{self.file} is no readable table after line {last}, with the separator "
+                f"{NAMES_OF_SEPARATORS[self._separator]} ({error}): correct the quotation marks "
+                "there, or export it again"
             ) from None
 
 
@@ -105,11 +110,21 @@ def _decoded(file: Path) -> str:
                 f"{file} is no readable table in UTF-16 ({first_sentence(error)}): "
                 "export it again in UTF-8"
             ) from None
-        say(f"{file}: read in the encoding Latin-1, since it is not in UTF-8")
-        text = content.decode("latin-1")
+        text = _decoded_from_one_byte(file, content)
     if "\0" in text:
         raise StudyError(f"{file} is no table, since it holds binary data: export it as CSV")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded_from_one_byte(file: Path, content: bytes) -> str:
+    """Return a text in Windows-1252, as Excel writes it, or else in Latin-1."""
+    encoding, name = "cp1252", "Windows-1252"
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        encoding, name = "latin-1", "Latin-1"
+    say(f"{file}: read in the encoding {name}, since it is not in UTF-8")
+    return content.decode(encoding)
 
 
 def _separator(text: str) -> str:
