@@ -20,7 +20,15 @@ from plankton_study.run.files import sha256_of
 from plankton_study.run.progress import progress
 
 ARCHIVE_ENDINGS = (".zip", ".whl", ".gz")
-TABLE_ENDINGS = (".csv", ".tsv")
+TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
+UNPACKABLE_ENDINGS = (".zip", ".whl", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+#: endings of other files that people name as a source → what to do with them
+OTHER_FILES = {
+    ".xlsx": "save its sheet as CSV",
+    ".xls": "save its sheet as CSV",
+    ".rar": "unpack it",
+    ".7z": "unpack it",
+}
 BLOCK_BYTES = 1 << 18
 RANGE_NOT_SATISFIABLE = 416
 PARTIAL_CONTENT = 206
@@ -55,9 +63,21 @@ def locate(
             return entry.hub_id or name
         if place is None:
             place = _fetch(name, entry, data, downloads)
-        if place.is_file() and place.suffix not in TABLE_ENDINGS:
+        if place.is_file() and place.suffix.lower() not in TABLE_ENDINGS:
+            _refuse_other_files(place)
             place = _unpacked(place, downloads)
     return _innermost(place, entry.subfolder)
+
+
+def _refuse_other_files(place: Path) -> None:
+    ending = place.suffix.lower()
+    if ending in UNPACKABLE_ENDINGS:
+        return
+    advice = OTHER_FILES.get(ending, "name a folder, a table or an archive")
+    raise StudyError(
+        f"{place} is neither a table ({', '.join(TABLE_ENDINGS)}) nor an archive that can be "
+        f"unpacked ({', '.join(UNPACKABLE_ENDINGS)}): {advice}"
+    )
 
 
 def _find_on_disk(name: str, data: Path | None, downloads: Path) -> Path | None:
@@ -198,7 +218,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     try:
-        if archive.suffix in (".zip", ".whl"):
+        if archive.suffix.lower() in (".zip", ".whl"):
             _unpack_zip(archive, partial)
             _unpack_inner_zip(partial)
         else:

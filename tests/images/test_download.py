@@ -374,3 +374,25 @@ def test_a_set_that_is_wrapped_twice_is_found_and_it_is_said(tmp_path, capsys):
 def test_a_zip_in_a_zip_is_unpacked(tmp_path):
     inner = zip_of({"a/1.png": b"1", "b/2.png": b"2"})
     assert unpacked_names(tmp_path, zip_of({"my_set.zip": inner})) == ["a/1.png", "b/2.png"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "table.txt", "TABLE.CSV"])
+def test_a_single_table_is_a_source(tmp_path, name):
+    (tmp_path / name).write_text("file\n")
+    place = locate(str(tmp_path / name), catalogue_entry("x"), None, tmp_path / "downloads")
+    assert place == tmp_path / name
+
+
+def test_an_archive_in_capital_letters_is_unpacked(tmp_path):
+    (tmp_path / "S.ZIP").write_bytes(zip_of({"a/1.png": b"1", "b/2.png": b"2"}))
+    place = locate(str(tmp_path / "S.ZIP"), catalogue_entry("x"), None, tmp_path / "downloads")
+    assert folders_in(place) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("t.xlsx", "save its sheet as CSV"), ("x.rar", "unpack it")]
+)
+def test_other_files_are_refused_with_what_to_do(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(StudyError, match=f"neither a table .* nor an archive .*: {advice}"):
+        locate(str(tmp_path / name), catalogue_entry("x"), None, tmp_path / "downloads")
