@@ -62,9 +62,10 @@ def extract_basic_features(study: Study) -> None:
 
 def train_encoders(study: Study, encoders: list[str]) -> None:
     """Train some encoders on every set, with the labels of the natural setting if they need any."""
+    sets = {name: make_splits(study, name) for name in study.profile.sets}
     for encoder in encoders:
-        for name in study.profile.sets:
-            trained = make_encoder(study, make_splits(study, name), encoder)
+        for name, splits in sets.items():
+            trained = make_encoder(study, splits, encoder)
             print(f"{name}: {encoder} is in {trained.folder}", flush=True)
 
 

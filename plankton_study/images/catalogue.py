@@ -15,6 +15,7 @@ from plankton_study.run.schema import Strict
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
+Polarity = Literal["dark_on_light", "light_on_dark", "by_border"]
 Edge = Literal["left", "top", "right", "bottom"]
 Column = Literal[
     "image", "taxon", "date", "time", "sample", "site", "instrument", "object", "rank", "status"
@@ -31,7 +32,7 @@ class CatalogueEntry(Strict):
     checked: str = "unverified: not in the catalogue"  # which facts were checked, and how
     get: str = "get its images"  # what the user must do if the set cannot be downloaded
     reader: Literal["folder", "table", "hub", "synthetic"] = "folder"
-    polarity: Literal["dark_on_light", "light_on_dark", "by_border"] = "dark_on_light"
+    polarity: Polarity = "dark_on_light"
     group_by: Literal["day", "sample", "image"] = "image"  # what a grouped split keeps together
     # named groups: time_unix, time, sample, site, instrument
     name_pattern: re.Pattern[str] | None = None

@@ -4,18 +4,18 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from plankton_study.images.catalogue import Polarity
 
 #: errors that Pillow raises for broken files, and for files that are not images
 DECODING_ERRORS = (
     *(OSError, ValueError, SyntaxError, Image.DecompressionBombError),
     *(IndexError, KeyError, TypeError, EOFError, OverflowError, struct.error, zlib.error),
 )
-
-Polarity = Literal["dark_on_light", "light_on_dark", "by_border"]
 
 #: EXIF tag of the orientation, and its value if nothing has to be turned
 ORIENTATION, UPRIGHT = 0x0112, 1

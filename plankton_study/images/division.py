@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from plankton_study.images.collection import Collection
-from plankton_study.images.duplicates import near_duplicates
+from plankton_study.images.duplicates import further_rows, near_duplicates
 from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import Split, Where
 
@@ -137,8 +137,7 @@ def _duplicates(records: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """
     names = records["taxon"].where(records["taxon"].ne(""))
     has_two_taxa = (names.groupby(records["digest"]).transform("nunique") > 1).to_numpy()
-    labelled_first = records.loc[names.isna().sort_values(kind="stable").index]
-    is_copy = labelled_first.duplicated("digest").reindex(records.index).to_numpy()
+    is_copy = further_rows(records, ["digest"], rank=names.isna()).to_numpy()
     return has_two_taxa, is_copy & ~has_two_taxa
 
 

@@ -15,12 +15,13 @@ from filelock import FileLock
 from plankton_study.images.catalogue import CatalogueEntry, catalogue
 from plankton_study.images.reading.records import HIDDEN
 from plankton_study.images.reading.said import say
+from plankton_study.images.reading.table import TABLE_ENDINGS
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import sha256_of
 from plankton_study.run.progress import progress
 
 ARCHIVE_ENDINGS = (".zip", ".whl", ".gz")
-TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
+SINGLE_TABLES = (*TABLE_ENDINGS, ".parquet")
 UNPACKABLE_ENDINGS = (".zip", ".whl", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 #: endings of other files that people name as a source → what to do with them
 OTHER_FILES = {
@@ -63,7 +64,7 @@ def locate(
             return entry.hub_id or name
         if place is None:
             place = _fetch(name, entry, data, downloads)
-        if place.is_file() and place.suffix.lower() not in TABLE_ENDINGS:
+        if place.is_file() and place.suffix.lower() not in SINGLE_TABLES:
             _refuse_other_files(place)
             place = _unpacked(place, downloads)
     return _innermost(place, entry.subfolder)
@@ -75,7 +76,7 @@ def _refuse_other_files(place: Path) -> None:
         return
     advice = OTHER_FILES.get(ending, "name a folder, a table or an archive")
     raise StudyError(
-        f"{place} is neither a table ({', '.join(TABLE_ENDINGS)}) nor an archive that can be "
+        f"{place} is neither a table ({', '.join(SINGLE_TABLES)}) nor an archive that can be "
         f"unpacked ({', '.join(UNPACKABLE_ENDINGS)}): {advice}"
     )
 

@@ -1,8 +1,9 @@
-"""Near duplicates: images that are equal up to noise and small differences in brightness."""
+"""Copies: rows that name the same thing, and images that are equal but for noise."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.spatial import KDTree
 
 #: side at which images are compared, px
@@ -11,6 +12,20 @@ COMPARED_SIDE = 32
 SEARCH_AXES = 12
 ROWS_FOR_AXES = 1024
 BLOCK = 256
+
+
+def further_rows(rows: pd.DataFrame, identity: list[str], rank: pd.Series) -> pd.Series:
+    """Return which rows have the identity of another one of lower rank, (N,) bool.
+
+    Of equal ranks, the first row is the one that stays.
+
+    Args:
+        rows: a table.
+        identity: the columns that together identify a thing.
+        rank: a number, or a Boolean, for each row.
+    """
+    in_order = rows.loc[rank.sort_values(kind="stable").index]
+    return in_order.duplicated(identity).reindex(rows.index)
 
 
 def near_duplicates(

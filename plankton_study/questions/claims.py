@@ -31,7 +31,7 @@ from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.probe import probe_encoder
-from plankton_study.probes.result import END_TO_END, evaluate
+from plankton_study.probes.result import END_TO_END, ProbeResult, evaluate
 from plankton_study.questions.clusters import cluster_encoder
 from plankton_study.questions.compare import (
     ProbeResults,
@@ -151,7 +151,7 @@ def claim_differences(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
     """
     first = next(iter(sets.values()))
     all_places = places(study, sets)
-    lines = [_share_of_best_maps(*set_for_maps(study))]
+    lines = [_share_of_best_maps(*set_for_maps(study, first))]
     for claim, head in COMPETITIVE.items():
         for place in all_places:
             rivals = place.as_trained if claim == AS_TRAINED else place.results
@@ -271,7 +271,7 @@ def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
         for name, result in place.results.items():
             for number, draw in enumerate(result.of_each_draw):
                 selected[place.home, name, result.setting, number] = draw
-    of_maps = probe_encoder(*set_for_maps(study), "diffusion")
+    of_maps = _probe_for_maps(study, sets)
     selected[title_for_maps(study), "diffusion", of_maps.setting, 0] = of_maps
     return ProbeFits(
         count=len(selected),
@@ -280,6 +280,12 @@ def probe_fits(study: Study, sets: dict[str, Splits]) -> ProbeFits:
             draw.linear.strength in ends[draw.linear.method] for draw in selected.values()
         ),
     )
+
+
+def _probe_for_maps(study: Study, sets: dict[str, Splits]) -> ProbeResult:
+    """Return the probe of the denoiser that the claim about maps is judged from."""
+    first = next(iter(sets.values()))
+    return probe_encoder(*set_for_maps(study, first), "diffusion")
 
 
 def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
@@ -297,7 +303,7 @@ def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
         for name, result in place.results.items():
             if place.part in place.splits.parts:
                 probes[place.home, name, result.setting] = result
-    of_maps = probe_encoder(*set_for_maps(study), "diffusion")
+    of_maps = _probe_for_maps(study, sets)
     probes[title_for_maps(study), "diffusion", of_maps.setting] = of_maps
     lines = []
     for key, result in probes.items():

@@ -416,15 +416,12 @@ class DenoiserChanges(Strict):
     training: changes_of(Training) = {}
     features: changes_of(Features) = {}  # since the same timestep may be another noise level
 
-    def applied_to(
-        self, unet: UNet, noise: Noise, features: Features
-    ) -> tuple[UNet, Noise, Features]:
-        """Return these tables with the changes."""
-        return (
-            changed(unet, self.unet),
-            changed(noise, self.noise),
-            changed(features, self.features),
-        )
+    def applied_to(self, profile: "Profile") -> dict[str, Any]:
+        """Return these tables of a profile, with the changes."""
+        return {
+            table: changed(getattr(profile, table), getattr(self, table))
+            for table in DenoiserChanges.model_fields
+        }
 
 
 class Ablation(Strict):
@@ -513,8 +510,9 @@ class Profile(Strict):
         maps = self.maps
         problems = _problems_of_denoiser(self.unet, self.noise, self.features, self.images.size)
         if maps.size:
-            unet, noise, features = maps.applied_to(self.unet, self.noise, self.features)
-            problems += _problems_of_denoiser(unet, noise, features, maps.size, "maps.")
+            tables = maps.applied_to(self)
+            tables.pop("training")
+            problems += _problems_of_denoiser(**tables, size=maps.size, where="maps.")
         is_trained_here = not self.unet.pretrained
         if not is_trained_here and (self.ablation.denoisers or self.ablation.pool):
             problems.append("ablation needs a denoiser that is trained here")

@@ -145,6 +145,16 @@ def ecotaxa_row(name: str, **cells: str) -> list[str]:
     return list((usual | cells).values())
 
 
+def write_export(folder: Path, **columns: list[str]) -> None:
+    """Write an export of the six images; some columns are given by their cells."""
+    cells = zip(*columns.values(), strict=True)
+    rows = [
+        ecotaxa_row(name, **dict(zip(columns, own, strict=True)))
+        for name, own in zip(NAMES, cells, strict=True)
+    ]
+    write(folder, [ECOTAXA, *rows])
+
+
 def test_the_columns_of_an_export_are_known(images):
     rows = [ecotaxa_row(name, object_time="42000", sample_id="net1") for name in NAMES]
     write(images, [ECOTAXA, ["[t]"] * len(ECOTAXA), *rows], encoding="utf-8-sig")
@@ -173,11 +183,7 @@ def test_a_backup_has_a_table_for_each_sample(images, capsys):
 
 def test_each_word_of_status_counts_and_only_validated_is_a_label(images, capsys):
     words = ["validated", "Validated ", "V", "predicted", "predicted", ""]
-    rows = [
-        ecotaxa_row(name, object_annotation_status=word)
-        for name, word in zip(NAMES, words, strict=True)
-    ]
-    write(images, [ECOTAXA, *rows])
+    write_export(images, object_annotation_status=words)
     assert read(images)["taxon"].tolist() == ["disc", "disc", "", "", "", ""]
     assert "4 images that no expert has validated" in (said := capsys.readouterr().out)
     assert "2 predicted" in said and "1 v" in said and "1 no status" in said
@@ -186,11 +192,7 @@ def test_each_word_of_status_counts_and_only_validated_is_a_label(images, capsys
 def test_of_each_object_the_image_of_the_lowest_rank_is_kept(images, capsys):
     objects = ["a", "a", "b", "b", "c", ""]
     ranks = ["1", "0", "100", "2", "5", "1"]
-    rows = [
-        ecotaxa_row(name, object_id=own, img_rank=rank)
-        for name, own, rank in zip(NAMES, objects, ranks, strict=True)
-    ]
-    write(images, [ECOTAXA, *rows])
+    write_export(images, object_id=objects, img_rank=ranks)
     assert read(images)["id"].tolist() == ["1.png", "3.png", "4.png", "5.png"]
     said = capsys.readouterr().out
     assert "2 objects with several images" in said and "2 are left out" in said
@@ -219,11 +221,7 @@ def test_times_of_day_mean_what_ecotaxa_means(text, clock):
 def test_a_format_of_ones_own_reads_dates_beside_a_time_column(images, capsys):
     dates = ["05/04/2016", "6/4/2016", "4.5.2016", "42464", "20160405", ""]
     clocks = ["", "0930", "", "", "", ""]
-    rows = [
-        ecotaxa_row(name, object_date=date, object_time=clock)
-        for name, date, clock in zip(NAMES, dates, clocks, strict=True)
-    ]
-    write(images, [ECOTAXA, *rows])
+    write_export(images, object_date=dates, object_time=clocks)
     times = read(images, time_format="%d/%m/%Y")["time"]
     assert times[0] == pd.Timestamp("2016-04-05")
     assert times[1] == pd.Timestamp("2016-04-06 09:30")

@@ -39,7 +39,7 @@ def test_changes_replace_single_keys_of_a_denoiser(shared):
 
 def test_without_maps_the_claim_is_judged_from_the_images_of_the_study(shared):
     assert list(denoised_sets(shared)) == ["shapes"]
-    study, splits = set_for_maps(shared)
+    study, splits = set_for_maps(shared, make_splits(shared, "shapes"))
     assert study is shared
     assert splits.collection.images.shape[1] == size_for_maps(shared)
 
@@ -65,7 +65,7 @@ def test_the_claim_about_maps_is_judged_from_the_larger_images(make_study, share
     table = claims.claim_differences(study, {"shapes": splits})
     (row,) = table[table["claim"] == claims.MAPS].to_dict("records")
 
-    grid = probe_encoder(*set_for_maps(study), "diffusion").grid
+    grid = probe_encoder(*set_for_maps(study, splits), "diffusion").grid
     sides = grid["resolution"][grid["near_best_equal_width"]]
     assert set(grid["resolution"]) == {16, 8}
     assert row["n"] == len(sides)

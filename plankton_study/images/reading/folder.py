@@ -90,7 +90,7 @@ def _refuse_other_folders(place: Path, taxa: list[str], level: int | str) -> Non
 def _say_joined_folders(
     place: Path, folders: list[list[str]], level: int | str, is_chosen: bool
 ) -> None:
-    """Print how many deeper folders were joined into their taxon."""
+    """Say how many deeper folders were joined into their taxon."""
     if level == "path":
         say(f"{place}: a taxon is the whole path of its folder")
         return
@@ -105,7 +105,7 @@ def _say_joined_folders(
 
 
 def _say_left_out(place: Path, used: set[str]) -> None:
-    """Print class folders without images, and images that lie beside the class folders."""
+    """Say class folders without images, and images that lie beside the class folders."""
     class_folders = {path.name for path in place.iterdir() if path.is_dir()}
     empty = {name for name in class_folders if not HIDDEN.search(name)} - used
     if empty:

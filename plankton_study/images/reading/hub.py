@@ -84,16 +84,16 @@ def _labels(place: Path | str, table: Any, column: str) -> list[str]:
 
     feature = table.features[column]
     has_names = isinstance(feature, datasets.ClassLabel)
+    labels = list(table[column])
     taxa = []
-    for label in table[column]:
+    for label in labels:
         if label in NO_LABEL:
             taxa.append("")
         elif has_names:
             taxa.append(feature.int2str(label))
         else:
             taxa.append(str(label))
-    are_numbers = [isinstance(label, int | np.integer) for label in table[column]]
-    if not has_names and any(are_numbers):
+    if not has_names and any(isinstance(label, int | np.integer) for label in labels):
         say(f"{place}: the labels are numbers without names, so taxa are called 0, 1, 2 …")
     return taxa
 

@@ -125,8 +125,9 @@ def complete_records(rows: Any, entry: CatalogueEntry) -> pd.DataFrame:
 
 def _say_missing_names(taxa: pd.Series, entry: CatalogueEntry) -> None:
     """Say which names in the entry no image has, since they may be misspelt."""
+    present = set(taxa)
     for key in ("unlabelled", "not_taxa"):
-        missing = [name for name in getattr(entry, key) if name not in set(taxa)]
+        missing = [name for name in getattr(entry, key) if name not in present]
         if missing:
             say(f"no image stands under {', '.join(map(repr, missing))}, named in entry.{key}")
 
@@ -146,14 +147,19 @@ def _parse_names(ids: pd.Series, pattern: re.Pattern[str]) -> pd.DataFrame:
 # --- names of taxa
 
 
-def clean_taxa(taxa: pd.Series) -> pd.Series:
-    """Return the names of taxa without blanks at their ends, and with composed accents.
+def clean_name(taxon: str) -> str:
+    """Return the name of a taxon without blanks at its ends, and with composed accents."""
+    return unicodedata.normalize("NFC", taxon).strip()
 
-    It prints which names become one by that, and which differ so little that they look the same:
+
+def clean_taxa(taxa: pd.Series) -> pd.Series:
+    """Return the names of taxa, each by `clean_name`.
+
+    It says which names become one by that, and which differ so little that they look the same:
     these stay apart.
     """
     given = list(dict.fromkeys(taxa))
-    clean = {name: unicodedata.normalize("NFC", name).strip() for name in given}
+    clean = {name: clean_name(name) for name in given}
     _say_twins(
         "are one taxon, since only blanks or accents are written in another way", given, clean
     )
@@ -164,7 +170,7 @@ def clean_taxa(taxa: pd.Series) -> pd.Series:
 
 
 def _say_twins(what: str, names: list[str], key: dict[str, str]) -> None:
-    """Print the groups of names that have the same key."""
+    """Say the groups of names that have the same key."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(key[name], []).append(name)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from plankton_study.images.catalogue import CatalogueEntry
+from plankton_study.images.duplicates import further_rows
 from plankton_study.images.reading.records import (
     HIDDEN,
     ImageFiles,
-    clean_taxa,
+    clean_name,
     complete_records,
     files_on_disk,
     image_names,
@@ -143,7 +144,7 @@ def _read_one(table: TextTable, images: Path, entry: CatalogueEntry) -> pd.DataF
         rows["time"] = join_date_and_time(rows["date"], rows.get("time"), entry.time_format)
     elif "time" in rows:
         rows["time"] = rows["time"].str.strip().where(rows["time"].str.strip().ne(""))
-    return rows.drop(columns="date", errors="ignore")
+    return rows
 
 
 def _columns(file: Path, header: list[str], entry: CatalogueEntry) -> dict[str, str]:
@@ -190,7 +191,7 @@ def check_columns(place: Path | str, wanted: Iterable[str], present: Iterable[st
 
 
 def _with_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Leave out rows that name no image, and print their number."""
+    """Leave out rows that name no image, and say their number."""
     is_named = rows["image"].str.strip().ne("")
     if not is_named.all():
         first = rows[~is_named].iloc[0]
@@ -199,11 +200,11 @@ def _with_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
             f"{place}: {count} without an image left out, the first is line {first['line']} of "
             f"{first['file']}"
         )
-    return rows[is_named].drop(columns=["image", "line"])
+    return rows[is_named]
 
 
 def _with_status(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Remove the labels that no expert has validated, and print the other words by number."""
+    """Remove the labels that no expert has validated, and say the other words by number."""
     if "status" not in rows:
         return rows
     words = rows["status"].str.strip().str.lower()
@@ -215,7 +216,6 @@ def _with_status(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
             f"{place}: {number_of(counts.total(), 'image')} that no expert has validated, so "
             f"unlabelled here ({listed})"
         )
-    rows = rows.drop(columns="status")
     if "taxon" in rows:
         rows["taxon"] = rows["taxon"].where(is_validated, "")
     return rows
@@ -259,7 +259,7 @@ def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
     if not is_repeated.any():
         return rows
     if "taxon" in rows:
-        names = clean_taxa(rows["taxon"])
+        names = rows["taxon"].map(clean_name)
         named = rows.assign(taxon=names)[names.ne("")]
         taxa = named.groupby("id", sort=False)["taxon"].unique()
         several = taxa[taxa.map(len) > 1]
@@ -276,14 +276,13 @@ def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
         f"the first is {first!r}"
     )
     has_no_label = rows["taxon"].str.strip().eq("") if "taxon" in rows else is_repeated
-    labelled_first = rows.loc[has_no_label.sort_values(kind="stable").index]
-    return rows[~labelled_first.duplicated("id").reindex(rows.index)]
+    return rows[~further_rows(rows, ["id"], rank=has_no_label)]
 
 
 def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> pd.DataFrame:
     """Keep the image of the lowest rank of each object of a sample, unless all are wanted."""
     if "object" not in rows or entry.ranks == "all":
-        return rows.drop(columns="rank", errors="ignore")
+        return rows
     holder = rows["file"]  # objects may be numbered anew in each sample, or in each table
     if "sample" in rows:
         holder = rows["sample"].where(rows["sample"].str.strip().ne(""), holder)
@@ -293,8 +292,7 @@ def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> 
     ranks = pd.Series(0.0, rows.index)
     if "rank" in rows:
         ranks = pd.to_numeric(rows["rank"].str.replace(",", "."), errors="coerce").fillna(0.0)
-    in_order = rows.loc[ranks.sort_values(kind="stable").index]
-    is_further = in_order.duplicated(identity).reindex(rows.index) & is_known
+    is_further = further_rows(rows, identity, ranks) & is_known
     if is_further.any():
         objects = number_of(len(rows[is_further].drop_duplicates(identity)), "object")
         kept = "the one of the lowest rank" if "rank" in rows else "the first one"
@@ -302,11 +300,11 @@ def _of_wanted_ranks(place: Path, rows: pd.DataFrame, entry: CatalogueEntry) -> 
             f"{place}: {objects} with several images; {kept} is kept, and {is_further.sum()} are "
             'left out (entry.ranks = "all" keeps them)'
         )
-    return rows[~is_further].drop(columns="rank", errors="ignore")
+    return rows[~is_further]
 
 
 def _say_files_without_row(place: Path, images: Path, named: set[str]) -> None:
-    """Print how many image files no row names."""
+    """Say how many image files no row names."""
     others = [name for name in image_names(images) if name not in named]
     if others:
         say(

@@ -47,7 +47,7 @@ class TextTable:
     def read(self, columns: dict[str, str]) -> pd.DataFrame:
         """Return some columns as texts, where an empty cell is "".
 
-        Blank rows are skipped. Rows with more cells than the header are counted and printed.
+        Blank rows are skipped. Rows with more cells than the header are counted, which is said.
 
         Args:
             columns: name in the result → name in the header.

@@ -255,14 +255,13 @@ def _probe_cell(
     features = dict(zip(others, scaled, strict=True))
     path = LdaPath(train, codes)
     truth = taxa["validation"]
-    penalty, predicted = _select(path, features["validation"], classes, truth, config)
-    scorer = path.scorer(penalty)
+    penalty, scorer, predicted = _select(path, features["validation"], classes, truth, config)
     predicted_at_equal_width = predicted
     if bank.width(cell) > width:
         components = principal_components(train, len(codes), width)
         narrow_path = LdaPath(_Projected(train, components), codes)
         narrow = _Projected(features["validation"], components)
-        _, predicted_at_equal_width = _select(narrow_path, narrow, classes, truth, config)
+        _, _, predicted_at_equal_width = _select(narrow_path, narrow, classes, truth, config)
 
     validation = metrics.scores(truth, predicted)
     line = {
@@ -297,17 +296,18 @@ def _select(
     classes: np.ndarray,
     truth: np.ndarray,
     config: Probes,
-) -> tuple[float, np.ndarray]:
-    """Return the penalty that is best on validation images, and the taxa predicted with it.
+) -> tuple[float, LdaScorer, np.ndarray]:
+    """Return the penalty that is best on validation images, its scorer, and the predicted taxa.
 
     Of equally good penalties it is the largest.
     """
+    penalties = sorted(config.penalties, reverse=True)
+    scorers = {penalty: path.scorer(penalty) for penalty in penalties}
     predicted = {
-        penalty: classes[path.scorer(penalty).predict(validation)]
-        for penalty in sorted(config.penalties, reverse=True)
+        penalty: classes[scorer.predict(validation)] for penalty, scorer in scorers.items()
     }
     penalty = best_penalty(predicted, truth, config.metric)
-    return penalty, predicted[penalty]
+    return penalty, scorers[penalty], predicted[penalty]
 
 
 def best_penalty(predicted: dict[float, np.ndarray], truth: np.ndarray, metric: str) -> float:

@@ -27,10 +27,7 @@ def with_changes(
         images_seen: its number of images seen; None: as many as the main denoiser.
     """
     budgeted = with_images_seen(study, splits, images_seen or images_to_see(study, splits))
-    tables = {
-        table: changed(getattr(study.profile, table), getattr(changes, table))
-        for table in DenoiserChanges.model_fields
-    }
+    tables = changes.applied_to(study.profile)
     return replace(budgeted, profile=budgeted.profile.model_copy(update=tables))
 
 
@@ -46,18 +43,21 @@ def title_for_maps(study: Study) -> str:
     return f"{name}, {size} px" if size else name
 
 
-def set_for_maps(study: Study) -> DenoisedSet:
+def set_for_maps(study: Study, first: Splits) -> DenoisedSet:
     """Return the images that the claim about map sizes is judged from.
 
     These are the first set, at the size that the profile's [maps] names, with its denoiser there.
+
+    Args:
+        study: the study.
+        first: the splits of its first set, at its own size.
     """
-    name = next(iter(study.profile.sets))
     maps = study.profile.maps
     if maps.size is None:
-        return DenoisedSet(study, make_splits(study, name))
+        return DenoisedSet(study, first)
     images = changed(study.profile.images, {"size": maps.size})
     larger = replace(study, profile=study.profile.model_copy(update={"images": images}))
-    splits = make_splits(larger, name)
+    splits = make_splits(larger, first.collection.name)
     return DenoisedSet(with_changes(larger, splits, maps, maps.images_seen), splits)
 
 
@@ -67,4 +67,5 @@ def denoised_sets(study: Study) -> dict[str, DenoisedSet]:
     These are the sets of the profile and, if there is a [maps], the larger images.
     """
     sets = {name: DenoisedSet(study, make_splits(study, name)) for name in study.profile.sets}
-    return sets | {title_for_maps(study): set_for_maps(study)}
+    first = next(iter(sets.values())).splits
+    return sets | {title_for_maps(study): set_for_maps(study, first)}
