@@ -68,6 +68,40 @@ class FeatureBank:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
+@dataclass(frozen=True)
+class JoinedBanks:
+    """Features of the same encoder from several banks, read like those of one.
+
+    Attributes:
+        banks: they hold the same cells; a row may be in several.
+    """
+
+    banks: tuple[FeatureBank, ...]
+
+    def take(self, cell: Cell, rows: np.ndarray) -> np.ndarray:
+        """Return the features of a cell for rows of the collection, see `FeatureBank.take`.
+
+        Raises:
+            KeyError: no bank has one of the rows.
+        """
+        features: np.ndarray | None = None
+        is_missing = np.ones(len(rows), bool)
+        for bank in self.banks:
+            is_here = is_missing & np.isin(rows, bank.rows)
+            own = bank.take(cell, rows[is_here])
+            if features is None:
+                features = np.empty((len(rows), own.shape[1]), np.float32)
+            features[is_here] = own
+            is_missing &= ~is_here
+        if features is None or is_missing.any():
+            raise KeyError("the banks were extracted for other images")
+        return features
+
+
+#: what features can be taken from
+AnyBank = FeatureBank | JoinedBanks
+
+
 def _file(folder: Path, cell: Cell) -> Path:
     return folder / f"{cell}.npy"
 

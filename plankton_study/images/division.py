@@ -39,6 +39,7 @@ class Division(NamedTuple):
     two_taxa: dict[str, int]
     notes: tuple[str, ...]
     balanced_advice: str
+    others: dict[str, np.ndarray]
 
 
 def divide(collection: Collection, config: Split) -> Division:
@@ -69,6 +70,7 @@ def divide(collection: Collection, config: Split) -> Division:
         usable.two_taxa,
         tuple(_notes(collection, config, usable, held_out, parts)),
         _advice_on_balanced(collection.name, config, taxa),
+        _others(collection, config, usable, held_out, sides, taxa, parts),
     )
 
 
@@ -407,6 +409,32 @@ def _parts(
     is_comparable = held_out.is_test if held_out.is_grouped else usable.home
     parts["novel"] = np.flatnonzero(usable.is_novel & is_comparable)
     return parts, draws
+
+
+def _others(
+    collection: Collection,
+    config: Split,
+    usable: _Usable,
+    held_out: _HeldOut,
+    sides: _Sides,
+    chosen: _Taxa,
+    parts: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return the rows of home that have a label, but no class; see `Splits.others`."""
+    has_label = collection.records["taxon"].ne("").to_numpy()
+    is_other = has_label & ~chosen.has_class & ~usable.is_novel
+    on_side = {
+        "train": sides.is_pool,
+        "validation": sides.is_validation,
+        "test": held_out.is_test,
+    }
+    others = {}
+    for part, is_here in on_side.items():
+        rows = np.flatnonzero(is_here & is_other)
+        kept = len(parts[part]) / (is_here & chosen.has_class).sum()
+        rng = np.random.default_rng(config.seed)
+        others[part] = np.sort(rng.permutation(rows)[: round(kept * len(rows))])
+    return others
 
 
 def _sample(is_chosen: np.ndarray, taxa: np.ndarray, limit: int | None, seed: int) -> np.ndarray:

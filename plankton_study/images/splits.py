@@ -17,6 +17,7 @@ from plankton_study.run.study import Study
 SHAPED_BY = ("images.splits", "images.division", "images.duplicates")
 #: of the names of parts in the cache, since a shifted part may have any name
 PART_PREFIX = "part/"
+OTHERS_PREFIX = "others/"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Splits:
         notes: what the user should know about the division, one sentence each.
         balanced_advice: why the balanced setting has fewer than two taxa, and what to set; "" if
             it has more.
+        others: "train", "validation" and "test" → labelled home images on that side whose taxon is
+            no class, since it has too few images or is no taxon. They are in no labelled part, and
+            are as frequent among the images of a part as at home.
         base: of relabelled splits, the original ones, whose encoders and features they share.
     """
 
@@ -53,6 +57,7 @@ class Splits:
     two_taxa: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     balanced_advice: str = ""
+    others: dict[str, np.ndarray] = field(default_factory=dict)
     base: "Splits | None" = None
 
     def __getitem__(self, part: str) -> np.ndarray:
@@ -142,15 +147,12 @@ def make_splits(study: Study, name: str) -> Splits:
 
     def compute() -> dict[str, Any]:
         values = divide(collection, config)._asdict()
-        parts = {f"{PART_PREFIX}{part}": rows for part, rows in values.pop("parts").items()}
-        return parts | values | {"balanced_draws": np.array(values["balanced_draws"])}
+        values |= _prefixed(PART_PREFIX, values.pop("parts"))
+        values |= _prefixed(OTHERS_PREFIX, values.pop("others"))
+        return values | {"balanced_draws": np.array(values["balanced_draws"])}
 
     stored = computed(study, "splits", inputs, SHAPED_BY, compute)
-    parts = {
-        key.removeprefix(PART_PREFIX): rows
-        for key, rows in stored.items()
-        if key.startswith(PART_PREFIX)
-    }
+    parts = _without_prefix(PART_PREFIX, stored)
     return Splits(
         collection,
         parts,
@@ -162,7 +164,19 @@ def make_splits(study: Study, name: str) -> Splits:
         two_taxa=stored["two_taxa"],
         notes=tuple(stored["notes"]),
         balanced_advice=stored["balanced_advice"],
+        others=_without_prefix(OTHERS_PREFIX, stored),
     )
+
+
+def _prefixed(prefix: str, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}{part}": own for part, own in rows.items()}
+
+
+def _without_prefix(prefix: str, stored: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the rows that `_prefixed` named with a prefix."""
+    return {
+        key.removeprefix(prefix): rows for key, rows in stored.items() if key.startswith(prefix)
+    }
 
 
 def draw_labels(splits: Splits, count: int, seed: int) -> np.ndarray:

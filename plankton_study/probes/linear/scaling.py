@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
-from plankton_study.features.bank import FeatureBank
+from plankton_study.features.bank import AnyBank
 from plankton_study.features.interface import Cell
 
 #: largest number of rows whose features are in memory at the same time
@@ -31,7 +31,7 @@ class Scaler(NamedTuple):
         return centred / self.scale.astype(features.dtype)
 
 
-def fit_scaler(bank: FeatureBank, cell: Cell, rows: np.ndarray) -> Scaler:
+def fit_scaler(bank: AnyBank, cell: Cell, rows: np.ndarray) -> Scaler:
     """Return the statistics of a cell's features over some rows."""
     scaler = StandardScaler()
     for block in in_blocks(rows):
@@ -45,7 +45,7 @@ class ScaledFeatures:
     A single block is read once and kept; several blocks are read again in each iteration.
     """
 
-    def __init__(self, bank: FeatureBank, cell: Cell, rows: np.ndarray, scaler: Scaler) -> None:
+    def __init__(self, bank: AnyBank, cell: Cell, rows: np.ndarray, scaler: Scaler) -> None:
         self.bank = bank
         self.cell = cell
         self.scaler = scaler
@@ -66,7 +66,7 @@ class ScaledFeatures:
 
 
 def scaled_features(
-    bank: FeatureBank, cell: Cell, train: np.ndarray, *others: np.ndarray
+    bank: AnyBank, cell: Cell, train: np.ndarray, *others: np.ndarray
 ) -> list[ScaledFeatures]:
     """Return a cell's features of several parts, scaled by the statistics of the training rows.
 

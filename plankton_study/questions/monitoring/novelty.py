@@ -14,14 +14,16 @@ from plankton_study.models.diffusion.denoiser import losses_at, trained_denoiser
 from plankton_study.models.diffusion.noise_schedule import spread_timesteps
 from plankton_study.models.pretrained import open_denoiser
 from plankton_study.probes import intervals
+from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.linear.scaling import ScaledFeatures
 from plankton_study.probes.result import ProbeResult
 from plankton_study.probes.selection import probed_parts
 from plankton_study.questions.compare import ProbeResults
 from plankton_study.questions.shift.shifted_parts import predict_elsewhere
 from plankton_study.run.study import Study
 
-#: the parts whose images are scored
-SCORED_PARTS = ("validation", "test", "novel")
+#: the scores by an encoder's features
+SCORES_OF_FEATURES = ("maximum softmax", "k-NN distance", "Mahalanobis")
 #: share of known validation images below the threshold
 ACCEPTED_SHARE = 0.95
 NEIGHBOURS = 5
@@ -34,39 +36,42 @@ IMAGES_IN_MEMORY = 1024
 Scores = dict[str, dict[str, np.ndarray]]
 
 
-def novelty_scores(
-    train_features: np.ndarray, codes: np.ndarray, features: np.ndarray, probabilities: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Score how little images look like the known taxa; larger values are more novel.
+class NoveltyScorer:
+    """Scores how little images look like the known taxa; larger values are more novel.
 
     Args:
-        train_features: (n, C) standardised, of training images.
+        features: (n, C) standardised, of training images.
         codes: (n,) their classes.
-        features: (m, C) of the images to score.
-        probabilities: (m, K) their class probabilities.
-
-    Returns:
-        Score → (m,): "maximum softmax", 1 - largest probability; "k-NN distance", the mean
-        distance to the nearest training images; and "Mahalanobis", the squared distance to the
-        nearest class mean, with one shrunk covariance for all classes (Lee et al. 2018).
     """
-    neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train_features)))
-    distances, _ = neighbours.fit(train_features).kneighbors(features)
-    return {
-        "maximum softmax": 1 - probabilities.max(axis=1),
-        "k-NN distance": distances.mean(axis=1),
-        "Mahalanobis": _mahalanobis(train_features, codes, features),
-    }
 
+    def __init__(self, features: np.ndarray, codes: np.ndarray) -> None:
+        neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(features)))
+        self._neighbours = neighbours.fit(features)
+        means = np.array([features[codes == code].mean(axis=0) for code in np.unique(codes)])
+        within = features - means[codes]
+        precision = LedoitWolf(assume_centered=True).fit(within).precision_
+        self._whitening = np.linalg.cholesky(precision)  # makes Mahalanobis distances Euclidean
+        self._nearest_mean = NearestNeighbors(n_neighbors=1).fit(means @ self._whitening)
 
-def _mahalanobis(train_features: np.ndarray, codes: np.ndarray, features: np.ndarray) -> np.ndarray:
-    means = np.array([train_features[codes == code].mean(axis=0) for code in np.unique(codes)])
-    within = train_features - means[codes]
-    precision = LedoitWolf(assume_centered=True).fit(within).precision_
-    whitening = np.linalg.cholesky(precision)  # makes Mahalanobis distances Euclidean
-    nearest_mean = NearestNeighbors(n_neighbors=1).fit(means @ whitening)
-    distance, _ = nearest_mean.kneighbors(features @ whitening)
-    return distance[:, 0] ** 2
+    def scores(self, features: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scores of some images.
+
+        Args:
+            features: (m, C), standardised in the same way.
+            probabilities: (m, K) class probabilities.
+
+        Returns:
+            Score → (m,): "maximum softmax", 1 - largest probability; "k-NN distance", the mean
+            distance to the nearest training images; and "Mahalanobis", the squared distance to
+            the nearest class mean, with one shrunk covariance for all classes (Lee et al. 2018).
+        """
+        to_neighbours, _ = self._neighbours.kneighbors(features)
+        to_mean, _ = self._nearest_mean.kneighbors(features @ self._whitening)
+        return {
+            "maximum softmax": 1 - probabilities.max(axis=1),
+            "k-NN distance": to_neighbours.mean(axis=1),
+            "Mahalanobis": to_mean[:, 0] ** 2,
+        }
 
 
 def denoising_error(
@@ -87,32 +92,64 @@ def denoising_error(
     return np.concatenate(errors)
 
 
-def scores_of_encoder(study: Study, splits: Splits, result: ProbeResult) -> Scores:
-    """Return the novelty scores by an encoder's features, for validation, test and novel images."""
+def scored_parts(splits: Splits, result: ProbeResult) -> dict[str, np.ndarray]:
+    """Return the rows of validation, test and novel images."""
+    known = {part: result.rows[part] for part in ("validation", "test")}
+    return known | {"novel": splits["novel"]}
+
+
+def scores_of_encoder(
+    study: Study,
+    splits: Splits,
+    result: ProbeResult,
+    parts: dict[str, np.ndarray],
+) -> Scores:
+    """Return the novelty scores of some images by an encoder's features.
+
+    Args:
+        study, splits: the set.
+        result: the result of the encoder's probe.
+        parts: part → sorted rows.
+    """
     train = probed_parts(splits, "natural")["train"]
     codes = np.unique(splits.taxa(train).astype(str), return_inverse=True)[1]
-    parts = {
-        "train": train,
-        "validation": result.rows["validation"],
-        "test": result.rows["test"],
-        "novel": splits["novel"],
-    }
-    on_parts, banks = predict_elsewhere(study, splits, result, splits, parts)
-    features = {part: on_parts.features(banks[part], rows).whole() for part, rows in parts.items()}
-    scored = np.concatenate([features[part] for part in SCORED_PARTS])
-    probabilities = np.concatenate([on_parts.heads["linear"][part] for part in SCORED_PARTS])
-    ends = np.cumsum([len(parts[part]) for part in SCORED_PARTS])[:-1]
+    on_parts, banks = predict_elsewhere(study, splits, result, splits, {"train": train, **parts})
+    scorer = NoveltyScorer(on_parts.features(banks["train"], train).whole(), codes)
     scores: Scores = {}
-    for name, values in novelty_scores(features["train"], codes, scored, probabilities).items():
-        scores[name] = dict(zip(SCORED_PARTS, np.split(values, ends), strict=True))
+    for part, rows in parts.items():
+        features = on_parts.features(banks[part], rows)
+        for name, values in score_in_blocks(
+            scorer, features, on_parts.heads["linear"][part]
+        ).items():
+            scores.setdefault(name, {})[part] = values
     return scores
+
+
+def score_in_blocks(
+    scorer: NoveltyScorer, features: ScaledFeatures, probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the novelty scores of images whose features are read block by block.
+
+    Args:
+        scorer: of the known taxa.
+        features: of n images, standardised like those of the scorer.
+        probabilities: (n, K) their class probabilities.
+    """
+    blocks = []
+    start = 0
+    for block in features:
+        end = start + len(block)
+        if len(block):
+            blocks.append(pd.DataFrame(scorer.scores(block, probabilities[start:end])))
+        start = end
+    joined = pd.concat(blocks) if blocks else pd.DataFrame(columns=SCORES_OF_FEATURES, dtype=float)
+    return {name: joined[name].to_numpy() for name in joined}
 
 
 def scores_of_denoiser(study: Study, splits: Splits, result: ProbeResult) -> Scores:
     """Return the denoiser's error as a novelty score, for validation, test and novel images."""
-    rows = {"validation": result.rows["validation"], "test": result.rows["test"]}
-    rows["novel"] = splits["novel"]
-    errors = {part: denoising_error(study, splits, index) for part, index in rows.items()}
+    parts = scored_parts(splits, result)
+    errors = {part: denoising_error(study, splits, rows) for part, rows in parts.items()}
     return {"denoising error": errors}
 
 
@@ -131,30 +168,59 @@ def novelty_table(study: Study, sets: dict[str, tuple[Splits, ProbeResults]]) ->
     lines: list[dict[str, Any]] = []
     for name, (splits, results) in sets.items():
         for encoder, result in results.items():
-            scores = scores_of_encoder(study, splits, result)
+            parts = scored_parts(splits, result)
+            scores = scores_of_encoder(study, splits, result, parts)
             if encoder == "diffusion":
                 scores |= scores_of_denoiser(study, splits, result)
-            for score, parts in scores.items():
+            for score, values in scores.items():
+                judged = judge_score(study, splits, values, result.rows["test"], splits["novel"])
                 line = {"set": name, "encoder": encoder, "score": score}
-                lines.append(line | _judge_score(study, splits, result, parts))
+                lines.append(line | judged)
     columns = ["set", "encoder", "score", "AUROC (%)", "unknowns that pass (%)"]
     return pd.DataFrame(lines, columns=columns)
 
 
-def _judge_score(
-    study: Study, splits: Splits, result: ProbeResult, scores: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def judge_score(
+    study: Study,
+    splits: Splits,
+    scores: dict[str, np.ndarray],
+    test_rows: np.ndarray,
+    novel_rows: np.ndarray,
+) -> dict[str, Estimate]:
+    """Return how well one score tells novel images from known test images.
+
+    Args:
+        study: provides the number of bootstrap draws.
+        splits: splits of the images.
+        scores: its values for the parts validation, test and novel.
+        test_rows, novel_rows: the rows of these parts.
+
+    Returns:
+        AUROC (%) and unknowns that pass (%), see `novelty_table`.
+    """
     test, novel = scores["test"], scores["novel"]
     is_novel = np.repeat([0, 1], [len(test), len(novel)])
     values = np.append(test, novel)
-    units = intervals.units_of(splits, np.append(result.rows["test"], splits["novel"]))
+    units = intervals.units_of(splits, np.append(test_rows, novel_rows))
     draws = min(study.profile.probes.draws, MAX_DRAWS)
     weights = intervals.draw_weights(units, draws)
-    areas = [roc_auc_score(is_novel, values, sample_weight=weight) for weight in weights]
-    threshold = np.quantile(scores["validation"], ACCEPTED_SHARE)
-    passes = (values <= threshold) & (is_novel == 1)
-    rates = (weights @ passes) / (weights @ is_novel)
+    areas = [_area(is_novel, values, weight) for weight in weights]
+    passes = (values <= threshold_of(scores["validation"])) & (is_novel == 1)
+    with np.errstate(invalid="ignore"):  # a draw without novel images has no answer
+        rates = (weights @ passes) / (weights @ is_novel)
     return {
         "AUROC (%)": intervals.percentiles(np.array(areas), len(novel)),
         "unknowns that pass (%)": intervals.percentiles(rates, len(novel)),
     }
+
+
+def _area(is_novel: np.ndarray, values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the AUROC; NaN if a bootstrap draw holds only novel or only known images."""
+    if not weights[is_novel == 1].any() or not weights[is_novel == 0].any():
+        return np.nan
+    return roc_auc_score(is_novel, values, sample_weight=weights)
+
+
+def threshold_of(validation: np.ndarray) -> float:
+    """Return the value that 95 % of the known validation images do not exceed."""
+    return float(np.quantile(validation, ACCEPTED_SHARE))

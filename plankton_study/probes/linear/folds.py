@@ -1,0 +1,126 @@
+"""LDA probes on folds: each image is scored by a probe that was not fitted to it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import softmax
+
+from plankton_study.features.bank import AnyBank
+from plankton_study.features.interface import Cell
+from plankton_study.probes import metrics
+from plankton_study.probes.linear.lda import LdaPath, LdaScorer, best_penalty, sharpness
+from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler, fit_scaler
+from plankton_study.run.schema import Probes
+
+#: score and log share of a class without training images in a fold: it is never predicted there
+ABSENT = np.float32(-1e4)
+
+
+class Fold(NamedTuple):
+    """Rows on which a probe is fitted, and others that it then scores; both sorted."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+class HeldOut(NamedTuple):
+    """The scores of all held-out images, in the order of the folds.
+
+    Attributes:
+        penalty: the penalty with the best score over all held-out images.
+        score: that score, the profile's metric.
+        scores: (n, K) float32, see `LdaScorer`.
+        log_shares: (n, K) float32, logarithms of the shares of the classes in each fold.
+    """
+
+    penalty: float
+    score: float
+    scores: np.ndarray
+    log_shares: np.ndarray
+
+    def probabilities(self, sharpness: float) -> np.ndarray:
+        """Return class probabilities (n, K) float32; see `sharpness_of`."""
+        return softmax(np.float32(sharpness) * self.scores + self.log_shares, axis=1)
+
+
+class Labelled(NamedTuple):
+    """The labels of a collection: its classes (K,), sorted, and the name of each row (N,)."""
+
+    classes: np.ndarray
+    taxa: np.ndarray
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the positions of the rows' names in `classes`."""
+        return np.searchsorted(self.classes, self.taxa[rows])
+
+
+def score_held_out(
+    bank: AnyBank, cell: Cell, folds: list[Fold], labels: Labelled, config: Probes
+) -> HeldOut:
+    """Fit LDA on the training rows of each fold, and score its held-out rows.
+
+    Args:
+        bank, cell: the features.
+        folds: no two hold the same row out.
+        labels: of these rows.
+        config: provides the penalties, and the metric that selects one of them. Of equally good
+            penalties it is the largest.
+    """
+    penalties = sorted(config.penalties, reverse=True)
+    scores: dict[float, list[np.ndarray]] = {penalty: [] for penalty in penalties}
+    log_shares = []
+    for fold in folds:
+        present, codes = np.unique(labels.codes(fold.train), return_inverse=True)
+        scaler = fit_scaler(bank, cell, fold.train)
+        path = LdaPath(ScaledFeatures(bank, cell, fold.train, scaler), codes)
+        held_out = ScaledFeatures(bank, cell, fold.held_out, scaler)
+        for penalty in penalties:
+            own = path.scorer(penalty).scores(held_out)
+            scores[penalty].append(_for_all_classes(own, present, len(labels.classes)))
+        shares = np.tile(path.log_shares, (len(fold.held_out), 1))
+        log_shares.append(_for_all_classes(shares, present, len(labels.classes)))
+    joined = {penalty: np.concatenate(of_folds) for penalty, of_folds in scores.items()}
+    return _best_of(joined, np.concatenate(log_shares), folds, labels, config.metric)
+
+
+def _for_all_classes(values: np.ndarray, present: np.ndarray, classes: int) -> np.ndarray:
+    """Return values (n, present) as (n, classes); those of absent classes are very low."""
+    complete = np.full((len(values), classes), ABSENT)
+    complete[:, present] = values
+    return complete
+
+
+def _best_of(
+    scores: dict[float, np.ndarray],
+    log_shares: np.ndarray,
+    folds: list[Fold],
+    labels: Labelled,
+    metric: str,
+) -> HeldOut:
+    truth = labels.taxa[np.concatenate([fold.held_out for fold in folds])]
+    predicted = {
+        penalty: labels.classes[(own + log_shares).argmax(axis=1)]
+        for penalty, own in scores.items()
+    }
+    penalty = best_penalty(predicted, truth, metric)
+    score = metrics.scores(truth, predicted[penalty])[metric][0]
+    return HeldOut(penalty, float(score), scores[penalty], log_shares)
+
+
+def sharpness_of(held_out: HeldOut, codes: np.ndarray) -> float:
+    """Return the factor of the scores that makes the held-out images' classes most likely.
+
+    Args:
+        held_out: their scores.
+        codes: (n,) their classes.
+    """
+    return sharpness(held_out.scores, held_out.log_shares, codes)
+
+
+def fit_on_all(
+    bank: AnyBank, cell: Cell, rows: np.ndarray, labels: Labelled, penalty: float
+) -> tuple[Scaler, LdaScorer]:
+    """Fit LDA on all rows, among which every class is present."""
+    scaler = fit_scaler(bank, cell, rows)
+    path = LdaPath(ScaledFeatures(bank, cell, rows, scaler), labels.codes(rows))
+    return scaler, path.scorer(penalty)
