@@ -91,7 +91,7 @@ PLANKTON_THREADS ?= $(shell echo $$(($(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env paper notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf compare site publish strip outputs pins \
+.PHONY: help env paper names notebooks $(NOTEBOOKS) test lint unit nbval bench lab pdf compare site publish strip outputs pins \
         clean clean-cache clean-env clean-all FORCE
 
 EXECUTED := $(NOTEBOOKS:%=$(DONE)/%.ipynb)
@@ -153,6 +153,9 @@ env: $(ENV) ## create the environment (.venv), unless an active one satisfies ev
 	@echo "environment: $(PY)"
 
 paper: $(RESULTS)/paper.pdf ## run notebooks that are out of date, typeset paper/results/<profile>/paper.pdf
+
+names: $(DONE)/17_names.ipynb ## name the images without a label; writes paper/results/<profile>/names/
+	@echo "names: $(RESULTS)/names/"
 
 notebooks: $(EXECUTED) ## run the notebooks that are out of date
 

@@ -30,8 +30,8 @@ from plankton_study.run.study import run_name
 #: the notebook whose results combine all training seeds
 VERDICTS = "16_verdicts.ipynb"
 #: folders that are published for seed 0 only
-BULKY = ("figures", "notebooks")
-NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf")
+BULKY = ("figures", "notebooks", "denoiser")
+NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf", "names")
 PALETTE = 256
 
 

@@ -25,6 +25,9 @@ from plankton_study.run import study as study_module
 from plankton_study.run.profile import read_profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+#: images of a set; of three times as many `leave_unsorted` takes a third
+IMAGES = 150
+UNSORTED = 150
 TAXA, SHARES = ["disc", "bar", "cross", "ring"], [0.35, 0.25, 0.2, 0.2]
 TINY = """
 extends = "smoke"
@@ -51,6 +54,28 @@ flowcam_wheel = false
 """
 
 
+#: the same for names alone, which are given with the denoiser that comes with the repository
+TINY_NAMES = """
+extends = "names"
+title = "Small enough for a test"
+[images]
+size = 32
+[features]
+taps = ["up16.*"]
+timesteps = [50]
+[probes]
+draws = 50
+[encoders]
+"ImageNet ResNet-50" = false
+"CLIP" = false
+"CIFAR-10 diffusion" = false
+"EfficientNet-Lite0, 96 px" = false
+"EfficientNet-Lite0, 160 px" = false
+[transfers]
+flowcam_wheel = false
+"""
+
+
 def titles(profiles: list[str]) -> list[str]:
     return [tomllib.loads(text)["title"] for text in profiles]
 
@@ -58,7 +83,7 @@ def titles(profiles: list[str]) -> list[str]:
 @pytest.mark.parametrize("text", PROFILES, ids=titles(PROFILES))
 def test_a_profile_that_is_shown_is_valid_as_it_stands(text, tmp_path):
     (tmp_path / "mine.toml").write_text(text)
-    assert read_profile(str(tmp_path / "mine.toml")).extends == "demo"
+    assert read_profile(str(tmp_path / "mine.toml")).extends in ("demo", "names")
 
 
 @pytest.fixture
@@ -78,11 +103,33 @@ def paper(tmp_path, monkeypatch) -> Path:
     return paper
 
 
-@pytest.mark.parametrize("text", PROFILES, ids=titles(PROFILES))
+FOR_NAMES = [text for text in PROFILES if 'extends = "names"' in text]
+
+
+@pytest.mark.parametrize("text", FOR_NAMES, ids=titles(FOR_NAMES))
+def test_a_profile_for_names_gives_names_without_training(text, tmp_path, paper):
+    profile = write_profile(text.replace('"names"', '"tiny_names.toml"'), tmp_path)
+    for number in (1, 17):
+        run_in_this_process(NOTEBOOKS[number], profile)
+    folder = paper / "results" / "mine" / "names"
+    names = pd.read_csv(folder / "names.csv")
+    assert names["image"].str.startswith("unsorted/").all() and len(names) == UNSORTED
+    truth = names["image"].str.extract(r"_([a-z]+)\.png$")[0]
+    assert (truth == names["taxon"]).mean() > max(SHARES)
+    assert not (tmp_path / "cache" / "denoiser").exists()
+    with open(folder / "contact_sheet.pdf", "rb") as file:
+        assert file.read(4) == b"%PDF"
+
+
+FOR_THE_STUDY = [text.replace('extends = "names"', 'extends = "demo"') for text in PROFILES]
+
+
+@pytest.mark.parametrize("text", FOR_THE_STUDY, ids=titles(FOR_THE_STUDY))
 def test_a_profile_that_is_shown_runs_from_images_to_the_pdf(text, tmp_path, paper):
     profile = write_profile(text, tmp_path)
     for notebook in NOTEBOOKS:
         run_in_this_process(notebook, profile)
+    assert (paper / "results" / "mine" / "names" / "names.csv").is_file()
     pdf = build.typeset(StoredRun(paper / "results" / "mine"))
     assert pdf.read_bytes().startswith(b"%PDF")
 
@@ -90,6 +137,7 @@ def test_a_profile_that_is_shown_runs_from_images_to_the_pdf(text, tmp_path, pap
 def write_profile(text: str, folder: Path) -> Path:
     """Write a shown profile and the images that it names."""
     (folder / "tiny.toml").write_text(TINY)
+    (folder / "tiny_names.toml").write_text(TINY_NAMES)
     text = text.replace('extends = "demo"', 'extends = "tiny.toml"')
     text = re.sub(r"images_seen = [0-9_]+", "images_seen = 64", text)
     if "[sets." not in text:  # a profile about encoders: any images do
@@ -97,14 +145,17 @@ def write_profile(text: str, folder: Path) -> Path:
         text += "[sets.station.split]\nbalanced = { min_images = 20, train = 12 }\n"
     for place in re.findall(r'source = "(/data/[^"]+)"', text):
         target = folder / place.lstrip("/")
-        write_images(target, table="ecotaxa" in place, seed=len(place))
+        images = 3 * IMAGES if "unsorted" in text else IMAGES  # the defaults need more
+        write_images(target, "ecotaxa" in place, len(place), images)
+        if "unsorted" in text:
+            leave_unsorted(target)
         text = text.replace(f'"{place}"', f'"{target}"')
     profile = folder / "mine.toml"
     profile.write_text(text)
     return profile
 
 
-def write_images(folder: Path, table: bool, seed: int, images: int = 150) -> None:
+def write_images(folder: Path, table: bool, seed: int, images: int) -> None:
     """Write real image files: class folders, or an export of EcoTaxa with its table."""
     rng = np.random.default_rng(seed)
     lines = []
@@ -118,6 +169,14 @@ def write_images(folder: Path, table: bool, seed: int, images: int = 150) -> Non
         lines.append(ecotaxa_line(name, taxon, month, day, number))
     if table:
         pd.DataFrame(lines).to_csv(folder / "ecotaxa_export.tsv", sep="\t", index=False)
+
+
+def leave_unsorted(folder: Path) -> None:
+    """Move some images to the folder "unsorted"; their names still tell their taxon."""
+    for number, file in enumerate(sorted(folder.glob("*/*.png"))):
+        if number % 3 == 0:
+            (folder / "unsorted").mkdir(exist_ok=True)
+            file.rename(folder / "unsorted" / f"{file.stem}_{file.parent.name}.png")
 
 
 def ecotaxa_line(name: str, taxon: str, month: int, day: int, number: int) -> dict[str, str]:

@@ -189,9 +189,11 @@ class DiffusionEncoder(NetworkEncoder):
         cells = {str(cell): cell for cell in self.cells}
         name = self.settings.predeclared
         if name not in cells:
+            first = self.timesteps[0]
             raise StudyError(
-                f"features.predeclared = {name!r} is not a cell of {self.name}; "
-                f"its cells are {', '.join(cells)}"
+                f"features.predeclared = {name!r} is not a cell of {self.name}; its cells are "
+                f"{', '.join(str(cell) for cell in self.cells if cell.timestep == first)}, and the "
+                "same layers at the other timesteps"
             )
         return cells[name]
 

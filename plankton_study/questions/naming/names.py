@@ -106,7 +106,21 @@ class Namer(NamedTuple):
     def probabilities(self, bank: AnyBank, rows: np.ndarray) -> np.ndarray:
         """Return probabilities (n, K) for rows of a bank, as if all were of the classes."""
         blocks = [self.probe.probabilities_of_scaled(own) for own in self.features(bank, rows)]
-        return np.concatenate(blocks)
+        return with_doubt(np.concatenate(blocks), len(self.held_out))
+
+
+def with_doubt(probabilities: np.ndarray, images: int) -> np.ndarray:
+    """Return probabilities (n, K) that allow for errors too rare to be seen.
+
+    If none of n held-out images is named wrongly, the next one still may be, with a probability of
+    about 1 / (n + 2) (Laplace's rule of succession).
+
+    Args:
+        probabilities: (n, K).
+        images: number of held-out images.
+    """
+    doubt = 1 / (images + 2)
+    return (1 - doubt) * probabilities + doubt / probabilities.shape[1]
 
 
 def fit_namer(study: Study, splits: Splits, held: Held, candidate: Candidate) -> Namer:
@@ -126,7 +140,8 @@ def fit_namer(study: Study, splits: Splits, held: Held, candidate: Candidate) ->
         method="LDA",
         strength=candidate.penalty,
     )
-    return Namer(candidate, probe, encoder, bank, held_out.probabilities(factor))
+    of_held_out = with_doubt(held_out.probabilities(factor), len(held.rows))
+    return Namer(candidate, probe, encoder, bank, of_held_out)
 
 
 def score_on_test(study: Study, splits: Splits, held: Held, namer: Namer) -> dict[str, Estimate]:

@@ -4,6 +4,7 @@ What counts as closing was fixed before any curve was run, see `gap_table`.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy.stats import t as student_t
 
 from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
-from plankton_study.models.recipe import with_images_seen
+from plankton_study.models.diffusion.denoiser import trained_denoiser
+from plankton_study.models.recipe import images_to_see, with_images_seen
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import evaluate
@@ -37,6 +39,13 @@ GAP = ["gap (points)", "difference of slopes (points)", "by the rule", "crossing
 CLOSES, WIDENS, UNKNOWN = "the gap closes", "the gap widens", "stays or unknown"
 # the same where diffusion is ahead
 LEAD_GROWS, LEAD_SHRINKS = "the lead grows", "the lead shrinks"
+
+
+def longest_denoiser(study: Study, splits: Splits) -> Path:
+    """Return the training folder of the denoiser that saw the most images of a set."""
+    images_seen = images_to_see(study, splits)
+    largest = max([images_seen, *study.profile.curve.budgets(study.seed)])
+    return trained_denoiser(with_images_seen(study, splits, largest), splits)
 
 
 def curve_table(study: Study, splits: Splits) -> pd.DataFrame:
