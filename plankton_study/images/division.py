@@ -363,15 +363,33 @@ def _choose_taxa(collection: Collection, config: Split, usable: _Usable, sides: 
         if count >= config.min_images and training[taxon]
     ]
     if len(classes) < 2:
-        raise StudyError(
-            f"{len(classes)} taxa of the set {collection.name!r} have enough images at home, "
-            f"but two are needed: lower sets.{collection.name}.split.min_images"
-        )
+        raise StudyError(_too_few_taxa(collection, config, at_home, training, classes))
     wanted = [taxon for taxon in classes if at_home[taxon] >= config.balanced.min_images]
     balanced = [taxon for taxon in wanted if training[taxon] >= config.balanced.train]
     short_of_labels = [taxon for taxon in wanted if taxon not in balanced]
     has_class = usable.is_labelled & taxa.isin(classes).to_numpy()
     return _Taxa(classes, balanced, short_of_labels, training, at_home, has_class)
+
+
+def _too_few_taxa(
+    collection: Collection, config: Split, at_home: Counter, training: Counter, classes: list[str]
+) -> str:
+    """Return what was found, and what may help."""
+    if not at_home:
+        return (
+            f"none of the {len(collection)} images of the set {collection.name!r} has a label at "
+            "home: check entry.reader, the column or the folders of taxa, and the split's home"
+        )
+    commonest = ", ".join(
+        f"{taxon!r} with {count}, {training[taxon]} of them for training"
+        for taxon, count in at_home.most_common(2)
+    )
+    return (
+        f"the set {collection.name!r} has {len(at_home)} taxa with {at_home.total()} labelled "
+        f"images at home, the commonest are {commonest}; needed are two with at least "
+        f"{config.min_images} images, any of them for training, but only {len(classes)} was found: "
+        f"lower sets.{collection.name}.split.min_images, or label more images"
+    )
 
 
 # --- parts

@@ -12,7 +12,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from plankton_study.images.download import download_wheel
+from plankton_study.images.sources.download import download_wheel
 from plankton_study.models.diffusion.pipeline import PlanktonPipeline
 from plankton_study.models.networks.efficientnet import EfficientNetLite0
 from plankton_study.models.precision import to_device

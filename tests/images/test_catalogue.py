@@ -157,3 +157,17 @@ def test_a_wrong_change_is_refused():
         catalogue_entry("pwssc", {"colour": "red"})
     with pytest.raises(StudyError, match="columns"):
         catalogue_entry("my_set", {"reader": "table", "columns": {"samples": "sample_id"}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": {"taxon": "x"}}, "columns has no effect with the reader 'folder'.*\"table\""),
+        ({"reader": "table", "taxon_level": 2}, "taxon_level has no effect .*'table'"),
+        ({"reader": "hub", "image_folder": "x"}, "image_folder has no effect .*'hub'"),
+        ({"name_pattern": r"(?P<id>\d+)_"}, "name_pattern has the group id, but only time"),
+    ],
+)
+def test_a_key_that_would_have_no_effect_is_refused(changes, message):
+    with pytest.raises(StudyError, match=message):
+        catalogue_entry("my_set", changes)

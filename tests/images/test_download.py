@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from plankton_study.images.catalogue import catalogue, catalogue_entry
-from plankton_study.images.download import download, locate, unpack
+from plankton_study.images.sources.archives import unpack
+from plankton_study.images.sources.download import download
+from plankton_study.images.sources.locate import locate
 from plankton_study.run.errors import StudyError
 
 
@@ -129,7 +131,7 @@ def test_locate_returns_tables_and_hub_ids(tmp_path):
     assert locate_known("whoi", tmp_path, downloads, hub=True) == tmp_path / "whoi"
 
 
-@pytest.mark.parametrize("name", ["planktonset1", "pwssc", "whoi", "smhi_ifcb", "zoolake"])
+@pytest.mark.parametrize("name", ["planktonset1", "whoi", "smhi_ifcb", "zoolake"])
 def test_locate_says_what_to_get_and_where_to_put_it(tmp_path, name):
     with pytest.raises(StudyError) as error:
         locate_known(name, tmp_path, tmp_path / "downloads")
@@ -396,3 +398,23 @@ def test_other_files_are_refused_with_what_to_do(tmp_path, name, advice):
     (tmp_path / name).write_bytes(b"content")
     with pytest.raises(StudyError, match=f"neither a table .* nor an archive .*: {advice}"):
         locate(str(tmp_path / name), catalogue_entry("x"), None, tmp_path / "downloads")
+
+
+def test_names_that_macos_writes_are_read_as_utf8(tmp_path):
+    name = "Copépode/1.png"
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as file:
+        file.writestr(zipfile.ZipInfo("Cop?pode/1.png".replace("?", "xx")), b"image")
+    content = (tmp_path / "mac.zip").read_bytes()
+    content = content.replace(b"Copxxpode/1.png", name.encode())  # in UTF-8, without the flag
+    (tmp_path / "mac.zip").write_bytes(content)
+    folder = unpack(tmp_path / "mac.zip", tmp_path / "unpacked")
+    assert (folder / name).read_bytes() == b"image"
+
+
+def test_a_subfolder_that_is_not_there_is_said(tmp_path, capsys):
+    (tmp_path / "data" / "mine" / "disc").mkdir(parents=True)
+    (tmp_path / "data" / "mine" / "bar").mkdir()
+    entry = catalogue_entry("mine", {"subfolder": "images"})
+    place = locate("mine", entry, tmp_path / "data", tmp_path / "downloads")
+    assert place == tmp_path / "data" / "mine"
+    assert "has no folder 'images' (entry.subfolder)" in capsys.readouterr().out

@@ -151,3 +151,21 @@ def test_a_pattern_may_begin_with_flags(folder_of):
     entry = catalogue_entry("my_set", {"name_pattern": r"(?i)^(?P<sample>net\d)_"})
     records, _ = read_folder(folder_of("Egg/NET1_1.png"), entry)
     assert records["sample"].tolist() == ["NET1"]
+
+
+def test_stations_above_the_taxa_are_pointed_out(folder_of, capsys):
+    names = [f"st{station}/{taxon}/1.png" for station in (1, 2) for taxon in ("Egg", "Larva")]
+    assert set(taxa_in(folder_of(*names))) == {"st1", "st2"}
+    said = capsys.readouterr().out
+    assert "'Egg', 'Larva' recur below several folders of level 1" in said
+    assert "entry.taxon_level = 2" in said
+    assert taxa_in(folder_of(*names), taxon_level=2) == ["Egg", "Larva"] * 2
+    assert "recur" not in capsys.readouterr().out
+
+
+def test_files_that_are_no_images_are_counted_by_ending(folder_of, capsys):
+    folder = folder_of("Egg/1.png", "Larva/1.png")
+    for name in ("Egg/2.pgm", "Larva/2.jfif", "Larva/3.jfif", "Larva/.hidden"):
+        (folder / name).touch()
+    taxa_in(folder)
+    assert "files that are no images left out (2 .jfif, 1 .pgm)" in capsys.readouterr().out

@@ -303,3 +303,33 @@ def test_a_missing_folder_of_images_is_refused_at_once(images):
     write(images, plain_rows())
     with pytest.raises(StudyError, match=r"no folder .*imgs: correct entry\.image_folder"):
         read(images, image_folder="imgs")
+
+
+# --- files that a row means
+
+
+def test_an_image_is_found_under_another_path_or_without_its_ending(images, capsys):
+    rows = plain_rows()
+    rows[1][0] = "C:\\Users\\me\\pictures\\0.png"
+    rows[2][0] = "1"
+    rows[3][0] = "elsewhere/2.PNG"
+    write(images, rows)
+    assert list(read(images / "table.tsv")["id"]) == NAMES
+    said = capsys.readouterr().out
+    assert "2 images found under another path, the first is '0.png'" in said
+    assert "1 image found under a name with another ending or none, the first is '1.png'" in said
+
+
+def test_a_name_that_two_files_could_mean_is_not_guessed(images):
+    (images / "sub" / "0.png").write_bytes((images / "0.png").read_bytes())
+    rows = plain_rows()
+    rows[1][0] = "elsewhere/0.png"
+    write(images, rows)
+    assert list(read(images / "table.tsv")["id"]) == ["elsewhere/0.png", *NAMES[1:]]
+
+
+def test_text_files_about_a_set_are_no_tables(images):
+    write(images / "sub", plain_rows(), name="export.tsv")
+    (images / "README.txt").write_text("About these images.\n")
+    (images / "LICENSE.txt").write_text("Free.\n")
+    assert len(read(images, image_folder=str(images))) == 6

@@ -248,3 +248,23 @@ def test_a_damaged_parquet_file_is_one_sentence(tmp_path):
     with pytest.raises(StudyError, match="could not be loaded") as error:
         read_hub(tmp_path / "hub", catalogue_entry("whoi"))
     assert "\n" not in str(error.value)
+
+
+def test_a_parquet_file_may_name_times_and_samples(tmp_path):
+    image = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(image, "PNG")
+    table = pd.DataFrame(
+        {
+            "image": [{"bytes": image.getvalue(), "path": None}] * 2,
+            "label": ["disc", "bar"],
+            "when": [pd.Timestamp("2021-06-01 12:00"), None],
+            "tow": ["a", None],
+        }
+    )
+    table.to_parquet(tmp_path / "set.parquet")
+    columns = {"time": "when", "sample": "tow"}
+    entry = catalogue_entry("my_set", {"reader": "hub", "columns": columns})
+    records, _ = read_hub(tmp_path / "set.parquet", entry)
+    assert list(records["sample"]) == ["a", ""]
+    assert records["time"].iloc[0] == pd.Timestamp("2021-06-01 12:00")
+    assert pd.isna(records["time"].iloc[1])

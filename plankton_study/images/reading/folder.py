@@ -1,5 +1,6 @@
 """Class folders: `<place>/<taxon>/<file>`."""
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -7,6 +8,7 @@ import pandas as pd
 from plankton_study.images.catalogue import CatalogueEntry
 from plankton_study.images.reading.records import (
     HIDDEN,
+    IMAGE_ENDINGS,
     ImageFiles,
     complete_records,
     examples,
@@ -95,6 +97,12 @@ def _say_joined_folders(
         say(f"{place}: a taxon is the whole path of its folder")
         return
     deeper = sorted({"/".join(parents) for parents in folders if len(parents) > level})
+    recurring = _recurring(folders, level)
+    if recurring and not is_chosen:
+        say(
+            f"{place}: folders such as {examples(recurring)} recur below several folders of level "
+            f"{level}: if they are the taxa, set entry.taxon_level = {level + 1}"
+        )
     if deeper:
         hint = "" if is_chosen else '; entry.taxon_level = "path" keeps them apart'
         count = number_of(len(deeper), "deeper folder")
@@ -102,6 +110,15 @@ def _say_joined_folders(
             f"{place}: taxa are the folders of level {level}; {count} joined into them: "
             f"{examples(deeper)}{hint}"
         )
+
+
+def _recurring(folders: list[list[str]], level: int) -> list[str]:
+    """Return the names of folders that lie below several folders of a level, sorted."""
+    above: dict[str, set[str]] = {}
+    for parents in folders:
+        if len(parents) > level:
+            above.setdefault(parents[level], set()).add(parents[level - 1])
+    return sorted(name for name, holders in above.items() if len(holders) > 1)
 
 
 def _say_left_out(place: Path, used: set[str]) -> None:
@@ -116,3 +133,12 @@ def _say_left_out(place: Path, used: set[str]) -> None:
             f"{place}: {number_of(len(beside), 'image')} beside the class folders left out, the "
             f"first is {beside[0]!r}"
         )
+    others = Counter(path.suffix.lower() for path in place.glob("*/**/*") if _is_other(path))
+    if others:
+        listed = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+        say(f"{place}: files that are no images left out ({listed})")
+
+
+def _is_other(path: Path) -> bool:
+    is_hidden = path.name.startswith((".", "Thumbs"))
+    return path.suffix.lower() not in IMAGE_ENDINGS and not is_hidden and path.is_file()

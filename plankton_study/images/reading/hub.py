@@ -1,5 +1,6 @@
 """Hugging Face datasets: parquet files, class folders, or a Hub id."""
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from plankton_study.images.catalogue import CatalogueEntry
 from plankton_study.images.reading.records import ImageFiles, complete_records
 from plankton_study.images.reading.said import say
 from plankton_study.images.reading.table import check_columns
+from plankton_study.images.reading.times import join_date_and_time
 from plankton_study.run.errors import StudyError, first_sentence
 
 COLUMNS = {"image": "image", "taxon": "label"}
@@ -22,7 +24,8 @@ def read_hub(place: Path | str, entry: CatalogueEntry) -> tuple[pd.DataFrame, Im
     Args:
         place: a folder or a parquet file, or a Hub id if the profile has `hub = true`.
         entry: `entry.columns` may rename the columns "image" and "label", which are found in any
-            case of letters. Images with the label null or -1 are unlabelled.
+            case of letters, and name those of date, time, sample, site, instrument and object.
+            Images with the label null or -1 are unlabelled.
 
     Raises:
         StudyError: the dataset cannot be loaded, is empty, or lacks a column.
@@ -46,8 +49,32 @@ def read_hub(place: Path | str, entry: CatalogueEntry) -> tuple[pd.DataFrame, Im
             return image["bytes"]
         return Path(image["path"]).read_bytes()
 
-    records = complete_records({"id": ids, "taxon": taxa}, entry)
-    return records, ImageFiles(read, table._fingerprint)
+    rows = {"id": ids, "taxon": taxa} | _further_columns(table, columns, entry)
+    return complete_records(rows, entry), ImageFiles(read, table._fingerprint)
+
+
+def _further_columns(
+    table: Any, columns: dict[str, str], entry: CatalogueEntry
+) -> dict[str, pd.Series]:
+    """Return the time, sample, site, instrument and object of each row, as far as named."""
+    texts = {
+        key: pd.Series([_text(value) for value in table[column]], dtype=object)
+        for key, column in columns.items()
+        if key not in COLUMNS
+    }
+    dates = texts.pop("date", None)
+    if dates is not None:
+        texts["time"] = join_date_and_time(dates, texts.get("time"), entry.time_format)
+    elif "time" in texts:
+        texts["time"] = texts["time"].where(texts["time"].ne(""))
+    return texts
+
+
+def _text(value: Any) -> str:
+    """Return the text of a value; that of a time is in ISO 8601."""
+    if value is None:
+        return ""
+    return value.isoformat() if isinstance(value, dt.date) else str(value).strip()
 
 
 def _present_columns(usual: dict[str, str], present: list[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ To add a reader, write a function (place, entry) → (records, files), and add i
 its name to `CatalogueEntry.reader`.
 """
 
+from plankton_study.images.instruments.ifcb import read_ifcb
 from plankton_study.images.reading.folder import read_folder
 from plankton_study.images.reading.hub import read_hub
 from plankton_study.images.reading.records import Reader
@@ -14,4 +15,5 @@ READERS: dict[str, Reader] = {
     "synthetic": read_folder,
     "table": read_table,
     "hub": read_hub,
+    "ifcb": read_ifcb,
 }

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,13 @@ def files_on_disk(place: Path, names: pd.Series) -> ImageFiles:
     def read(row: int) -> bytes:
         return (place / names[row]).read_bytes()
 
-    states = np.zeros((len(names), 2), np.int64)
-    for row, name in enumerate(names):
-        states[row] = _file_state(place / name)
-    return ImageFiles(read, digest(states))
+    return ImageFiles(read, digest(file_states(place / name for name in names)))
+
+
+def file_states(files: Iterable[Path]) -> np.ndarray:
+    """Return size and time of change of each file, (n, 2) int64."""
+    states = [_file_state(file) for file in files]
+    return np.array(states, np.int64).reshape(-1, 2)
 
 
 def _file_state(path: Path) -> tuple[int, int]:

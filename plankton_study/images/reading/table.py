@@ -1,9 +1,11 @@
 """Tables that name image files, such as the exports of EcoTaxa."""
 
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -39,6 +41,8 @@ ECOTAXA = {
 #: the second row of an EcoTaxa export holds the types of its columns: text or float
 ECOTAXA_TYPES = ("[t]", "[f]")
 VALIDATED = "validated"
+#: names of text files that are about a set
+ABOUT_THE_SET = re.compile(r"(read_?me|licen[cs]e|changes|notes?)\b", re.IGNORECASE)
 
 #: names of columns in other tables, in lower case
 USUAL_NAMES = {
@@ -126,6 +130,7 @@ def _files_of_tables(place: Path, pattern: str) -> list[Path]:
     """Return the tables of the first ending that any file has."""
     files = sorted(path for path in place.glob(pattern) if path.is_file())
     visible = [path for path in files if not HIDDEN.search(path.relative_to(place).as_posix())]
+    visible = [path for path in visible if not ABOUT_THE_SET.match(path.name)]
     for ending in TABLE_ENDINGS:
         of_ending = [path for path in visible if path.suffix.lower() == ending]
         if of_ending:
@@ -236,21 +241,50 @@ def _clean_name(name: str, base: Path, images: Path) -> str:
 # --- images and rows
 
 
+#: how a name in a table may differ from that of its file → what is compared
+LIKENESSES = {
+    "a name that differs only in case or in how accents are written": lambda name: name,
+    "another path": lambda name: PurePosixPath(name).name,
+    "a name with another ending or none": lambda name: PurePosixPath(name).stem,
+}
+
+
 def _found_names(images: Path, names: pd.Series) -> pd.Series:
-    """Return the names of the files that are meant, if only the case of letters differs."""
+    """Return the names of the files that are meant, for those that do not exist as they stand.
+
+    A file is meant if it is the only one that is alike in one of the `LIKENESSES`. It says how
+    many were found so.
+    """
     is_missing = ~names.map(lambda name: (images / name).is_file()).astype(bool)
-    if not is_missing.any():
-        return names
-    by_lower_case = {name.casefold(): name for name in image_names(images)}
-    meant = names[is_missing].map(lambda name: by_lower_case.get(name.casefold(), name))
-    is_found = meant.ne(names[is_missing])
-    if is_found.any():
-        first = meant.index[is_found][0]
-        say(
-            f"{number_of(is_found.sum(), 'image')} found under a name that differs in case, the "
-            f"first is {meant[first]!r} for {names[first]!r}"
-        )
-    return names.mask(is_missing, meant)
+    present = image_names(images) if is_missing.any() else []
+    for likeness, key in LIKENESSES.items():
+        if not is_missing.any():
+            break
+        only = _only_ones(present, key)
+        meant = names[is_missing].map(lambda name, key=key, only=only: only.get(_plain(key(name))))
+        found = meant.dropna()
+        if len(found):
+            first = found.index[0]
+            say(
+                f"{number_of(len(found), 'image')} found under {likeness}, the first is "
+                f"{found[first]!r} for {names[first]!r}"
+            )
+            names = names.where(~names.index.isin(found.index), meant.reindex(names.index))
+            is_missing = is_missing & ~names.index.isin(found.index)
+    return names
+
+
+def _only_ones(names: list[str], key: Callable[[str], str]) -> dict[str, str]:
+    """Return what is compared → name, without names that are alike."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_plain(key(name)), []).append(name)
+    return {compared: own[0] for compared, own in alike.items() if len(own) == 1}
+
+
+def _plain(name: str) -> str:
+    """Return a name without the differences that file systems make."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _one_row_for_each_image(place: Path, rows: pd.DataFrame) -> pd.DataFrame:
