@@ -3,7 +3,8 @@
 A notebook depends on the modules that it imports, on the modules that these import, and on the
 data files next to them (such as catalogue.toml). It runs after the notebooks that its metadata
 names: `"plankton_study": {"after": ["04_encoders"]}`, or "all". By default, a notebook runs after
-those that compare the encoders.
+those that compare the encoders. "all" does not mean notebooks with `"aside": true`, from which no
+claim follows.
 
 The Makefile runs this file before anything is installed, so it uses only the standard library.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -93,12 +94,13 @@ def notebook_source(book: dict) -> str:
     return "\n".join(line for line in lines if line[:1] not in ("%", "!"))
 
 
-def runs_after(wishes: dict[str, list[str]]) -> dict[str, list[str]]:
+def runs_after(wishes: dict[str, list[str]], aside: Iterable[str] = ()) -> dict[str, list[str]]:
     """Return for each notebook the notebooks that must run before it.
 
     Args:
         wishes: name of a notebook → the notebooks named in its metadata, or "all": every notebook
             that neither says "all" itself nor runs after one that does.
+        aside: notebooks that "all" does not mean.
 
     Raises:
         ValueError: notebooks wait for each other.
@@ -107,7 +109,7 @@ def runs_after(wishes: dict[str, list[str]]) -> dict[str, list[str]]:
     after_last = set(last)
     for _ in wishes:  # no chain of notebooks can be longer
         after_last |= {name for name, names in wishes.items() if after_last & set(names)}
-    before_last = [name for name in wishes if name not in after_last]
+    before_last = [name for name in wishes if name not in {*after_last, *aside}]
     before = {}
     for name, names in wishes.items():
         wanted = before_last if name in last else names
@@ -148,12 +150,10 @@ def rules(root: Path) -> str:
     """
     files = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     books = {file.stem: read_notebook(file) for file in files}
-    before = runs_after(
-        {
-            name: book["metadata"].get(PACKAGE, {}).get("after", AFTER_BY_DEFAULT)
-            for name, book in books.items()
-        }
-    )
+    about = {name: book["metadata"].get(PACKAGE, {}) for name, book in books.items()}
+    wishes = {name: own.get("after", AFTER_BY_DEFAULT) for name, own in about.items()}
+    aside = [name for name, own in about.items() if own.get("aside")]
+    before = runs_after(wishes, aside)
     lines = ["# Written by .ci/dependencies.py from imports and metadata; do not edit."]
     for name, book in books.items():
         executed = [f"$(DONE)/{other}.ipynb" for other in before[name]]

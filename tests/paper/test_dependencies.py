@@ -197,6 +197,16 @@ def test_all_means_every_notebook_but_those_that_run_after_it(root):
     assert order_of(rules)[-1] == "16_verdicts"
 
 
+def test_all_does_not_mean_notebooks_aside(root):
+    write_notebooks(root, {"01_data": [], "15_evidence": ["all"], "17_names": ["01_data"]})
+    file = root / "notebooks" / "17_names.ipynb"
+    book = json.loads(file.read_text())
+    book["metadata"]["plankton_study"]["aside"] = True
+    file.write_text(json.dumps(book))
+    rules = read_rules(root)
+    assert rules["15_evidence"][0] == rules["17_names"][0] == ["01_data"]
+
+
 def test_several_notebooks_may_come_last(root):
     after = {"01_data": [], "15_evidence": ["all"], "16_verdicts": ["15_evidence"]}
     after |= {"17_end": ["all"], "18_after": ["16_verdicts"]}
@@ -262,7 +272,7 @@ def test_the_notebooks_of_the_study_run_in_the_order_of_their_numbers(own_rules)
 
 
 def test_the_claims_wait_for_every_notebook_but_the_verdicts(own_rules):
-    others = set(own_rules) - {"15_evidence", "16_verdicts"}
+    others = set(own_rules) - {"15_evidence", "16_verdicts", "17_names"}
     assert set(own_rules["15_evidence"][0]) == others
     assert own_rules["16_verdicts"][0] == ["15_evidence"]
 
