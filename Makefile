@@ -10,15 +10,30 @@ NOTEBOOKS := $(sort $(basename $(notdir $(wildcard notebooks/[0-9][0-9]_*.ipynb)
 
 # --- the profile: its file, the files it extends, its folder of results (one per seed) -------------------------
 
+# A value as one word of the shell, whatever it holds.
+QUOTED = '$(subst ','\'',$(1))'
+
+# Make cannot follow a path with blanks or quotes, so such a profile is read through a link. Its results have the name
+# of the link, in which these characters are underscores; files that it extends are not watched.
+AWKWARD := $(strip $(filter-out 1,$(words $(PROFILE))) $(foreach c,' " ( ) & ;,$(findstring $c,$(PROFILE))))
+ifneq ($(AWKWARD),)
+LINK := $(shell p=$(call QUOTED,$(PROFILE)); [ -f "$$p" ] || exit 0; \
+  folder=$$(cd "$$(dirname "$$p")" && pwd); file=$$(basename "$$p"); \
+  links=.cache/profiles/$$(printf '%s' "$$folder" | cksum | cut -d ' ' -f 1); mkdir -p "$$links"; \
+  link=$$links/$$(printf '%s' "$${file%.toml}" | tr -c 'A-Za-z0-9_-' _).toml; \
+  ln -sf "$$folder/$$file" "$$link" && echo "$$link")
+ifeq ($(LINK),)
+$(error PROFILE=$(PROFILE): there is no such file; give the path of a .toml file)
+endif
+override PROFILE := $(LINK)
+endif
+
 PROFILES     := plankton_study/profiles
 PROFILE_FILE := $(if $(filter %.toml,$(PROFILE)),$(PROFILE),$(PROFILES)/$(PROFILE).toml)
 NAME         := $(basename $(notdir $(PROFILE_FILE)))$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 RESULTS      := paper/results/$(NAME)
 DONE         := $(RESULTS)/notebooks
 
-ifneq ($(words $(PROFILE)),1)
-$(error PROFILE='$(PROFILE)' is not one word: make cannot follow a path with spaces, so rename or move that file)
-endif
 ifneq ($(shell printf '%s' '$(SEED)' | grep -xE '0|[1-9][0-9]*'),$(SEED))
 $(error SEED=$(SEED) is not a whole number without leading zeros)
 endif
@@ -52,7 +67,7 @@ endif
 
 export PLANKTON_PROFILE := $(if $(filter %.toml,$(PROFILE)),$(abspath $(PROFILE)),$(PROFILE))
 export PLANKTON_SEED    := $(SEED)
-export PLANKTON_DATA    := $(if $(DATA),$(shell cd "$(DATA)" 2>/dev/null && pwd))
+export PLANKTON_DATA    := $(if $(DATA),$(shell cd $(call QUOTED,$(DATA)) 2>/dev/null && pwd))
 export PYTHONHASHSEED   := 0
 # NumPy's idle threads sleep at once. Otherwise they keep a core busy for a while after each product, and torch's
 # threads, which share the cores, wait for them: logistic probes took up to 30 times as long.
@@ -120,7 +135,7 @@ ifeq ($(findstring $(SETTINGS),$(shell cat $(RESULTS)/.settings 2>/dev/null)),)
 $(RESULTS)/.settings: FORCE
 endif
 $(RESULTS)/.settings:
-	@mkdir -p $(@D) && printf '%s\n' "$(SETTINGS)" > $@
+	@mkdir -p $(@D) && printf '%s\n' $(call QUOTED,$(SETTINGS)) > $@
 
 $(RESULTS)/paper.pdf: $(wildcard paper/*.py paper/*.typ paper/*.bib) $(EXECUTED) | $(ENV)
 	@"$(PY)" paper/build.py pdf $(NAME)

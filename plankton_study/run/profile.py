@@ -30,7 +30,7 @@ def read_profile(profile: str) -> Profile:
             what is allowed.
     """
     path = profile_file(profile)
-    values = _read_with_parents(path, children=())
+    values = _read_with_parents(path.resolve(), children=())
     is_own = path.resolve().parent != PROFILES
     if is_own and (PROFILES / path.name).exists():
         raise StudyError(

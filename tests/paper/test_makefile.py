@@ -178,6 +178,27 @@ def test_one_notebook_and_what_it_needs(tree):
     assert tree.ran("notebooks") == rest
 
 
+@pytest.mark.parametrize("name", ["my station.toml", "Bob's (2024).toml", 'a "b" & c.toml'])
+def test_a_profile_may_have_blanks_and_quotes_in_its_path(tree, name):
+    tree.write(f"My data's/{name}", 'extends = "demo"\n')
+    assert tree.ran("01_data", f"PROFILE=My data's/{name}") == ["01_data.ipynb"]
+    assert tree.ran("01_data", f"PROFILE=My data's/{name}") == []
+    (results,) = [path.name for path in (tree.root / "paper/results").iterdir()]
+    assert re.fullmatch(r"[\w-]+", results)
+    (link,) = (tree.root / ".cache/profiles").glob("*/*.toml")
+    assert link.read_text() == 'extends = "demo"\n'
+    tree.age()
+    tree.write(f"My data's/{name}", 'extends = "demo"\ntitle = "x"\n')
+    assert tree.ran("01_data", f"PROFILE=My data's/{name}") == ["01_data.ipynb"]
+
+
+def test_the_data_may_lie_in_a_folder_with_quotes(tree):
+    folder = 'Bob\'s "data"'
+    (tree.root / folder).mkdir()
+    assert tree.ran("01_data", f"DATA={folder}") == ["01_data.ipynb"]
+    assert tree.ran("01_data", f"DATA={folder}") == []
+
+
 def test_names_need_only_their_own_notebook_and_that_of_the_data(tree):
     assert tree.ran("names") == ["01_data.ipynb", "17_names.ipynb"]
     assert "names: paper/results/demo/names/" in tree.make("names").stdout
@@ -352,7 +373,7 @@ def test_a_failing_notebook_stops_the_run_and_leaves_nothing(tree):
             "PROFILE=plankton: there is no file plankton_study/profiles/plankton.toml",
         ),
         ("PROFILE=no/such.toml", "PROFILE=no/such.toml: there is no file no/such.toml"),
-        ("PROFILE=my study.toml", "PROFILE='my study.toml' is not one word"),
+        ("PROFILE=my study.toml", "PROFILE=my study.toml: there is no such file"),
         ("DATA=no/such", "DATA=no/such: there is no such folder"),
     ],
 )

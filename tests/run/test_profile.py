@@ -42,6 +42,19 @@ def test_a_profile_with_sets_of_its_own_drops_its_parents_sets(tmp_path):
     assert list(changed.sets) == ["birds"]
 
 
+def test_paths_of_a_linked_profile_are_relative_to_its_own_folder(tmp_path):
+    (tmp_path / "station").mkdir()
+    (tmp_path / "links").mkdir()
+    write_profile(tmp_path, 'extends = "demo"\n', "parent")
+    text = 'extends = "parent.toml"\n[sets.station]\nsource = "station"\n'
+    own = write_profile(tmp_path, text, "Bob's station")
+    link = tmp_path / "links" / "Bob_s_station.toml"
+    link.symlink_to(own)
+    profile = read_profile(str(link))
+    assert profile.name == "Bob_s_station"
+    assert profile.sets["station"].source == str(tmp_path / "station")
+
+
 def test_a_profile_may_leave_out_transfers_of_its_parent(tmp_path):
     assert read_profile("demo").transfers
     assert not read_changed_demo(tmp_path, "[transfers]\nflowcam_wheel = false").transfers

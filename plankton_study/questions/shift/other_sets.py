@@ -70,8 +70,15 @@ class Crossing(NamedTuple):
 
 
 def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
-    """Return all ordered pairs of sets that share at least two coarse classes."""
+    """Return all ordered pairs of sets that share at least two coarse classes.
+
+    It says which taxa of the table of coarse classes a set does not have.
+    """
     tables = shared_classes(study)
+    for name, table in tables.items():
+        missing = sorted(set(table.index) - set(sets[name].collection.records["taxon"]))
+        if missing:
+            print(f"{name} has no taxa {', '.join(missing)}, which the table of coarse classes names")
     coarse = {
         name: relabelled(sets[name], table["coarse"].to_dict()) for name, table in tables.items()
     }
