@@ -28,6 +28,7 @@ from plankton_study.probes.linear import scaling
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.questions.clusters import cluster_encoder
 from plankton_study.questions.few_labels import probe_few_labels
+from plankton_study.questions.naming.choice import held_out_folds, naming_candidates
 from plankton_study.questions.training.denoising import compare_with_linear_filter
 from plankton_study.run import cache
 from plankton_study.run.files import PACKAGE
@@ -116,6 +117,7 @@ def traced(tmp_path_factory, shapes):
         attend(study, splits, result)
         cluster_encoder(study, splits, "pixels + PCA")
         probe_few_labels(study, splits, "pixels + PCA")
+        naming_candidates(study, splits, held_out_folds(splits))
         compare_with_linear_filter(study, splits, trained_denoiser(study, splits))
     # an encoder names its own code in its identity, which is part of the key
     tracer.named["bank"] |= set(encoders.SHAPED_BY)
@@ -146,6 +148,7 @@ STAGES = [
     "logistic",
     "clusters",
     "few_labels",
+    "naming",
     "linear_filter",
     "attentive",
 ]

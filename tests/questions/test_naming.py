@@ -14,7 +14,14 @@ from sklearn.datasets import make_blobs
 from plankton_study.features.bank import JoinedBanks
 from plankton_study.images.splits import make_splits
 from plankton_study.probes.probe import read_features
-from plankton_study.questions.naming import abundances, choice, reliability, teaching
+from plankton_study.questions.naming import (
+    abundances,
+    choice,
+    probe,
+    reliability,
+    teaching,
+    unknown,
+)
 from plankton_study.questions.naming import names as naming
 from plankton_study.questions.naming.choice import OTHER, held_out_folds, naming_candidates
 from plankton_study.report import names as files
@@ -137,7 +144,7 @@ def test_labels_of_test_images_choose_and_fit_nothing(station, named):
     taxa = held.labels.taxa.copy()
     taxa[held.test] = "bar"
     blind = held._replace(labels=held.labels._replace(taxa=taxa))
-    again = naming.fit_namer(station, splits, blind, named.namer.candidate)
+    again = probe.fit_namer(station, splits, blind, named.namer.candidate)
     np.testing.assert_array_equal(again.probe.weights, named.namer.probe.weights)
     np.testing.assert_array_equal(again.held_out, named.namer.held_out)
 
@@ -146,7 +153,7 @@ def test_the_table_of_candidates_has_the_best_first_and_those_not_run_last(stati
     splits = make_splits(station, "shapes")
     held = held_out_folds(splits)
     tried = naming_candidates(station, splits, held)
-    table = naming.candidates_table(station, splits, held, tried)
+    table = probe.candidates_table(station, splits, held, tried)
     run = table[table["read-out"] != "not run"]
     assert run["held out (%)"].is_monotonic_decreasing
     assert list(table["encoder"][len(run) :]) == list(tried.absent)
@@ -161,7 +168,7 @@ def scored(images, centres, rng):
     """Return planted images as the naming room scores them: probabilities, and one novelty."""
     distance = np.linalg.norm(images[:, None] - centres, axis=2)
     chances = np.exp(-(distance**2) / 2)
-    return naming.Scored(
+    return unknown.Scored(
         chances / chances.sum(axis=1, keepdims=True), {"distance": distance.min(axis=1)}
     )
 
@@ -176,7 +183,7 @@ def test_probabilities_allow_for_taxa_that_cannot_be_named():
         return scored(known, centres, rng), codes, scored(others, centres, rng)
 
     known, _, others = draw(500)
-    model = naming.ClassesAtAll.fit(known, others)
+    model = unknown.ClassesAtAll.fit(known, others)
     known, codes, others = draw(2000)
     joint = np.vstack([model.joint(known), model.joint(others)])
     np.testing.assert_allclose(joint.sum(axis=1), 1)
@@ -190,7 +197,7 @@ def test_probabilities_allow_for_taxa_that_cannot_be_named():
 def test_without_other_taxa_all_images_are_of_the_classes():
     known = scored(np.eye(3), np.eye(3), None)
     none = scored(np.zeros((0, 3)), np.eye(3), None)
-    joint = naming.ClassesAtAll.fit(known, none).joint(known)
+    joint = unknown.ClassesAtAll.fit(known, none).joint(known)
     np.testing.assert_allclose(joint[:, :-1], known.probabilities)
     assert (joint[:, -1] == 0).all()
 

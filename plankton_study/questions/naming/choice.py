@@ -28,7 +28,6 @@ SHAPED_BY = (
     "probes.metrics",
     "features.bank",
     "features.interface",
-    "images.splits",
 )
 ONE_CELL, ALL_LAYERS = "one cell", "all layers"
 #: with fewer validation images all labelled images are held out in turn

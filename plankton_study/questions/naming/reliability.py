@@ -36,7 +36,7 @@ def taxa_table(study: Study, names: Names) -> pd.DataFrame:
     weights = _weights(study, names)
     labelled = pd.Series(names.held.labels.taxa[names.held.labelled_rows]).value_counts()
     named = names.taxa(NAMED)
-    is_unknown = names.novelty.is_unknown(NAMED)
+    is_unknown = names.novelty.is_unknown
     lines = []
     for taxon in names.classes:
         is_right = (truth == taxon) & (predicted == taxon)
@@ -130,7 +130,7 @@ def origins_table(names: Names) -> pd.DataFrame:
         {
             "images come from": of_image,
             "mean probability (%)": 100 * names.confidence(NAMED),
-            "unknown? (%)": 100.0 * names.novelty.is_unknown(NAMED),
+            "unknown? (%)": 100.0 * names.novelty.is_unknown,
         }
     )
     if names.images.is_rehearsal:

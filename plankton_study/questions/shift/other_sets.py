@@ -78,7 +78,9 @@ def crossings(study: Study, sets: dict[str, Splits]) -> list[Crossing]:
     for name, table in tables.items():
         missing = sorted(set(table.index) - set(sets[name].collection.records["taxon"]))
         if missing:
-            print(f"{name} has no taxa {', '.join(missing)}, which the table of coarse classes names")
+            print(
+                f"{name} has no taxa {', '.join(missing)}, which the table of coarse classes names"
+            )
     coarse = {
         name: relabelled(sets[name], table["coarse"].to_dict()) for name, table in tables.items()
     }
