@@ -169,7 +169,10 @@ env: $(ENV) ## create the environment (.venv), unless an active one satisfies ev
 
 paper: $(RESULTS)/paper.pdf ## run notebooks that are out of date, typeset paper/results/<profile>/paper.pdf
 
-names: $(DONE)/17_names.ipynb ## name the images without a label; writes paper/results/<profile>/names/
+# Images may have been named or added since the last call, which make cannot see: the notebook always runs.
+names: ## name the images without a label; writes paper/results/<profile>/names/
+	@rm -f $(DONE)/17_names.ipynb
+	@$(MAKE) --no-print-directory 17_names
 	@echo "names: $(RESULTS)/names/"
 
 notebooks: $(EXECUTED) ## run the notebooks that are out of date

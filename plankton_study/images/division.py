@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 from plankton_study.images.collection import Collection
 from plankton_study.images.duplicates import further_rows, near_duplicates
 from plankton_study.run.errors import StudyError
-from plankton_study.run.schema import Split, Where
+from plankton_study.run.schema import PARTS, Split, Where
 
 #: home is divided into at most this many folds, which form the test, validation and training parts
 MAX_FOLDS = 20
@@ -230,6 +230,12 @@ def _refuse_ungrouped(
 # --- held-out images
 
 
+#: with fewer labelled images at home, the folds of a part are spread
+SMALL_SET = 2_000
+#: multiples of the golden ratio, without their whole part, are evenly spread
+GOLDEN = 0.618
+
+
 class _HeldOut(NamedTuple):
     """The images of home that are held out; masks are (N,) bool."""
 
@@ -239,8 +245,12 @@ class _HeldOut(NamedTuple):
 
 
 def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _HeldOut:
-    """Choose test and validation images, by stratified folds of whole groups."""
-    rows = np.flatnonzero(is_home)
+    """Choose test and validation images, by stratified folds of whole groups.
+
+    The labelled images are divided. Unlabelled ones follow those of their group.
+    """
+    has_label = collection.records["taxon"].ne("").to_numpy()
+    rows = np.flatnonzero(is_home & has_label)
     taxa = collection.records["taxon"].to_numpy(dtype=object)[rows]
     groups = group_codes(collection)[rows]
     number_of_groups = len(np.unique(groups))
@@ -258,13 +268,28 @@ def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _He
     with warnings.catch_warnings():
         # a long tail has taxa with fewer images than folds
         warnings.filterwarnings("ignore", message=".*least populated class.*")
-        divided = splitter.split(rows, taxa, groups if is_grouped else None)
-        for number, (_, fold) in enumerate(divided):
-            if number < test_folds:
-                is_test[rows[fold]] = True
-            elif number < test_folds + validation_folds:
-                is_validation[rows[fold]] = True
+        divided = [fold for _, fold in splitter.split(rows, taxa, groups if is_grouped else None)]
+    if not is_grouped and len(rows) < SMALL_SET:
+        divided = _spread(divided)
+    for number, fold in enumerate(divided[: test_folds + validation_folds]):
+        held_out = is_test if number < test_folds else is_validation
+        held_out[rows[fold]] = True
+    if is_grouped:
+        all_groups = group_codes(collection)
+        is_test |= is_home & np.isin(all_groups, all_groups[is_test])
+        is_validation |= is_home & np.isin(all_groups, all_groups[is_validation])
     return _HeldOut(is_test, is_validation, is_grouped)
+
+
+def _spread(folds: list[np.ndarray]) -> list[np.ndarray]:
+    """Return folds in an order in which the first ones, however many, were evenly spread.
+
+    A taxon with fewer images than there are folds lies in neighbouring ones. If a part were made of
+    neighbours, it would get many images of one such taxon and none of another.
+    """
+    golden = round(GOLDEN * len(folds))
+    step = next(step for step in range(golden, 3 * len(folds)) if np.gcd(step, len(folds)) == 1)
+    return [folds[number * step % len(folds)] for number in range(len(folds))]
 
 
 def _refuse_odd_groups(collection: Collection, number: int, rows: np.ndarray) -> None:
@@ -380,6 +405,11 @@ def _too_few_taxa(
             f"none of the {len(collection)} images of the set {collection.name!r} has a label at "
             "home: check entry.reader, the column or the folders of taxa, and the split's home"
         )
+    if len(at_home) == 1:
+        return (
+            f"all {at_home.total()} labelled images at home of the set {collection.name!r} are "
+            f"{next(iter(at_home))!r}: label images of a second taxon, to tell it from"
+        )
     commonest = ", ".join(
         f"{taxon!r} with {count}, {training[taxon]} of them for training"
         for taxon, count in at_home.most_common(2)
@@ -440,16 +470,16 @@ def _others(
 ) -> dict[str, np.ndarray]:
     """Return the rows of home that have a label, but no class; see `Splits.others`."""
     has_label = collection.records["taxon"].ne("").to_numpy()
-    is_other = has_label & ~chosen.has_class & ~usable.is_novel
+    is_other = usable.home & has_label & ~chosen.has_class
     on_side = {
-        "train": sides.is_pool,
+        "train": ~held_out.is_test & ~held_out.is_validation & ~sides.is_near_held_out,
         "validation": sides.is_validation,
         "test": held_out.is_test,
     }
     others = {}
     for part, is_here in on_side.items():
         rows = np.flatnonzero(is_here & is_other)
-        kept = len(parts[part]) / (is_here & chosen.has_class).sum()
+        kept = len(parts[part]) / (usable.home & is_here & chosen.has_class).sum()
         rng = np.random.default_rng(config.seed)
         others[part] = np.sort(rng.permutation(rows)[: round(kept * len(rows))])
     return others
@@ -494,11 +524,17 @@ def equal_numbers(
 
 def _refuse_empty_parts(parts: dict[str, np.ndarray], name: str) -> None:
     for part, rows in parts.items():
-        if not len(rows) and part not in OPTIONAL_PARTS:
+        if len(rows) or part in OPTIONAL_PARTS:
+            continue
+        if part in PARTS:
             raise StudyError(
-                f"the part {part!r} of the set {name!r} is empty: "
-                f"widen sets.{name}.split in the profile"
+                f"the part {part!r} of the set {name!r} is empty, since its labelled images at "
+                "home are too few or lie in too few days or samples: label about ten images of "
+                f"each taxon, of more days or samples, or widen sets.{name}.split.home"
             )
+        raise StudyError(
+            f"the part {part!r} of the set {name!r} is empty: widen sets.{name}.split.shifts"
+        )
 
 
 # --- what is said about the division
@@ -546,10 +582,12 @@ def _notes(
         "validation": (held_out.is_validation, config.validation),
     }
     for part, (mask, asked) in shares.items():
-        share = mask.sum() / usable.home.sum()
+        has_label = collection.records["taxon"].ne("").to_numpy()
+        share = (mask & has_label).sum() / (usable.home & has_label).sum()
         if abs(share - asked) > SHARE_OFF:
             notes.append(
-                f"the part {part!r} holds {share:.0%} of the home images, not {asked:.0%}, since "
+                f"the part {part!r} holds {share:.0%} of the labelled images at home, not "
+                f"{asked:.0%}, since "
                 f"{_whole_groups(collection)} stay together"
             )
     taxa = collection.records["taxon"].to_numpy(dtype=object)

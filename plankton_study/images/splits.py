@@ -42,8 +42,8 @@ class Splits:
         balanced_advice: why the balanced setting has fewer than two taxa, and what to set; "" if
             it has more.
         others: "train", "validation" and "test" → labelled home images on that side whose taxon is
-            no class, since it has too few images or is no taxon. They are in no labelled part, and
-            are as frequent among the images of a part as at home.
+            no class, since it is novel, has too few images or is no taxon. They are in no labelled
+            part, and are as frequent among the images of a part as at home.
         base: of relabelled splits, the original ones, whose encoders and features they share.
     """
 

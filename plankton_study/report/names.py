@@ -17,6 +17,8 @@ from plankton_study.run.files import write_file
 #: images of a taxon on either side of a contact sheet
 PER_SIDE = 6
 TAXA_PER_PAGE = 12
+#: longer names would leave no room for the images
+MOST_LETTERS = 36
 #: type of the columns of a table for EcoTaxa
 TEXT, NUMBER = "[t]", "[f]"
 BYTE_ORDER_MARK = "\ufeff"
@@ -27,7 +29,8 @@ def ecotaxa_table(names: pd.DataFrame) -> pd.DataFrame:
 
     The object is that of an export from EcoTaxa, so that "import > update" finds it; of other
     images it is the path without its ending. Further columns become free columns of the object.
-    An object with several images gets the name of the first.
+    An object with several images gets the name of the first. Images that more likely show another
+    taxon than the named one are left out, so they stay without a name there.
 
     Args:
         names: from `names_table`.
@@ -51,7 +54,9 @@ def ecotaxa_table(names: pd.DataFrame) -> pd.DataFrame:
     )
     if names["sample"].ne("").all():
         table["sample_id"] = names["sample"]
-    table = table[~table["object_id"].duplicated()]
+    is_likely = names["probability"] >= names["another taxon"]
+    is_further = names[["sample"]].assign(object=table["object_id"]).duplicated()
+    table = table[is_likely & ~is_further]
     is_number = table.dtypes.map(pd.api.types.is_numeric_dtype)
     types = pd.DataFrame([np.where(is_number, NUMBER, TEXT)], columns=table.columns)
     return pd.concat([types, table.astype(object)], ignore_index=True)
@@ -81,6 +86,11 @@ def _csv(table: pd.DataFrame, separator: str = ",") -> str:
 # --- contact sheets
 
 
+def short_name(taxon: str) -> str:
+    """Return the name of a taxon as it is drawn, without the end of a long one."""
+    return drawn_name(taxon if len(taxon) <= MOST_LETTERS else f"{taxon[: MOST_LETTERS - 1]}…")
+
+
 def taxa_by_frequency(names: Names) -> list[str]:
     """Return the taxa that name any image, the most frequent first."""
     return pd.Series(names.taxa(NAMED)).value_counts().index.tolist()
@@ -99,7 +109,7 @@ def contact_sheet(names: Names, taxa: list[str]) -> Figure:
     least_sure = [positions[::-1][:PER_SIDE] for positions in by_taxon.values()]
     _draw_side(axes[0, 0], names, surest, "surest")
     _draw_side(axes[0, 1], names, least_sure, "least sure")
-    labels = [f"{drawn_name(taxon)} ({len(by_taxon[taxon])})" for taxon in taxa]
+    labels = [f"{short_name(taxon)} ({len(by_taxon[taxon])})" for taxon in taxa]
     side = names.splits.collection.images.shape[1] + 1
     heights = (np.arange(len(taxa)) + 0.5) * side
     axes[0, 0].set_yticks(heights, labels, fontsize=7)

@@ -1,6 +1,7 @@
 """The protocol of the splits: who may see what."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -321,7 +322,9 @@ def test_a_part_with_a_single_taxon_and_a_test_share_far_off_are_named():
     collection.records.loc[100:, "taxon"] = "taxon0"
     splits = divide(collection, config_with(novel=(), min_images=3))
     share, single = splits.notes
-    assert share.startswith("the part 'validation' holds 25% of the home images, not 15%")
+    assert share.startswith(
+        "the part 'validation' holds 25% of the labelled images at home, not 15%"
+    )
     assert single.startswith("the part 'later' holds a single taxon")
 
 
@@ -362,3 +365,89 @@ def test_splits_are_stored(shared):
     assert (second.classes, second.balanced_classes) == (made.classes, made.balanced_classes)
     assert second.removed == made.removed
     assert all(np.array_equal(second[part], made[part]) for part in parts)
+
+
+# --- unlabelled images, and labelled ones of no class
+
+
+def with_unlabelled(collection: Collection, number: int, group_by: str) -> Collection:
+    """Return a collection with as many unlabelled images added, on further days of June."""
+    rng = np.random.default_rng(1)
+    records = collection.records.iloc[:number].copy()
+    records["id"] = records["digest"] = [f"unlabelled{i}" for i in range(number)]
+    records["taxon"] = ""
+    records["time"] = pd.Timestamp("2021-06-30")
+    records["sample"] = "another net"
+    images = rng.integers(0, 256, (number, 16, 16), dtype=np.uint8)
+    return replace(
+        collection,
+        images=np.concatenate([collection.images, images]),
+        records=pd.concat([collection.records, records], ignore_index=True),
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(10, 25),
+    st.integers(3, 12),
+    st.integers(1, 60),
+    st.integers(0, 1000),
+    st.sampled_from(["day", "image"]),
+)
+def test_unlabelled_images_do_not_change_how_labelled_ones_are_divided(
+    days, per_day, number, seed, group_by
+):
+    collection = make_collection(days, per_day, seed, group_by)
+    number = min(number, len(collection))
+    try:
+        before = divide(collection, CONFIG)
+    except StudyError:
+        assume(False)
+    after = divide(with_unlabelled(collection, number, group_by), CONFIG)
+    for part in ("train", "validation", "test", "later", "novel"):
+        assert np.array_equal(before[part], after[part]), part
+    added = np.arange(len(collection), len(collection) + number)
+    assert np.array_equal(after["pool"], np.append(before["pool"], added))
+
+
+def test_an_unlabelled_image_of_a_held_out_day_is_not_trained_on():
+    collection = make_collection(10, 20)
+    records = collection.records
+    rows = divide(collection, CONFIG)["test"][:1]
+    records.loc[rows, "taxon"] = ""
+    splits = divide(collection, CONFIG)
+    day = records["time"].dt.date
+    held_out_days = set(day[np.append(splits["test"], splits["validation"])])
+    if day[rows[0]] in held_out_days:
+        assert rows[0] not in splits["pool"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(8, 25), st.integers(3, 12), st.integers(0, 1000))
+def test_images_of_no_class_are_apart_and_on_the_side_of_their_day(days, per_day, seed):
+    collection = make_collection(days, per_day, seed)
+    try:
+        splits = divide(collection, config_with(min_images=20))
+    except StudyError:
+        assume(False)
+    day = collection.records["time"].dt.date.to_numpy()
+    for part, rows in splits.others.items():
+        assert not set(splits.taxa(rows)) & {"", *splits.classes}
+        others = [own for name, own in splits.parts.items() if name not in ("pool", "novel")]
+        assert not np.intersect1d(rows, np.concatenate(others)).size
+        for other in {"train", "validation", "test"} - {part}:
+            assert not set(day[rows]) & set(day[splits[other]])
+
+
+def test_small_taxa_are_spread_over_the_parts_of_a_small_set():
+    collection = make_collection(1, 2, group_by="image")
+    names = np.repeat([f"taxon{number}" for number in range(10)], 10)
+    records = collection.records.iloc[np.zeros(len(names) + 40, int)].reset_index(drop=True)
+    records["taxon"] = [*names, *["taxon0"] * 40]  # the commonest makes twenty folds
+    records["id"] = records["digest"] = [str(row) for row in range(len(records))]
+    images = np.random.default_rng(0).integers(0, 256, (len(records), 16, 16), dtype=np.uint8)
+    collection = replace(collection, images=images, records=records)
+    splits = divide(collection, config_with(novel=(), shifts={}))
+    for part, least in (("train", 4), ("test", 1), ("validation", 1)):
+        counts = pd.Series(splits.taxa(splits[part])).value_counts()
+        assert len(counts) == 10 and counts.min() >= least, part

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import make_blobs
 
 from plankton_study.features.bank import JoinedBanks
+from plankton_study.features.interface import Cell
 from plankton_study.images.splits import make_splits
+from plankton_study.probes.linear import folds
 from plankton_study.probes.probe import read_features
 from plankton_study.questions.naming import (
     abundances,
@@ -25,6 +27,7 @@ from plankton_study.questions.naming import (
 from plankton_study.questions.naming import names as naming
 from plankton_study.questions.naming.choice import OTHER, held_out_folds, naming_candidates
 from plankton_study.report import names as files
+from plankton_study.run.schema import Probes
 
 BASIC = ("diffusion", "random U-Net", "pixels + PCA")
 
@@ -117,6 +120,30 @@ def test_labelled_images_are_held_out_once_by_whole_days(station):
     for fold in held.folds:
         assert not set(splits.groups(fold.train)) & set(splits.groups(fold.held_out))
     assert not set(held.labelled_rows) & set(held.test)
+
+
+def test_few_labels_of_each_taxon_are_enough_for_folds(make_study, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        taxon = ("disc", "bar")[number % 2]
+        place = tmp_path / "few" / (taxon if number < 12 else "unsorted")
+        place.mkdir(parents=True, exist_ok=True)
+        draw_shape(taxon, rng).save(place / f"{number:02d}_{taxon}.png")
+    changes = {
+        "shifts = { later = { since = 2021-07-01 } }": "",
+        "home = { until = 2021-06-30 }": "",
+        'novel = ["ring"]': "",
+        'group_by = "day" }': 'unlabelled = ["unsorted"] }',
+    }
+    study = make_study(changes, folder=tmp_path / "few")
+    splits = make_splits(study, "shapes")
+    held = held_out_folds(splits)
+    best = choice.best_candidate(naming_candidates(study, splits, held).candidates)
+    images = naming.images_to_name(splits)
+    named = naming.name_images(study, splits, held, best, images)
+    assert len(images.rows) == 48 and not named.allows_for_others
+    taxa = splits.taxa(splits["train"])
+    assert (taxa == "disc").sum() == (taxa == "bar").sum()
 
 
 def test_many_validation_images_are_held_out_alone(station, monkeypatch):
@@ -216,7 +243,45 @@ def test_no_probability_is_more_certain_than_the_held_out_images_can_show(named)
     assert 1 - 1 / len(named.held.rows) < most < 1
 
 
+def test_a_class_that_a_fold_lacks_is_never_named_there_and_does_not_blur_the_others():
+    rng = np.random.default_rng(0)
+    codes = np.repeat([0, 1, 2], [40, 40, 10])
+    features = np.float32(5 * np.eye(3, 8)[codes] + rng.normal(size=(90, 8)))
+    labels = folds.Labelled(np.array(["a", "b", "c"]), np.array(["a", "b", "c"])[codes])
+    first = np.arange(0, 80, 2)
+    two = [
+        folds.Fold(np.setdiff1d(np.arange(80), first), first),  # without c
+        folds.Fold(np.append(first, np.arange(85, 90)), np.setdiff1d(np.arange(85), first)),
+        folds.Fold(np.arange(80), np.arange(85, 90)),  # c is only held out
+    ]
+
+    class Bank:
+        def take(self, cell, rows):
+            return features[rows]
+
+    config = Probes(penalties=(1e-5,))
+    held_out = folds.score_held_out(Bank(), Cell("x"), two, labels, config)
+    truth = np.concatenate([labels.codes(fold.held_out) for fold in two])
+    factor = folds.sharpness_of(held_out, truth)
+    chances = held_out.probabilities(factor)
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+    assert (chances[:40, 2] == 0).all() and (chances[-5:, 2] == 0).all()
+    known = two[:2]
+    without = folds.score_held_out(Bank(), Cell("x"), known, labels, config)
+    own = np.concatenate([labels.codes(fold.held_out) for fold in known])
+    assert factor == pytest.approx(folds.sharpness_of(without, own), rel=0.05)
+    assert held_out.score < without.score  # what cannot be named counts as wrong
+
+
 # --- reliability
+
+
+def test_a_few_right_names_are_no_certainty(station, named):
+    rates = reliability._Rates(station, named)
+    right = np.ones(len(named.rows(naming.TEST)), bool)
+    of_three = rates.of(right, np.arange(len(right)) < 3)
+    assert of_three.value == of_three.high == 1 and of_three.low < 0.5
+    assert rates.of(right, ~right) is None
 
 
 def test_tables_of_reliability_count_the_images_named(station, named):
@@ -248,6 +313,26 @@ def test_origins_tell_days_with_labels_from_others(shared):
 
 
 # --- abundances
+
+
+def test_a_mix_that_differs_from_the_labelled_one_is_found():
+    rng = np.random.default_rng(0)
+    centres = 1.5 * np.eye(3)
+
+    def draw(shares, number):
+        codes = rng.choice(3, number, p=shares)
+        images = centres[codes] + rng.normal(size=(number, 3))
+        return codes, scored(images, centres, rng).probabilities
+
+    _, held_out = draw([1 / 3, 1 / 3, 1 / 3], 2000)
+    codes, named = draw([0.8, 0.1, 0.1], 2000)
+    mix = abundances.estimate_mix(held_out, named)
+    assert mix.change == pytest.approx(0.8 - 1 / 3, abs=0.07)
+    true = np.bincount(codes)
+    by_mix, by_labels = mix.probabilities.sum(axis=0), named.sum(axis=0)
+    assert np.abs(by_mix - true).max() < 0.3 * np.abs(by_labels - true).max()
+    same = abundances.estimate_mix(held_out, draw([1 / 3, 1 / 3, 1 / 3], 2000)[1])
+    assert same.change < 0.07
 
 
 def test_intervals_of_counts_hold_the_true_number():
@@ -327,15 +412,23 @@ def test_the_table_for_ecotaxa_is_what_its_import_reads(named, tmp_path):
     assert set(rows.iloc[0]) == {"[t]", "[f]"}
     assert all(column.split("_")[0] in ("img", "object") for column in rows)
     assert (rows["object_annotation_status"].iloc[1:] == "predicted").all()
-    assert rows["object_id"].is_unique and len(rows) == 65
+    is_likely = table["probability"] >= table["another taxon"]
+    assert rows["object_id"].is_unique and len(rows) == 1 + is_likely.sum()
+    assert not is_likely.all()  # a ring is left out
     assert rows["object_probability"].iloc[0] == "[f]"
     assert pd.to_numeric(rows["object_probability"].iloc[1:]).between(0, 1).all()
+
+
+def test_long_names_leave_room_for_the_images():
+    assert files.short_name("disc") == "disc"
+    assert files.short_name("x" * 80) == "x" * 35 + "…"
 
 
 def test_objects_of_an_export_keep_their_ids_and_are_named_once(named):
     table = naming.names_table(named, teaching.ranks_to_label(named)).head(3)
     table["object"] = ["net_1", "net_1", ""]
     table["sample"] = "tow"
+    table["another taxon"] = 0.0
     rows = files.ecotaxa_table(table)
     without_ending = table["image"].iloc[2].removesuffix(".png")
     assert list(rows["object_id"].iloc[1:]) == ["net_1", without_ending]

@@ -79,6 +79,8 @@ def _find_on_disk(name: str, data: Path | None, downloads: Path) -> Path | None:
 
 def _fetch(name: str, entry: CatalogueEntry, data: Path | None, downloads: Path) -> Path:
     """Download a set from its URL, as a wheel or from git, or explain how to get it manually."""
+    if ("/" in name or "\\" in name) and not entry.git:
+        raise StudyError(f"there is no folder, table or archive {name}: correct source")
     reason = f"there is no image set {name!r} on this machine"
     if name not in catalogue():
         reason += f", and the catalogue knows only {', '.join(catalogue())}"

@@ -13,7 +13,7 @@ from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler, fit_sca
 from plankton_study.run.schema import Probes
 
 #: score and log share of a class without training images in a fold: it is never predicted there
-ABSENT = np.float32(-1e4)
+ABSENT = np.float32(-np.inf)
 
 
 class Fold(NamedTuple):
@@ -84,7 +84,7 @@ def score_held_out(
 
 
 def _for_all_classes(values: np.ndarray, present: np.ndarray, classes: int) -> np.ndarray:
-    """Return values (n, present) as (n, classes); those of absent classes are very low."""
+    """Return values (n, present) as (n, classes), with `ABSENT` for the other classes."""
     complete = np.full((len(values), classes), ABSENT)
     complete[:, present] = values
     return complete
@@ -110,11 +110,16 @@ def _best_of(
 def sharpness_of(held_out: HeldOut, codes: np.ndarray) -> float:
     """Return the factor of the scores that makes the held-out images' classes most likely.
 
+    Images whose class had no training image in their fold say nothing about it, and are left out.
+
     Args:
         held_out: their scores.
         codes: (n,) their classes.
     """
-    return sharpness(held_out.scores, held_out.log_shares, codes)
+    is_possible = np.isfinite(held_out.scores[np.arange(len(codes)), codes])
+    return sharpness(
+        held_out.scores[is_possible], held_out.log_shares[is_possible], codes[is_possible]
+    )
 
 
 def fit_on_all(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -27,6 +28,8 @@ SCORES_OF_FEATURES = ("maximum softmax", "k-NN distance", "Mahalanobis")
 #: share of known validation images below the threshold
 ACCEPTED_SHARE = 0.95
 NEIGHBOURS = 5
+#: of more features the principal components are used: a covariance takes their number cubed
+MOST_FEATURES, COMPONENTS = 1_024, 256
 #: bootstrap draws of the AUROC; fewer than elsewhere, since each sorts all images
 MAX_DRAWS = 200
 DENOISING_LEVELS = 5
@@ -45,6 +48,8 @@ class NoveltyScorer:
     """
 
     def __init__(self, features: np.ndarray, codes: np.ndarray) -> None:
+        self._components = _few_components(features)
+        features = self._projected(features)
         neighbours = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(features)))
         self._neighbours = neighbours.fit(features)
         means = np.array([features[codes == code].mean(axis=0) for code in np.unique(codes)])
@@ -52,6 +57,9 @@ class NoveltyScorer:
         precision = LedoitWolf(assume_centered=True).fit(within).precision_
         self._whitening = np.linalg.cholesky(precision)  # makes Mahalanobis distances Euclidean
         self._nearest_mean = NearestNeighbors(n_neighbors=1).fit(means @ self._whitening)
+
+    def _projected(self, features: np.ndarray) -> np.ndarray:
+        return features if self._components is None else self._components.transform(features)
 
     def scores(self, features: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
         """Return the scores of some images.
@@ -65,6 +73,7 @@ class NoveltyScorer:
             distance to the nearest training images; and "Mahalanobis", the squared distance to
             the nearest class mean, with one shrunk covariance for all classes (Lee et al. 2018).
         """
+        features = self._projected(features)
         to_neighbours, _ = self._neighbours.kneighbors(features)
         to_mean, _ = self._nearest_mean.kneighbors(features @ self._whitening)
         return {
@@ -72,6 +81,14 @@ class NoveltyScorer:
             "k-NN distance": to_neighbours.mean(axis=1),
             "Mahalanobis": to_mean[:, 0] ** 2,
         }
+
+
+def _few_components(features: np.ndarray) -> PCA | None:
+    """Return the principal components of many features; None if there are few features."""
+    if features.shape[1] <= MOST_FEATURES:
+        return None
+    number = min(COMPONENTS, len(features))
+    return PCA(number, svd_solver="randomized", random_state=0).fit(features)
 
 
 def denoising_error(

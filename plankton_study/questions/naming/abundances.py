@@ -4,14 +4,18 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
+from scipy.stats import gamma
 
 from plankton_study.images.splits import Splits
 from plankton_study.questions.naming.names import HELD_OUT, NAMED, TEST, Names
 
-#: half the width of a 95 % interval, in standard errors
-Z = 1.96
-#: true or expected images of a taxon in a sample, from which its interval is checked
+#: the ends of a 95 % interval
+ENDS = (0.025, 0.975)
+#: expected images of a taxon in a sample, from which its interval is checked
 CHECKED_IMAGES = 1
+#: so that a count of nothing has an interval
+SMALLEST_COUNT = 1e-6
 #: expected images of a taxon in a sample, from which it is listed even if none has its name
 SHOWN_IMAGES = 0.5
 WHOLE_SET, UNKNOWN_SAMPLE = "all images", "unknown"
@@ -61,12 +65,11 @@ def expected_counts(samples: np.ndarray, probabilities: np.ndarray) -> Counts:
         probabilities: (n, K) class probabilities.
     """
     names, codes = np.unique(samples, return_inverse=True)
-    membership = np.eye(len(names))[codes]  # (n, samples)
-    return Counts(
-        names,
-        membership.T @ probabilities,
-        membership.T @ (probabilities * (1 - probabilities)),
-    )
+    expected = np.zeros((len(names), probabilities.shape[1]))
+    variance = np.zeros_like(expected)
+    np.add.at(expected, codes, probabilities)
+    np.add.at(variance, codes, probabilities * (1 - probabilities))
+    return Counts(names, expected, variance)
 
 
 class Errors(NamedTuple):
@@ -98,11 +101,18 @@ def learn_errors(counts: Counts, true: np.ndarray) -> Errors:
 
 
 def count_intervals(counts: Counts, errors: Errors) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and upper bounds of the 95 % intervals, (samples, K) each."""
+    """Return the lower and upper bounds of the 95 % intervals, (samples, K) each.
+
+    They are quantiles of gamma distributions, which are skewed as small counts are, rounded
+    outwards to whole images.
+    """
     variance = errors.factor * counts.variance + (errors.relative * counts.expected) ** 2
-    half = Z * np.sqrt(variance)
+    expected = counts.expected.clip(SMALLEST_COUNT)
+    variance = variance.clip(SMALLEST_COUNT)
+    shape, scale = expected**2 / variance, variance / expected
+    low, high = (gamma.ppf(end, shape, scale=scale) for end in ENDS)
     images = counts.expected.sum(axis=1, keepdims=True)
-    return (counts.expected - half).clip(0), (counts.expected + half).clip(max=images)
+    return np.floor(low), np.ceil(high).clip(max=np.ceil(images))
 
 
 def count_taxa(
@@ -125,14 +135,18 @@ class Abundances(NamedTuple):
 
     Attributes:
         table: columns sample, taxon, labelled, named, estimate, low and high (numbers of images,
-            the labelled ones included), and share, the estimate as a share of the sample. Taxa
-            that are hardly expected in a sample are left out.
+            the labelled ones included), share, the estimate as a share of the sample, and other
+            mix, the estimate if the images named have a mix of taxa of their own. Taxa that are
+            hardly expected in a sample are left out.
+        change: of the mix of taxa, from the held-out images to those named, by EM: half the sum of
+            the differences between their shares.
         coverage: share of the checked test numbers that lie in their interval.
         checked: how many these are.
         coverage_here: the same for the images named, in a rehearsal; None otherwise.
     """
 
     table: pd.DataFrame
+    change: float
     coverage: float
     checked: int
     coverage_here: float | None
@@ -151,8 +165,39 @@ def estimate_abundances(names: Names) -> Abundances:
     coverage_here = None
     if names.images.is_rehearsal:
         coverage_here, _ = _coverage(names, sample_of_row, NAMED, errors)
-    table = _table(names, sample_of_row, errors)
-    return Abundances(table, coverage, checked, coverage_here)
+    mix = estimate_mix(names.probabilities[HELD_OUT], names.probabilities[NAMED])
+    table = _table(names, sample_of_row, errors, mix)
+    return Abundances(table, mix.change, coverage, checked, coverage_here)
+
+
+class Mix(NamedTuple):
+    """The mix of taxa of the images named, if it may differ from that of the labelled ones.
+
+    Attributes:
+        change: half the sum of the differences between the shares of both mixes.
+        probabilities: (n, K + 1) of the images named, for the mix of their own.
+    """
+
+    change: float
+    probabilities: np.ndarray
+
+
+def estimate_mix(held_out: np.ndarray, named: np.ndarray) -> Mix:
+    """Estimate the mix for which the probabilities are self-consistent (Saerens et al. 2002).
+
+    Args:
+        held_out: (m, K) probabilities of held-out images.
+        named: (n, K) probabilities of the images named.
+    """
+    with rc_context():  # quapy changes the resolution of figures when it is imported
+        from quapy.method.aggregative import EMQ
+
+    at_home = held_out.mean(axis=0).clip(SMALLEST_COUNT)
+    shares, _ = EMQ.EM(at_home, named)
+    ratio = shares / at_home
+    adjusted = named * ratio
+    adjusted /= adjusted.sum(axis=1, keepdims=True)
+    return Mix(float(np.abs(shares - at_home).sum() / 2), adjusted)
 
 
 def _counts(names: Names, sample_of_row: np.ndarray, part: str) -> Counts:
@@ -171,15 +216,17 @@ def _coverage(
     counts = _counts(names, sample_of_row, part)
     true = _true_numbers(names, sample_of_row, part, counts)
     low, high = count_intervals(counts, errors)
-    is_checked = np.maximum(true, counts.expected) >= CHECKED_IMAGES
+    is_checked = counts.expected >= CHECKED_IMAGES
     is_inside = (low <= true) & (true <= high)
-    return float(is_inside[is_checked].mean()), int(is_checked.sum())
+    checked = is_inside[is_checked]
+    return float(checked.mean()) if len(checked) else np.nan, len(checked)
 
 
-def _table(names: Names, sample_of_row: np.ndarray, errors: Errors) -> pd.DataFrame:
+def _table(names: Names, sample_of_row: np.ndarray, errors: Errors, mix: Mix) -> pd.DataFrame:
     samples = sample_of_row[names.images.rows]
     counts = _counts(names, sample_of_row, NAMED)
     low, high = count_intervals(counts, errors)
+    of_mix = expected_counts(samples, mix.probabilities)
     named = count_taxa(samples, names.taxa(NAMED), counts.samples, names.columns)
     labelled = _labelled_counts(names, sample_of_row, counts)
     grid = pd.MultiIndex.from_product([counts.samples, names.columns], names=["sample", "taxon"])
@@ -190,6 +237,7 @@ def _table(names: Names, sample_of_row: np.ndarray, errors: Errors) -> pd.DataFr
             "estimate": (labelled + counts.expected).ravel(),
             "low": (labelled + low).ravel(),
             "high": (labelled + high).ravel(),
+            "other mix": (labelled + of_mix.expected).ravel(),
         },
         index=grid,
     ).reset_index()

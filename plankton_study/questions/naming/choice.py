@@ -120,7 +120,8 @@ def held_out_folds(splits: Splits) -> Held:
 def _crossed(splits: Splits, rows: np.ndarray, labels: Labelled) -> list[Fold]:
     groups = splits.groups(rows)
     seed = 0  # the folds do not depend on the training seed
-    count = min(FOLDS, len(np.unique(groups)))
+    images_of_commonest = np.bincount(labels.codes(rows)).max()
+    count = min(FOLDS, len(np.unique(groups)), images_of_commonest)
     if splits.clustered:
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     else:

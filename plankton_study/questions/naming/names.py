@@ -80,6 +80,11 @@ class Names(NamedTuple):
     novelty: Novelty
 
     @property
+    def allows_for_others(self) -> bool:
+        """Whether labelled images of other taxa taught how likely such taxa are."""
+        return len(self.held.others) > 0
+
+    @property
     def classes(self) -> np.ndarray:
         """The taxa that can be named, (K,)."""
         return self.namer.probe.classes
@@ -132,7 +137,7 @@ def name_images(
     """
     namer = fit_namer(study, splits, held, candidate)
     bank = bank_of(study, splits, namer, images.rows)
-    parts = score_parts(study, splits, held, namer, bank, images.rows)
+    parts = score_parts(held, namer, bank, images.rows)
     at_all = ClassesAtAll.fit(parts.known, parts.others)
     probabilities = {
         HELD_OUT: np.vstack([at_all.joint(parts.known), at_all.joint(parts.others)]),

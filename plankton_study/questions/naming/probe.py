@@ -23,6 +23,9 @@ from plankton_study.questions.naming.choice import (
 )
 from plankton_study.run.study import Study
 
+#: images whose features are in memory at the same time
+ROWS_AT_ONCE = 4_096
+
 
 class Namer(NamedTuple):
     """A fitted probe that gives calibrated probabilities of the classes.
@@ -48,8 +51,17 @@ class Namer(NamedTuple):
 
     def probabilities(self, bank: AnyBank, rows: np.ndarray) -> np.ndarray:
         """Return probabilities (n, K) for rows of a bank, as if all were of the classes."""
-        blocks = [self.probe.probabilities_of_scaled(own) for own in self.features(bank, rows)]
+        blocks = [
+            self.probe.probabilities_of_scaled(block)
+            for piece in in_pieces(rows)
+            for block in self.features(bank, piece)
+        ]
         return with_doubt(np.concatenate(blocks), len(self.held_out))
+
+
+def in_pieces(rows: np.ndarray) -> list[np.ndarray]:
+    """Return rows in pieces whose features fit into the memory; at least one piece."""
+    return np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE) or 1)
 
 
 def with_doubt(probabilities: np.ndarray, images: int) -> np.ndarray:
@@ -100,7 +112,7 @@ def candidates_table(study: Study, splits: Splits, held: Held, tried: Candidates
 
     Returns:
         Columns encoder, learnt from, read-out, cell, held out (%), and on test images accuracy (%)
-        and macro-F1 (%). Encoders that were not tried come last.
+        and macro-F1 (%). Encoders that were not tried come last, with the reason as their cell.
     """
     lines = []
     for candidate in sorted(tried.candidates, key=lambda own: -own.score):
@@ -117,9 +129,10 @@ def candidates_table(study: Study, splits: Splits, held: Held, tried: Candidates
                 "macro-F1 (%)": scores["macro_f1"],
             }
         )
-    for name in tried.absent:
+    for name, reason in tried.absent.items():
         family = encoder_family(study, name)
-        lines.append({"encoder": name, "learnt from": family, "read-out": "not run", "cell": ""})
+        line = {"encoder": name, "learnt from": family, "read-out": "not run"}
+        lines.append(line | {"cell": reason.partition(":")[0]})
     return pd.DataFrame(lines)
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
-from plankton_study.images.division import group_codes
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.intervals import Estimate
@@ -30,10 +30,11 @@ def taxa_table(study: Study, names: Names) -> pd.DataFrame:
 
     Returns:
         One row for each taxon, the most frequent name first; columns taxon, images named, of them
-        unknown?, labelled for training, test images, name is right (%), found (%).
+        unknown?, labelled for training, test images, named so in the test, name is right (%),
+        found (%).
     """
     truth, predicted = names.truth(TEST), names.taxa(TEST)
-    weights = _weights(study, names)
+    rates = _Rates(study, names)
     labelled = pd.Series(names.held.labels.taxa[names.held.labelled_rows]).value_counts()
     named = names.taxa(NAMED)
     is_unknown = names.novelty.is_unknown
@@ -47,27 +48,43 @@ def taxa_table(study: Study, names: Names) -> pd.DataFrame:
                 "of them unknown?": int((is_unknown & (named == taxon)).sum()),
                 "labelled for training": int(labelled[taxon]),
                 "test images": int((truth == taxon).sum()),
-                "name is right (%)": _rate(is_right, predicted == taxon, weights),
-                "found (%)": _rate(is_right, truth == taxon, weights),
+                "named so in the test": int((predicted == taxon).sum()),
+                "name is right (%)": rates.of(is_right, predicted == taxon),
+                "found (%)": rates.of(is_right, truth == taxon),
             }
         )
     table = pd.DataFrame(lines)
     return table.sort_values("images named", ascending=False, kind="stable", ignore_index=True)
 
 
-def _weights(study: Study, names: Names) -> np.ndarray:
-    """Return bootstrap weights of the test images."""
-    units = intervals.units_of(names.splits, names.rows(TEST))
-    return intervals.draw_weights(units, study.profile.probes.draws)
+class _Rates:
+    """Shares of test images with 95 % intervals.
 
+    An interval covers both that of resampled days, samples or images, and Wilson's, which does not
+    vanish if all of a few images are right.
+    """
 
-def _rate(is_right: np.ndarray, is_counted: np.ndarray, weights: np.ndarray) -> Estimate | None:
-    """Return the share of counted images that are right; None if no image is counted."""
-    if not is_counted.any():
-        return None
-    with np.errstate(invalid="ignore"):  # a draw without such images has no answer
-        drawn = (weights @ is_right) / (weights @ is_counted)
-    return intervals.percentiles(drawn, int(is_counted.sum()))
+    def __init__(self, study: Study, names: Names) -> None:
+        groups = names.splits.groups(names.rows(TEST))
+        units = intervals.Units.of(groups)
+        self.weights = intervals.draw_weights(units, study.profile.probes.draws)
+
+    def of(self, is_right: np.ndarray, is_counted: np.ndarray) -> Estimate | None:
+        """Return the share of counted images that are right; None if no image is counted."""
+        count = int(is_counted.sum())
+        if count == 0:
+            return None
+        right = int((is_right & is_counted).sum())
+        with np.errstate(invalid="ignore"):  # a draw without such images has no answer
+            drawn = (self.weights @ (is_right & is_counted)) / (self.weights @ is_counted)
+        resampled = intervals.percentiles(drawn, count)
+        low, high = proportion_confint(right, count, method="wilson")
+        return Estimate(
+            right / count,
+            float(np.nanmin([low, resampled.low])),
+            float(np.nanmax([high, resampled.high])),
+            count,
+        )
 
 
 def acceptance_table(study: Study, names: Names) -> pd.DataFrame:
@@ -76,7 +93,7 @@ def acceptance_table(study: Study, names: Names) -> pd.DataFrame:
     Returns:
         Columns probability at least, images named (%), test images (%), name is right (%).
     """
-    weights = _weights(study, names)
+    rates = _Rates(study, names)
     is_right, confidence = names.is_right(TEST), names.confidence(TEST)
     lines = []
     for least in ACCEPTED:
@@ -86,7 +103,7 @@ def acceptance_table(study: Study, names: Names) -> pd.DataFrame:
                 "probability at least": least,
                 "images named (%)": 100 * float((names.confidence(NAMED) >= least).mean()),
                 "test images (%)": 100 * float(is_accepted.mean()),
-                "name is right (%)": _rate(is_right & is_accepted, is_accepted, weights),
+                "name is right (%)": rates.of(is_right, is_accepted),
             }
         )
     return pd.DataFrame(lines)
@@ -101,17 +118,18 @@ def origins(splits: Splits, rows: np.ndarray, labelled: np.ndarray) -> np.ndarra
         labelled: rows of the labelled images.
     """
     records = splits.collection.records
-    groups = group_codes(splits.collection)
-    time = records["time"]
-    first, last = time.iloc[labelled].min(), time.iloc[labelled].max()
-    own_time = time.iloc[rows]
+    day = records["time"].dt.normalize()
+    first, last = day.iloc[labelled].min(), day.iloc[labelled].max()
+    own_day = day.iloc[rows]
     place = records["site"] + "|" + records["instrument"]
     is_other_place = ~place.iloc[rows].isin(set(place.iloc[labelled])).to_numpy()
-    has_labels = splits.clustered & np.isin(groups[rows], groups[labelled])
-    is_outside = ((own_time < first) | (own_time > last)).to_numpy()
-    is_timeless = own_time.isna().to_numpy()
-    conditions = [has_labels, is_other_place, is_timeless, is_outside]
-    return np.select(conditions, [SAME_GROUP, OTHER_PLACE, NO_TIME, OUTSIDE], default=BETWEEN)
+    has_labels = np.zeros(len(rows), bool)
+    for key in (records["sample"].where(records["sample"].ne("")), day):
+        has_labels |= key.iloc[rows].isin(key.iloc[labelled].dropna()).to_numpy()
+    is_outside = ((own_day < first) | (own_day > last)).to_numpy()
+    is_timeless = own_day.isna().to_numpy()
+    conditions = [is_other_place, has_labels, is_timeless, is_outside]
+    return np.select(conditions, [OTHER_PLACE, SAME_GROUP, NO_TIME, OUTSIDE], default=BETWEEN)
 
 
 def origins_table(names: Names) -> pd.DataFrame:
@@ -125,7 +143,10 @@ def origins_table(names: Names) -> pd.DataFrame:
         Columns images come from, images, mean probability (%), unknown? (%); and in a rehearsal
         name is right (%).
     """
-    of_image = origins(names.splits, names.images.rows, names.held.labelled_rows)
+    labelled = np.union1d(names.held.labelled_rows, names.held.test)
+    if names.images.is_rehearsal:
+        labelled = names.held.labelled_rows
+    of_image = origins(names.splits, names.images.rows, labelled)
     images = pd.DataFrame(
         {
             "images come from": of_image,

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from plankton_study.features.bank import AnyBank
+from plankton_study.images.reading.records import number_of
 from plankton_study.images.splits import Splits
 from plankton_study.probes.intervals import Estimate
 from plankton_study.questions.monitoring.novelty import (
@@ -17,7 +19,7 @@ from plankton_study.questions.monitoring.novelty import (
     threshold_of,
 )
 from plankton_study.questions.naming.choice import OTHER, Held
-from plankton_study.questions.naming.probe import Namer, bank_of
+from plankton_study.questions.naming.probe import Namer, in_pieces
 from plankton_study.run.study import Study
 
 #: the score of novelty if the set has too few images of unknown taxa to choose one
@@ -47,41 +49,46 @@ class ScoredParts(NamedTuple):
         others: labelled images of no class.
         test: test images, of classes and of none.
         named: the images to name.
-        novel: images of the profile's novel taxa.
     """
 
     known: Scored
     others: Scored
     test: Scored
     named: Scored
-    novel: Scored
 
 
-def score_parts(
-    study: Study, splits: Splits, held: Held, namer: Namer, bank: AnyBank, rows: np.ndarray
-) -> ScoredParts:
+def score_parts(held: Held, namer: Namer, bank: AnyBank, rows: np.ndarray) -> ScoredParts:
     """Score all images that matter.
 
     Args:
-        study, splits, held, namer: the set and its probe.
+        held, namer: the labelled images and the probe.
         bank: features of the images to name.
         rows: their rows.
     """
     scorer = _scorer(namer, held, held.labelled_rows)
-    novel = splits["novel"]
     return ScoredParts(
         known=Scored(namer.held_out, _scores_of_held_out(namer, held)),
         others=_scored(namer, scorer, namer.bank, held.others),
         test=_scored(namer, scorer, namer.bank, held.test),
         named=_scored(namer, scorer, bank, rows),
-        novel=_scored(namer, scorer, bank_of(study, splits, namer, novel), novel),
     )
 
 
 def _scored(namer: Namer, scorer: NoveltyScorer, bank: AnyBank, rows: np.ndarray) -> Scored:
+    """Score images piece by piece, since the features of all might not fit into the memory."""
     probabilities = namer.probabilities(bank, rows)
-    features = namer.features(bank, rows)
-    return Scored(probabilities, score_in_blocks(scorer, features, probabilities))
+    pieces, start = [], 0
+    for piece in in_pieces(rows):
+        end = start + len(piece)
+        features = namer.features(bank, piece)
+        pieces.append(score_in_blocks(scorer, features, probabilities[start:end]))
+        start = end
+    return Scored(probabilities, _joined(pieces))
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return score → the values of all parts."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _scorer(namer: Namer, held: Held, rows: np.ndarray) -> NoveltyScorer:
@@ -98,7 +105,7 @@ def _scores_of_held_out(namer: Namer, held: Held) -> dict[str, np.ndarray]:
         features = namer.features(namer.bank, fold.held_out)
         of_folds.append(score_in_blocks(scorer, features, namer.held_out[start:end]))
         start = end
-    return {name: np.concatenate([scores[name] for scores in of_folds]) for name in of_folds[0]}
+    return _joined(of_folds)
 
 
 class ClassesAtAll(NamedTuple):
@@ -136,7 +143,7 @@ class Novelty(NamedTuple):
     Attributes:
         score: the name of the score.
         chosen_by: what chose it, in words.
-        auroc: how well it tells unknown images from known test images; None if it was not chosen.
+        auroc: how well it does on test images; None if too few of them are of no class.
         known: its values for held-out images of the classes.
         named: its values for the images to name, (n,).
     """
@@ -160,31 +167,41 @@ class Novelty(NamedTuple):
 
 
 def choose_novelty(study: Study, splits: Splits, held: Held, parts: ScoredParts) -> Novelty:
-    """Return the score that best tells unknown from known test images.
+    """Return the score that best tells images of no class from those of the classes.
 
-    Unknown are the novel taxa of the profile, or else the test images of no class. With too few
-    of them the score is `DEFAULT_SCORE`.
+    It is chosen on held-out images; how good it is, is measured on test images. Without enough
+    images of no class among the former it is `DEFAULT_SCORE`.
     """
-    is_class = held.labels.taxa[held.test] != OTHER
-    if len(splits["novel"]):
-        rows, what = splits["novel"], "of the novel taxa"
-        unknown = parts.novel.novelty
-    else:
-        rows, what = held.test[~is_class], "of taxa with too few labels"
-        unknown = {name: values[~is_class] for name, values in parts.test.novelty.items()}
-    if len(rows) < ENOUGH_UNKNOWN:
-        chosen_by = f"the default, since there are only {len(rows)} images {what}"
-        return _novelty(parts, DEFAULT_SCORE, chosen_by, None)
-    areas = {}
-    for name, values in parts.test.novelty.items():
-        scores = {"validation": parts.known.novelty[name], "test": values[is_class]}
-        scores["novel"] = unknown[name]
-        areas[name] = judge_score(study, splits, scores, held.test[is_class], rows)["AUROC (%)"]
-    score = max(areas, key=lambda name: areas[name].value)
-    chosen_by = f"the best of {len(areas)} on {len(rows)} images {what}"
-    return _novelty(parts, score, chosen_by, areas[score])
-
-
-def _novelty(parts: ScoredParts, score: str, chosen_by: str, auroc: Estimate | None) -> Novelty:
+    score = DEFAULT_SCORE
+    few = number_of(len(held.others), "labelled image")
+    chosen_by = f"the default, since {few} of other taxa cannot choose one"
+    if len(held.others) >= ENOUGH_UNKNOWN:
+        areas = {
+            name: _area(parts.known.novelty[name], parts.others.novelty[name])
+            for name in parts.known.novelty
+        }
+        score = max(areas, key=lambda name: areas[name])
+        images = number_of(len(held.others), "held-out image")
+        chosen_by = f"the best of {len(areas)} on {images} of other taxa"
+    auroc = _auroc_on_test(study, splits, held, parts, score)
     known, named = parts.known.novelty[score], parts.named.novelty[score]
     return Novelty(score, chosen_by, auroc, known, named)
+
+
+def _area(known: np.ndarray, others: np.ndarray) -> float:
+    is_other = np.repeat([0, 1], [len(known), len(others)])
+    return float(roc_auc_score(is_other, np.append(known, others)))
+
+
+def _auroc_on_test(
+    study: Study, splits: Splits, held: Held, parts: ScoredParts, score: str
+) -> Estimate | None:
+    """Return how well a score does on test images; None if too few of them are of no class."""
+    is_class = held.labels.taxa[held.test] != OTHER
+    if (~is_class).sum() < ENOUGH_UNKNOWN:
+        return None
+    values = parts.test.novelty[score]
+    scores = {"validation": parts.known.novelty[score], "test": values[is_class]}
+    scores["novel"] = values[~is_class]
+    judged = judge_score(study, splits, scores, held.test[is_class], held.test[~is_class])
+    return judged["AUROC (%)"]
