@@ -14,6 +14,7 @@ from sklearn.datasets import make_blobs
 from plankton_study.features.bank import JoinedBanks
 from plankton_study.features.interface import Cell
 from plankton_study.images.splits import make_splits
+from plankton_study.probes import metrics
 from plankton_study.probes.linear import folds
 from plankton_study.probes.probe import read_features
 from plankton_study.questions.naming import (
@@ -261,16 +262,20 @@ def test_a_class_that_a_fold_lacks_is_never_named_there_and_does_not_blur_the_ot
 
     config = Probes(penalties=(1e-5,))
     held_out = folds.score_held_out(Bank(), Cell("x"), two, labels, config)
-    truth = np.concatenate([labels.codes(fold.held_out) for fold in two])
-    factor = folds.sharpness_of(held_out, truth)
-    chances = held_out.probabilities(factor)
+    chances = held_out.probabilities
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
     assert (chances[:40, 2] == 0).all() and (chances[-5:, 2] == 0).all()
-    known = two[:2]
-    without = folds.score_held_out(Bank(), Cell("x"), known, labels, config)
-    own = np.concatenate([labels.codes(fold.held_out) for fold in known])
-    assert factor == pytest.approx(folds.sharpness_of(without, own), rel=0.05)
+    without = folds.score_held_out(Bank(), Cell("x"), two[:2], labels, config)
+    assert held_out.sharpness == pytest.approx(without.sharpness, rel=0.05)
     assert held_out.score < without.score  # what cannot be named counts as wrong
+
+
+def test_a_penalty_is_chosen_by_the_names_that_it_gives(named):
+    """Not by those of scores that are not sharpened yet, which may be others."""
+    held, namer = named.held, named.namer
+    taxa = held.labels.classes[namer.held_out.argmax(axis=1)]
+    truth = held.labels.taxa[held.rows]
+    assert metrics.scores(truth, taxa)["macro_f1"][0] == pytest.approx(namer.candidate.score)
 
 
 # --- reliability

@@ -8,7 +8,7 @@ from scipy.special import softmax
 from plankton_study.features.bank import AnyBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
-from plankton_study.probes.linear.lda import LdaPath, LdaScorer, best_penalty, sharpness
+from plankton_study.probes.linear.lda import LdaPath, LdaScorer, sharpness
 from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.run.schema import Probes
 
@@ -29,18 +29,14 @@ class HeldOut(NamedTuple):
     Attributes:
         penalty: the penalty with the best score over all held-out images.
         score: that score, the profile's metric.
-        scores: (n, K) float32, see `LdaScorer`.
-        log_shares: (n, K) float32, logarithms of the shares of the classes in each fold.
+        sharpness: the factor of the scores that makes the images' classes most likely.
+        probabilities: (n, K) float32, of the scores with that factor.
     """
 
     penalty: float
     score: float
-    scores: np.ndarray
-    log_shares: np.ndarray
-
-    def probabilities(self, sharpness: float) -> np.ndarray:
-        """Return class probabilities (n, K) float32; see `sharpness_of`."""
-        return softmax(np.float32(sharpness) * self.scores + self.log_shares, axis=1)
+    sharpness: float
+    probabilities: np.ndarray
 
 
 class Labelled(NamedTuple):
@@ -97,29 +93,34 @@ def _best_of(
     labels: Labelled,
     metric: str,
 ) -> HeldOut:
-    truth = labels.taxa[np.concatenate([fold.held_out for fold in folds])]
-    predicted = {
-        penalty: labels.classes[(own + log_shares).argmax(axis=1)]
-        for penalty, own in scores.items()
-    }
-    penalty = best_penalty(predicted, truth, metric)
-    score = metrics.scores(truth, predicted[penalty])[metric][0]
-    return HeldOut(penalty, float(score), scores[penalty], log_shares)
+    """Return the penalty whose probabilities name the images best.
+
+    The scores are sharpened first, since the names depend on it: the less certain the scores, the
+    more the shares of the classes count.
+    """
+    rows = np.concatenate([fold.held_out for fold in folds])
+    truth, codes = labels.taxa[rows], labels.codes(rows)
+    candidates = []
+    for penalty, own in scores.items():
+        factor = _sharpness_of(own, log_shares, codes)
+        probabilities = softmax(np.float32(factor) * own + log_shares, axis=1)
+        predicted = labels.classes[probabilities.argmax(axis=1)]
+        score = metrics.scores(truth, predicted)[metric][0]
+        candidates.append(HeldOut(penalty, float(score), factor, probabilities))
+    return max(candidates, key=lambda candidate: candidate.score)
 
 
-def sharpness_of(held_out: HeldOut, codes: np.ndarray) -> float:
+def _sharpness_of(scores: np.ndarray, log_shares: np.ndarray, codes: np.ndarray) -> float:
     """Return the factor of the scores that makes the held-out images' classes most likely.
 
     Images whose class had no training image in their fold say nothing about it, and are left out.
 
     Args:
-        held_out: their scores.
+        scores, log_shares: (n, K).
         codes: (n,) their classes.
     """
-    is_possible = np.isfinite(held_out.scores[np.arange(len(codes)), codes])
-    return sharpness(
-        held_out.scores[is_possible], held_out.log_shares[is_possible], codes[is_possible]
-    )
+    is_possible = np.isfinite(scores[np.arange(len(codes)), codes])
+    return sharpness(scores[is_possible], log_shares[is_possible], codes[is_possible])
 
 
 def fit_on_all(

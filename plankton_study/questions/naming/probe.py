@@ -11,7 +11,7 @@ from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals, metrics
 from plankton_study.probes.intervals import Estimate
-from plankton_study.probes.linear.folds import fit_on_all, score_held_out, sharpness_of
+from plankton_study.probes.linear.folds import fit_on_all, score_held_out
 from plankton_study.probes.linear.scaling import ScaledFeatures
 from plankton_study.probes.result import LinearProbe
 from plankton_study.questions.naming.choice import (
@@ -83,7 +83,7 @@ def fit_namer(study: Study, splits: Splits, held: Held, candidate: Candidate) ->
     encoder, bank = labelled_features(study, splits, candidate.encoder)
     config, cell = study.profile.probes, candidate.cell
     held_out = score_held_out(bank, cell, held.folds, held.labels, config)
-    factor = np.float32(sharpness_of(held_out, held.labels.codes(held.rows)))
+    factor = np.float32(held_out.sharpness)
     rows = held.labelled_rows
     scaler, scorer = fit_on_all(bank, cell, rows, held.labels, candidate.penalty)
     probe = LinearProbe(
@@ -95,7 +95,7 @@ def fit_namer(study: Study, splits: Splits, held: Held, candidate: Candidate) ->
         method="LDA",
         strength=candidate.penalty,
     )
-    of_held_out = with_doubt(held_out.probabilities(factor), len(held.rows))
+    of_held_out = with_doubt(held_out.probabilities, len(held.rows))
     return Namer(candidate, probe, encoder, bank, of_held_out)
 
 
