@@ -26,8 +26,8 @@ from plankton_study.run.profile import read_profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 #: images of a set; of three times as many `leave_unsorted` takes a third
-IMAGES = 150
-UNSORTED = 150
+IMAGES = 180
+UNSORTED = 180
 TAXA, SHARES = ["disc", "bar", "cross", "ring"], [0.35, 0.25, 0.2, 0.2]
 TINY = """
 extends = "smoke"

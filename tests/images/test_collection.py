@@ -164,7 +164,10 @@ def test_a_folder_without_images_is_refused(make_study, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("D20140117T003426_IFCB014.roi", "Imaging FlowCytobot: export"), ("run.lst", "VisualSpread")],
+    [
+        ("D20140117T003426_IFCB014.roi", "Imaging FlowCytobot: set entry.reader"),
+        ("run.lst", "VisualSpread"),
+    ],
 )
 def test_raw_files_of_an_instrument_are_recognised(make_study, tmp_path, name, advice):
     (tmp_path / "set" / "raw").mkdir(parents=True)

@@ -229,6 +229,7 @@ CANNOT_COMPUTE = {
     "anyascii",
     "filelock",
     "huggingface_hub",
+    "libifcb",  # finds images, whose digests are part of the key
     "matplotlib",
     "pydantic",
     "safetensors",
