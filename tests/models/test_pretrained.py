@@ -25,7 +25,11 @@ from plankton_study.features.registry import make_encoder, why_unavailable
 from plankton_study.images.splits import make_splits
 from plankton_study.models import pretrained
 from plankton_study.models.batches import MINUS_ONE_TO_ONE
-from plankton_study.models.diffusion.denoiser import initial_denoiser, trained_denoiser
+from plankton_study.models.diffusion.denoiser import (
+    initial_denoiser,
+    losses_at,
+    trained_denoiser,
+)
 from plankton_study.models.networks.efficientnet import EfficientNetLite0, SamePadding
 from plankton_study.models.pretrained import find_model_folder, open_denoiser
 from plankton_study.run.errors import StudyError
@@ -359,3 +363,47 @@ def test_the_convolutions_pad_as_tensorflow_does():
     assert (
         padded[0, 0, -1].sum() == 0 and padded[0, 0, :, -1].sum() == 0 and padded[0, 0, 0, 0] == 1
     )
+
+
+# --- the denoiser that comes with the repository
+
+
+def test_the_published_denoiser_takes_the_denoisers_place(make_study):
+    study = make_study({"[unet]": '[unet]\npretrained = "published"', "size = 16": "size = 32"})
+    splits = make_splits(study, "shapes")
+    folder = trained_denoiser(study, splits)
+    denoiser = open_denoiser(folder, 32)
+    assert next(denoiser.unet.parameters()).dtype == torch.float32
+    assert "diffusion_pytorch_model.safetensors" in [path.name for path in folder.rglob("*")]
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    losses = losses_at(denoiser, splits.collection.images[:8], noise, [100, 500], "float32")
+    assert (losses.mean() < 1).all()  # better than saying nothing, on images it never saw
+
+
+def test_without_the_repository_there_is_no_published_denoiser(make_study, monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "PUBLISHED_DENOISER", tmp_path / "denoiser")
+    with pytest.raises(StudyError, match="no published denoiser at .*: run the study in a clone"):
+        find_model_folder(make_study(), "published")
+
+
+def test_a_light_copy_is_half_as_large_and_denoises_alike(shared, tmp_path):
+    splits = make_splits(shared, "shapes")
+    folder = trained_denoiser(shared, splits)
+    for _ in range(2):  # an earlier copy is replaced
+        pretrained.write_light_copy(folder, tmp_path / "denoiser")
+    assert sorted(path.name for path in (tmp_path / "denoiser").iterdir()) == [
+        "model_index.json",
+        "origin.json",
+        "scheduler",
+        "unet",
+    ]
+    (weights,) = folder.rglob("*.safetensors")
+    (light,) = (tmp_path / "denoiser").rglob("*.safetensors")
+    assert light.stat().st_size < 0.6 * weights.stat().st_size
+    noise = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = splits.collection.images[:4]
+    own, copied = (
+        losses_at(open_denoiser(place, 16), images, noise, [20, 300], "float32")
+        for place in (folder, tmp_path / "denoiser")
+    )
+    np.testing.assert_allclose(copied, own, rtol=0.02)
