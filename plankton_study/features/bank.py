@@ -78,23 +78,22 @@ class JoinedBanks:
 
     banks: tuple[FeatureBank, ...]
 
+    def holds(self, rows: np.ndarray) -> bool:
+        """Return whether the banks together have the features of all these rows."""
+        return bool(np.isin(rows, np.concatenate([bank.rows for bank in self.banks])).all())
+
     def take(self, cell: Cell, rows: np.ndarray) -> np.ndarray:
         """Return the features of a cell for rows of the collection, see `FeatureBank.take`.
 
         Raises:
             KeyError: no bank has one of the rows.
         """
-        features: np.ndarray | None = None
-        is_missing = np.ones(len(rows), bool)
-        for bank in self.banks:
-            is_here = is_missing & np.isin(rows, bank.rows)
-            own = bank.take(cell, rows[is_here])
-            if features is None:
-                features = np.empty((len(rows), own.shape[1]), np.float32)
-            features[is_here] = own
-            is_missing &= ~is_here
-        if features is None or is_missing.any():
+        if not self.holds(rows):
             raise KeyError("the banks were extracted for other images")
+        features = np.empty((len(rows), self.banks[0].width(cell)), np.float32)
+        for bank in self.banks:
+            is_here = np.isin(rows, bank.rows)
+            features[is_here] = bank.take(cell, rows[is_here])
         return features
 
 

@@ -55,7 +55,7 @@ def divide(collection: Collection, config: Split) -> Division:
             too few taxa or images are left.
     """
     usable = _usable(collection, config)
-    held_out = _hold_out(collection, usable.home, config)
+    held_out = _hold_out(collection, usable, config)
     sides = _without_near_copies(collection, usable, held_out, config)
     taxa = _choose_taxa(collection, config, usable, sides)
     parts, draws = _parts(collection, config, usable, held_out, sides, taxa)
@@ -70,7 +70,7 @@ def divide(collection: Collection, config: Split) -> Division:
         usable.two_taxa,
         tuple(_notes(collection, config, usable, held_out, parts)),
         _advice_on_balanced(collection.name, config, taxa),
-        _others(collection, config, usable, held_out, sides, taxa, parts),
+        _others(config, usable, held_out, sides, taxa, parts),
     )
 
 
@@ -87,7 +87,8 @@ class _Usable(NamedTuple):
     shifted: dict[str, np.ndarray]
     is_away: np.ndarray  # in any shifted part
     home: np.ndarray
-    is_labelled: np.ndarray
+    has_label: np.ndarray  # of any kind
+    is_labelled: np.ndarray  # with a taxon that is not novel
     two_taxa: dict[str, int]  # pair of taxa → number of files that stand under both
 
     @property
@@ -106,7 +107,7 @@ def _usable(collection: Collection, config: Split) -> _Usable:
     is_home = _matches(records, config.home) & is_usable & ~is_away
     is_ungrouped = is_home & _lacks_group(collection)
     _refuse_ungrouped(collection, is_home, is_ungrouped)
-    has_no_label = records["taxon"].isin(["", *collection.entry.not_taxa]).to_numpy()
+    is_no_taxon = records["taxon"].isin(["", *collection.entry.not_taxa]).to_numpy()
     return _Usable(
         is_novel,
         has_two_taxa,
@@ -115,7 +116,8 @@ def _usable(collection: Collection, config: Split) -> _Usable:
         shifted,
         is_away,
         is_home & ~is_ungrouped,
-        ~has_no_label & ~is_novel,
+        records["taxon"].ne("").to_numpy(),
+        ~is_no_taxon & ~is_novel,
         _pairs_of_taxa(records[has_two_taxa]),
     )
 
@@ -190,12 +192,12 @@ def group_codes(collection: Collection) -> np.ndarray:
     alone = own_object.where(has_object, "image " + records["id"])
     if group_by == "image":
         return pd.factorize(alone)[0]
-    key = _group_key(records, group_by)
+    key = group_key(records, group_by)
     together = key + "|" + records["site"] + "|" + records["instrument"]
     return pd.factorize(together.where(key != "", alone))[0]
 
 
-def _group_key(records: pd.DataFrame, group_by: str) -> pd.Series:
+def group_key(records: pd.DataFrame, group_by: str) -> pd.Series:
     """Return the day or sample of each image; "" if it is not known."""
     if group_by == "day":
         return records["time"].dt.strftime("%Y-%m-%d").fillna("")
@@ -207,7 +209,7 @@ def _lacks_group(collection: Collection) -> np.ndarray:
     group_by = collection.entry.group_by
     if group_by == "image":
         return np.zeros(len(collection), bool)
-    return (_group_key(collection.records, group_by) == "").to_numpy()
+    return (group_key(collection.records, group_by) == "").to_numpy()
 
 
 def _refuse_ungrouped(
@@ -244,13 +246,13 @@ class _HeldOut(NamedTuple):
     is_grouped: bool  # whether home has groups at all
 
 
-def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _HeldOut:
+def _hold_out(collection: Collection, usable: _Usable, config: Split) -> _HeldOut:
     """Choose test and validation images, by stratified folds of whole groups.
 
     The labelled images are divided. Unlabelled ones follow those of their group.
     """
-    has_label = collection.records["taxon"].ne("").to_numpy()
-    rows = np.flatnonzero(is_home & has_label)
+    is_home = usable.home
+    rows = np.flatnonzero(is_home & usable.has_label)
     taxa = collection.records["taxon"].to_numpy(dtype=object)[rows]
     groups = group_codes(collection)[rows]
     number_of_groups = len(np.unique(groups))
@@ -259,16 +261,9 @@ def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _He
         _refuse_odd_groups(collection, number_of_groups, rows)
     folds = min(MAX_FOLDS, max(Counter(taxa).values(), default=0), number_of_groups)
     test_folds, validation_folds = _numbers_of_folds(collection, config, folds)
-    if is_grouped:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed)
-    else:
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=config.seed)
     is_test = np.zeros(len(is_home), bool)
     is_validation = np.zeros(len(is_home), bool)
-    with warnings.catch_warnings():
-        # a long tail has taxa with fewer images than folds
-        warnings.filterwarnings("ignore", message=".*least populated class.*")
-        divided = [fold for _, fold in splitter.split(rows, taxa, groups if is_grouped else None)]
+    divided = stratified_folds(taxa, groups if is_grouped else None, folds, config.seed)
     if not is_grouped and len(rows) < SMALL_SET:
         divided = _spread(divided)
     for number, fold in enumerate(divided[: test_folds + validation_folds]):
@@ -279,6 +274,28 @@ def _hold_out(collection: Collection, is_home: np.ndarray, config: Split) -> _He
         is_test |= is_home & np.isin(all_groups, all_groups[is_test])
         is_validation |= is_home & np.isin(all_groups, all_groups[is_validation])
     return _HeldOut(is_test, is_validation, is_grouped)
+
+
+def stratified_folds(
+    labels: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
+) -> list[np.ndarray]:
+    """Divide images into folds with about the same shares of labels.
+
+    Args:
+        labels: (n,) of the images.
+        groups: (n,) codes of what stays together; None: each image is alone.
+        folds: number of folds.
+        seed: of the random division.
+
+    Returns:
+        The positions of the images of each fold, sorted.
+    """
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # a long tail has taxa with fewer images than folds
+        warnings.filterwarnings("ignore", message=".*least populated class.*")
+        return [fold for _, fold in splitter.split(labels, labels, groups)]
 
 
 def _spread(folds: list[np.ndarray]) -> list[np.ndarray]:
@@ -302,7 +319,7 @@ def _refuse_odd_groups(collection: Collection, number: int, rows: np.ndarray) ->
             '"image", which splits single images and flatters'
         )
     if number == len(rows):
-        first = _group_key(collection.records, group_by).iloc[rows[0]]
+        first = group_key(collection.records, group_by).iloc[rows[0]]
         raise StudyError(
             f"{collection.name} has {number} {group_by}s for {number} images, such as {first!r}, "
             "so none would stay together: correct entry.name_pattern or entry.columns, or set "
@@ -460,7 +477,6 @@ def _parts(
 
 
 def _others(
-    collection: Collection,
     config: Split,
     usable: _Usable,
     held_out: _HeldOut,
@@ -469,8 +485,7 @@ def _others(
     parts: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Return the rows of home that have a label, but no class; see `Splits.others`."""
-    has_label = collection.records["taxon"].ne("").to_numpy()
-    is_other = usable.home & has_label & ~chosen.has_class
+    is_other = usable.home & usable.has_label & ~chosen.has_class
     on_side = {
         "train": ~held_out.is_test & ~held_out.is_validation & ~sides.is_near_held_out,
         "validation": sides.is_validation,
@@ -582,8 +597,7 @@ def _notes(
         "validation": (held_out.is_validation, config.validation),
     }
     for part, (mask, asked) in shares.items():
-        has_label = collection.records["taxon"].ne("").to_numpy()
-        share = (mask & has_label).sum() / (usable.home & has_label).sum()
+        share = (mask & usable.has_label).sum() / (usable.home & usable.has_label).sum()
         if abs(share - asked) > SHARE_OFF:
             notes.append(
                 f"the part {part!r} holds {share:.0%} of the labelled images at home, not "
@@ -607,7 +621,7 @@ def _notes_on_groups(collection: Collection) -> list[str]:
     if collection.entry.group_by != "image":
         return []
     for group_by in ("sample", "day"):
-        key = _group_key(collection.records, group_by)
+        key = group_key(collection.records, group_by)
         groups = key[key != ""].nunique()
         if 1 < groups < (key != "").sum():
             return [

@@ -35,6 +35,11 @@ NOISE_IN_WORDS = {
 }
 
 
+def csv_text(table: pd.DataFrame, separator: str = ",") -> str:
+    """Return a table as the text of a CSV file, with the same bytes on every system."""
+    return table.to_csv(index=False, sep=separator, lineterminator="\n")
+
+
 def shown_name(taxon: str) -> str:
     """Return the name of a taxon as it is shown in figures and in prose."""
     return taxon.replace("_", " ")

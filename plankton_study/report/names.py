@@ -11,6 +11,7 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from plankton_study.questions.naming.names import NAMED, Names
+from plankton_study.report.formatting import csv_text
 from plankton_study.report.style import drawn_name, montage
 from plankton_study.run.files import write_file
 
@@ -71,16 +72,12 @@ def save_names(folder: Path, names: Names, table: pd.DataFrame, abundances: pd.D
         table: their names, from `names_table`.
         abundances: the table of `estimate_abundances`.
     """
-    write_file(folder / "names.csv", _csv(table))
-    write_file(folder / "abundances.csv", _csv(abundances.round(4)))
+    write_file(folder / "names.csv", csv_text(table))
+    write_file(folder / "abundances.csv", csv_text(abundances.round(4)))
     # with the mark EcoTaxa reads it as UTF-8, otherwise as Latin-1
-    tsv = BYTE_ORDER_MARK + _csv(ecotaxa_table(table), separator="\t")
+    tsv = BYTE_ORDER_MARK + csv_text(ecotaxa_table(table), separator="\t")
     write_file(folder / "ecotaxa.tsv", tsv)
     write_file(folder / "contact_sheet.pdf", contact_sheet_pdf(names))
-
-
-def _csv(table: pd.DataFrame, separator: str = ",") -> str:
-    return table.to_csv(index=False, sep=separator, lineterminator="\n")
 
 
 # --- contact sheets
@@ -104,7 +101,7 @@ def contact_sheet(names: Names, taxa: list[str]) -> Figure:
         taxa: one row each.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7, 0.55 * len(taxa) + 0.5), squeeze=False)
-    by_taxon = {taxon: _surest_first(names, taxon) for taxon in taxa}
+    by_taxon = _surest_first(names, taxa)
     surest = [positions[:PER_SIDE] for positions in by_taxon.values()]
     least_sure = [positions[::-1][:PER_SIDE] for positions in by_taxon.values()]
     _draw_side(axes[0, 0], names, surest, "surest")
@@ -117,11 +114,11 @@ def contact_sheet(names: Names, taxa: list[str]) -> Figure:
     return figure
 
 
-def _surest_first(names: Names, taxon: str) -> np.ndarray:
-    """Return the positions of the images with a name, the most probable first."""
-    positions = np.flatnonzero(names.taxa(NAMED) == taxon)
-    confidence = names.confidence(NAMED)[positions]
-    return positions[np.argsort(-confidence, kind="stable")]
+def _surest_first(names: Names, taxa: list[str]) -> dict[str, np.ndarray]:
+    """Return taxon → the positions of the images with this name, the most probable first."""
+    by_confidence = np.argsort(-names.confidence(NAMED), kind="stable")
+    in_order = names.taxa(NAMED)[by_confidence]
+    return {taxon: by_confidence[in_order == taxon] for taxon in taxa}
 
 
 def _draw_side(ax: Axes, names: Names, rows: list[np.ndarray], title: str) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from plankton_study.images.splits import Splits
 from plankton_study.probes.intervals import Estimate
 from plankton_study.probes.metrics import METRICS
-from plankton_study.report.formatting import stored_text, text_table
+from plankton_study.report.formatting import csv_text, stored_text, text_table
 from plankton_study.report.provenance import provenance
 from plankton_study.report.tidy import CHOICE, MEASURED, kind_of, tidy_table
 from plankton_study.run.errors import StudyError
@@ -121,8 +121,8 @@ class Results:
         texts = text_table(table, digits)
         if texts.empty:
             texts = pd.DataFrame({"": [NOT_IN_PROFILE]})
-        write_file(self.folder / "values" / f"{name}.csv", _csv(numbers))
-        write_file(self.folder / "tables" / f"{name}.csv", _csv(texts))
+        write_file(self.folder / "values" / f"{name}.csv", csv_text(numbers))
+        write_file(self.folder / "tables" / f"{name}.csv", csv_text(texts))
         write_file(self.folder / "tables" / f"{name}.tex", latex_table(texts))
         if self.study.profile.synthetic:
             caption = f"{caption} ({SYNTHETIC})"
@@ -232,10 +232,6 @@ def _rendered(figure: Figure, file_format: str, metadata: dict[str, Any]) -> byt
     content = io.BytesIO()
     figure.savefig(content, format=file_format, metadata=metadata, bbox_inches="tight")
     return content.getvalue()
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
 
 
 def _show_figure(png: bytes, caption: str) -> None:

@@ -172,7 +172,7 @@ def test_labels_of_test_images_choose_and_fit_nothing(station, named):
     taxa = held.labels.taxa.copy()
     taxa[held.test] = "bar"
     blind = held._replace(labels=held.labels._replace(taxa=taxa))
-    again = probe.fit_namer(station, splits, blind, named.namer.candidate)
+    again = probe.fit_namer(station, blind, named.namer.candidate)
     np.testing.assert_array_equal(again.probe.weights, named.namer.probe.weights)
     np.testing.assert_array_equal(again.held_out, named.namer.held_out)
 
@@ -458,6 +458,7 @@ def test_joined_banks_are_read_like_one(shared):
     class Part:
         rows = bank.rows[:half]
         take = bank.take
+        width = bank.width
 
     class Rest(Part):
         rows = bank.rows[half:]

@@ -13,9 +13,9 @@ from plankton_study.features.interface import Cell
 BLOCK_ROWS = 65_536
 
 
-def in_blocks(rows: np.ndarray) -> list[np.ndarray]:
-    """Split rows into parts of nearly equal size, at most `BLOCK_ROWS` each."""
-    parts = -(-len(rows) // BLOCK_ROWS) or 1
+def in_blocks(rows: np.ndarray, most: int | None = None) -> list[np.ndarray]:
+    """Split rows into parts of nearly equal size, at most `most` each; None: `BLOCK_ROWS`."""
+    parts = -(-len(rows) // (most or BLOCK_ROWS)) or 1
     return np.array_split(rows, parts)
 
 
@@ -45,11 +45,18 @@ class ScaledFeatures:
     A single block is read once and kept; several blocks are read again in each iteration.
     """
 
-    def __init__(self, bank: AnyBank, cell: Cell, rows: np.ndarray, scaler: Scaler) -> None:
+    def __init__(
+        self,
+        bank: AnyBank,
+        cell: Cell,
+        rows: np.ndarray,
+        scaler: Scaler,
+        rows_at_once: int | None = None,
+    ) -> None:
         self.bank = bank
         self.cell = cell
         self.scaler = scaler
-        self.parts = in_blocks(rows)
+        self.parts = in_blocks(rows, rows_at_once)
         self._kept = [self._read(rows)] if len(self.parts) == 1 else None
 
     def _read(self, rows: np.ndarray) -> np.ndarray:

@@ -33,16 +33,32 @@ def estimate_abundances(
         probabilities are self-consistent (Saerens et al. 2002).
     """
     with rc_context():  # quapy changes the resolution of figures when it is imported
-        from quapy.method.aggregative import ACC, EMQ
+        from quapy.method.aggregative import ACC
 
     classes = np.arange(probabilities.shape[1])
     counted = np.bincount(probabilities.argmax(axis=1), minlength=len(classes)) / len(probabilities)
     confusions = ACC.getPteCondEstim(classes, codes, validation_probabilities.argmax(axis=1))
     adjusted = ACC.solve_adjustment(confusions, counted, method="inversion", solver="minimize")
-    # EM starts from the mean probabilities at home. For a weak probe these differ from the
-    # training frequencies, and if EM started there, it would drift towards the rare classes.
-    by_em, _ = EMQ.EM(validation_probabilities.mean(axis=0), probabilities)
+    by_em = mix_by_em(validation_probabilities.mean(axis=0), probabilities)
     return {COUNTING: counted, ADJUSTED: adjusted, EM: by_em}
+
+
+def mix_by_em(at_home: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the mix of classes for which the adjusted probabilities are self-consistent, (K,).
+
+    EM (Saerens et al. 2002) starts from the mean probabilities at home. For a weak probe these
+    differ from the training frequencies, and if EM started there, it would drift towards the rare
+    classes.
+
+    Args:
+        at_home: (K,) the mean probabilities of images at home.
+        probabilities: (n, K) of the images whose mix is estimated.
+    """
+    with rc_context():  # quapy changes the resolution of figures when it is imported
+        from quapy.method.aggregative import EMQ
+
+    mix, _ = EMQ.EM(at_home, probabilities)
+    return mix
 
 
 def abundances_by_period(study: Study, probe: Calibrated, part: str) -> pd.DataFrame:

@@ -109,35 +109,23 @@ def denoising_error(
     return np.concatenate(errors)
 
 
-def scored_parts(splits: Splits, result: ProbeResult) -> dict[str, np.ndarray]:
+def _scored_parts(splits: Splits, result: ProbeResult) -> dict[str, np.ndarray]:
     """Return the rows of validation, test and novel images."""
     known = {part: result.rows[part] for part in ("validation", "test")}
     return known | {"novel": splits["novel"]}
 
 
-def scores_of_encoder(
-    study: Study,
-    splits: Splits,
-    result: ProbeResult,
-    parts: dict[str, np.ndarray],
-) -> Scores:
-    """Return the novelty scores of some images by an encoder's features.
-
-    Args:
-        study, splits: the set.
-        result: the result of the encoder's probe.
-        parts: part → sorted rows.
-    """
+def scores_of_encoder(study: Study, splits: Splits, result: ProbeResult) -> Scores:
+    """Return the novelty scores by an encoder's features, for validation, test and novel images."""
+    parts = _scored_parts(splits, result)
     train = probed_parts(splits, "natural")["train"]
     codes = np.unique(splits.taxa(train).astype(str), return_inverse=True)[1]
     on_parts, banks = predict_elsewhere(study, splits, result, splits, {"train": train, **parts})
     scorer = NoveltyScorer(on_parts.features(banks["train"], train).whole(), codes)
     scores: Scores = {}
     for part, rows in parts.items():
-        features = on_parts.features(banks[part], rows)
-        for name, values in score_in_blocks(
-            scorer, features, on_parts.heads["linear"][part]
-        ).items():
+        features, probabilities = on_parts.features(banks[part], rows), on_parts.heads["linear"]
+        for name, values in score_in_blocks(scorer, features, probabilities[part]).items():
             scores.setdefault(name, {})[part] = values
     return scores
 
@@ -165,7 +153,7 @@ def score_in_blocks(
 
 def scores_of_denoiser(study: Study, splits: Splits, result: ProbeResult) -> Scores:
     """Return the denoiser's error as a novelty score, for validation, test and novel images."""
-    parts = scored_parts(splits, result)
+    parts = _scored_parts(splits, result)
     errors = {part: denoising_error(study, splits, rows) for part, rows in parts.items()}
     return {"denoising error": errors}
 
@@ -185,8 +173,7 @@ def novelty_table(study: Study, sets: dict[str, tuple[Splits, ProbeResults]]) ->
     lines: list[dict[str, Any]] = []
     for name, (splits, results) in sets.items():
         for encoder, result in results.items():
-            parts = scored_parts(splits, result)
-            scores = scores_of_encoder(study, splits, result, parts)
+            scores = scores_of_encoder(study, splits, result)
             if encoder == "diffusion":
                 scores |= scores_of_denoiser(study, splits, result)
             for score, values in scores.items():
@@ -221,7 +208,7 @@ def judge_score(
     units = intervals.units_of(splits, np.append(test_rows, novel_rows))
     draws = min(study.profile.probes.draws, MAX_DRAWS)
     weights = intervals.draw_weights(units, draws)
-    areas = [_area(is_novel, values, weight) for weight in weights]
+    areas = [area_under_roc(test, novel, weight) for weight in weights]
     passes = (values <= threshold_of(scores["validation"])) & (is_novel == 1)
     with np.errstate(invalid="ignore"):  # a draw without novel images has no answer
         rates = (weights @ passes) / (weights @ is_novel)
@@ -231,11 +218,21 @@ def judge_score(
     }
 
 
-def _area(is_novel: np.ndarray, values: np.ndarray, weights: np.ndarray) -> float:
-    """Return the AUROC; NaN if a bootstrap draw holds only novel or only known images."""
+def area_under_roc(
+    known: np.ndarray, novel: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """Return the AUROC; NaN if only novel or only known images have a weight.
+
+    Args:
+        known, novel: scores of the images of each kind.
+        weights: how often each image counts, the known ones first; None: each once.
+    """
+    is_novel = np.repeat([0, 1], [len(known), len(novel)])
+    if weights is None:
+        weights = np.ones(len(is_novel))
     if not weights[is_novel == 1].any() or not weights[is_novel == 0].any():
         return np.nan
-    return roc_auc_score(is_novel, values, sample_weight=weights)
+    return float(roc_auc_score(is_novel, np.append(known, novel), sample_weight=weights))
 
 
 def threshold_of(validation: np.ndarray) -> float:

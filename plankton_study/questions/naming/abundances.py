@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from scipy.stats import gamma
 
+from plankton_study.images.division import group_key
 from plankton_study.images.splits import Splits
+from plankton_study.questions.monitoring.abundance import mix_by_em
 from plankton_study.questions.naming.names import HELD_OUT, NAMED, TEST, Names
 
 #: the ends of a 95 % interval
@@ -28,8 +29,7 @@ def sample_names(splits: Splits) -> np.ndarray:
     far as these are known.
     """
     records, group_by = splits.collection.records, splits.collection.entry.group_by
-    sample = records["sample"]
-    day = records["time"].dt.strftime("%Y-%m-%d").fillna("")
+    sample, day = group_key(records, "sample"), group_key(records, "day")
     has_samples = sample.ne("").any()
     if group_by == "sample" or (group_by == "image" and has_samples):
         chosen = sample
@@ -142,14 +142,12 @@ class Abundances(NamedTuple):
             the differences between their shares.
         coverage: share of the checked test numbers that lie in their interval.
         checked: how many these are.
-        coverage_here: the same for the images named, in a rehearsal; None otherwise.
     """
 
     table: pd.DataFrame
     change: float
     coverage: float
     checked: int
-    coverage_here: float | None
 
 
 def estimate_abundances(names: Names) -> Abundances:
@@ -161,13 +159,10 @@ def estimate_abundances(names: Names) -> Abundances:
     sample_of_row = sample_names(names.splits)
     held_out = _counts(names, sample_of_row, HELD_OUT)
     errors = learn_errors(held_out, _true_numbers(names, sample_of_row, HELD_OUT, held_out))
-    coverage, checked = _coverage(names, sample_of_row, TEST, errors)
-    coverage_here = None
-    if names.images.is_rehearsal:
-        coverage_here, _ = _coverage(names, sample_of_row, NAMED, errors)
+    coverage, checked = _test_coverage(names, sample_of_row, errors)
     mix = estimate_mix(names.probabilities[HELD_OUT], names.probabilities[NAMED])
     table = _table(names, sample_of_row, errors, mix)
-    return Abundances(table, mix.change, coverage, checked, coverage_here)
+    return Abundances(table, mix.change, coverage, checked)
 
 
 class Mix(NamedTuple):
@@ -189,11 +184,8 @@ def estimate_mix(held_out: np.ndarray, named: np.ndarray) -> Mix:
         held_out: (m, K) probabilities of held-out images.
         named: (n, K) probabilities of the images named.
     """
-    with rc_context():  # quapy changes the resolution of figures when it is imported
-        from quapy.method.aggregative import EMQ
-
     at_home = held_out.mean(axis=0).clip(SMALLEST_COUNT)
-    shares, _ = EMQ.EM(at_home, named)
+    shares = mix_by_em(at_home, named)
     ratio = shares / at_home
     adjusted = named * ratio
     adjusted /= adjusted.sum(axis=1, keepdims=True)
@@ -209,12 +201,10 @@ def _true_numbers(names: Names, sample_of_row: np.ndarray, part: str, counts: Co
     return count_taxa(samples, names.truth(part), counts.samples, names.columns)
 
 
-def _coverage(
-    names: Names, sample_of_row: np.ndarray, part: str, errors: Errors
-) -> tuple[float, int]:
-    """Return the share of numbers that lie in their interval, and how many were checked."""
-    counts = _counts(names, sample_of_row, part)
-    true = _true_numbers(names, sample_of_row, part, counts)
+def _test_coverage(names: Names, sample_of_row: np.ndarray, errors: Errors) -> tuple[float, int]:
+    """Return the share of test numbers that lie in their interval, and how many were checked."""
+    counts = _counts(names, sample_of_row, TEST)
+    true = _true_numbers(names, sample_of_row, TEST, counts)
     low, high = count_intervals(counts, errors)
     is_checked = counts.expected >= CHECKED_IMAGES
     is_inside = (low <= true) & (true <= high)

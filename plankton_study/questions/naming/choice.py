@@ -1,16 +1,15 @@
 """The probe that names images: the encoder and the read-out that are best on held-out images."""
 
-import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from plankton_study.features.bank import JoinedBanks, extract_features
 from plankton_study.features.interface import Cell, Encoder
 from plankton_study.features.registry import ENCODERS, encoder_family, why_unavailable
+from plankton_study.images.division import stratified_folds
 from plankton_study.images.splits import Splits
 from plankton_study.probes.linear.folds import Fold, Labelled, score_held_out
 from plankton_study.probes.probe import read_features
@@ -37,22 +36,39 @@ FOLDS = 5
 OTHER = "(another taxon)"
 
 
+class LabelledFeatures(NamedTuple):
+    """An encoder, and its features of all labelled images of home."""
+
+    encoder: Encoder
+    bank: JoinedBanks
+
+    @property
+    def identity(self) -> list[str]:
+        """What identifies the features, for cache keys."""
+        return [bank.folder.name for bank in self.bank.banks]
+
+
 class Candidate(NamedTuple):
     """One way to name images: an encoder, the cell that is read, and the penalty of LDA.
 
     Attributes:
-        encoder: its name.
+        features: the encoder, and its features of the labelled images.
         read_out: "one cell" or "all layers".
         cell: the best cell in this read-out.
         penalty: the best penalty.
         score: on held-out images, the profile's metric.
     """
 
-    encoder: str
+    features: LabelledFeatures
     read_out: str
     cell: Cell
     penalty: float
     score: float
+
+    @property
+    def encoder(self) -> str:
+        """The name of the encoder."""
+        return self.features.encoder.name
 
     @property
     def in_words(self) -> str:
@@ -122,17 +138,9 @@ def _crossed(splits: Splits, rows: np.ndarray, labels: Labelled) -> list[Fold]:
     seed = 0  # the folds do not depend on the training seed
     images_of_commonest = np.bincount(labels.codes(rows)).max()
     count = min(FOLDS, len(np.unique(groups)), images_of_commonest)
-    if splits.clustered:
-        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    else:
-        splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # a long tail has taxa with fewer images than folds
-        warnings.filterwarnings("ignore", message=".*least populated class.*")
-        divided = list(
-            splitter.split(rows, labels.codes(rows), groups if splits.clustered else None)
-        )
-    return [Fold(rows[train], rows[held_out]) for train, held_out in divided]
+    whole = groups if splits.clustered else None
+    divided = stratified_folds(labels.codes(rows), whole, count, seed)
+    return [Fold(np.delete(rows, held_out), rows[held_out]) for held_out in divided]
 
 
 class Candidates(NamedTuple):
@@ -158,18 +166,6 @@ def naming_candidates(study: Study, splits: Splits, held: Held) -> Candidates:
         else:
             candidates += _candidates_of(study, splits, held, name)
     return Candidates(candidates, absent)
-
-
-class LabelledFeatures(NamedTuple):
-    """An encoder, and its features of all labelled images of home."""
-
-    encoder: Encoder
-    bank: JoinedBanks
-
-    @property
-    def identity(self) -> list[str]:
-        """What identifies the features, for cache keys."""
-        return [bank.folder.name for bank in self.bank.banks]
 
 
 def labelled_features(study: Study, splits: Splits, name: str) -> LabelledFeatures:
@@ -201,7 +197,7 @@ def _candidates_of(study: Study, splits: Splits, held: Held, name: str) -> list[
     table = computed(study, "naming", inputs, SHAPED_BY, compute)["table"]
     best = table.loc[table.groupby("read_out", sort=False)["score"].idxmax()]
     return [
-        Candidate(name, line["read_out"], cell_of(line), line["penalty"], line["score"])
+        Candidate(features, line["read_out"], cell_of(line), line["penalty"], line["score"])
         for _, line in best.iterrows()
     ]
 

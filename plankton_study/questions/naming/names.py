@@ -135,7 +135,7 @@ def name_images(
     The probability of a taxon is that of the probe, times the probability that the taxon is one of
     the classes at all. The probe is the one whose test scores are shown.
     """
-    namer = fit_namer(study, splits, held, candidate)
+    namer = fit_namer(study, held, candidate)
     bank = bank_of(study, splits, namer, images.rows)
     parts = score_parts(held, namer, bank, images.rows)
     at_all = ClassesAtAll.fit(parts.known, parts.others)

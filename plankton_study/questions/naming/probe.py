@@ -19,7 +19,6 @@ from plankton_study.questions.naming.choice import (
     Candidate,
     Candidates,
     Held,
-    labelled_features,
 )
 from plankton_study.run.study import Study
 
@@ -46,22 +45,13 @@ class Namer(NamedTuple):
     held_out: np.ndarray
 
     def features(self, bank: AnyBank, rows: np.ndarray) -> ScaledFeatures:
-        """Return the standardised features of rows of a bank."""
-        return ScaledFeatures(bank, self.probe.cell, rows, self.probe.scaler)
+        """Return the standardised features of rows of a bank, in blocks."""
+        return ScaledFeatures(bank, self.probe.cell, rows, self.probe.scaler, ROWS_AT_ONCE)
 
     def probabilities(self, bank: AnyBank, rows: np.ndarray) -> np.ndarray:
         """Return probabilities (n, K) for rows of a bank, as if all were of the classes."""
-        blocks = [
-            self.probe.probabilities_of_scaled(block)
-            for piece in in_pieces(rows)
-            for block in self.features(bank, piece)
-        ]
+        blocks = [self.probe.probabilities_of_scaled(own) for own in self.features(bank, rows)]
         return with_doubt(np.concatenate(blocks), len(self.held_out))
-
-
-def in_pieces(rows: np.ndarray) -> list[np.ndarray]:
-    """Return rows in pieces whose features fit into the memory; at least one piece."""
-    return np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE) or 1)
 
 
 def with_doubt(probabilities: np.ndarray, images: int) -> np.ndarray:
@@ -78,9 +68,9 @@ def with_doubt(probabilities: np.ndarray, images: int) -> np.ndarray:
     return (1 - doubt) * probabilities + doubt / probabilities.shape[1]
 
 
-def fit_namer(study: Study, splits: Splits, held: Held, candidate: Candidate) -> Namer:
+def fit_namer(study: Study, held: Held, candidate: Candidate) -> Namer:
     """Fit the probe of a candidate to all labelled images of home that are not for testing."""
-    encoder, bank = labelled_features(study, splits, candidate.encoder)
+    encoder, bank = candidate.features
     config, cell = study.profile.probes, candidate.cell
     held_out = score_held_out(bank, cell, held.folds, held.labels, config)
     factor = np.float32(held_out.sharpness)
@@ -116,7 +106,7 @@ def candidates_table(study: Study, splits: Splits, held: Held, tried: Candidates
     """
     lines = []
     for candidate in sorted(tried.candidates, key=lambda own: -own.score):
-        namer = fit_namer(study, splits, held, candidate)
+        namer = fit_namer(study, held, candidate)
         scores = score_on_test(study, splits, held, namer)
         lines.append(
             {
@@ -138,8 +128,7 @@ def candidates_table(study: Study, splits: Splits, held: Held, tried: Candidates
 
 def bank_of(study: Study, splits: Splits, namer: Namer, rows: np.ndarray) -> AnyBank:
     """Return a bank that holds the features of rows: that of labelled images, or their own."""
-    for bank in namer.bank.banks:
-        if bank.holds(rows):
-            return bank
+    if namer.bank.holds(rows):
+        return namer.bank
     cells = [namer.candidate.cell]
     return extract_features(study, namer.encoder, splits.original, rows, cells=cells)

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -14,12 +13,13 @@ from plankton_study.images.splits import Splits
 from plankton_study.probes.intervals import Estimate
 from plankton_study.questions.monitoring.novelty import (
     NoveltyScorer,
+    area_under_roc,
     judge_score,
     score_in_blocks,
     threshold_of,
 )
 from plankton_study.questions.naming.choice import OTHER, Held
-from plankton_study.questions.naming.probe import Namer, in_pieces
+from plankton_study.questions.naming.probe import Namer
 from plankton_study.run.study import Study
 
 #: the score of novelty if the set has too few images of unknown taxa to choose one
@@ -75,20 +75,9 @@ def score_parts(held: Held, namer: Namer, bank: AnyBank, rows: np.ndarray) -> Sc
 
 
 def _scored(namer: Namer, scorer: NoveltyScorer, bank: AnyBank, rows: np.ndarray) -> Scored:
-    """Score images piece by piece, since the features of all might not fit into the memory."""
     probabilities = namer.probabilities(bank, rows)
-    pieces, start = [], 0
-    for piece in in_pieces(rows):
-        end = start + len(piece)
-        features = namer.features(bank, piece)
-        pieces.append(score_in_blocks(scorer, features, probabilities[start:end]))
-        start = end
-    return Scored(probabilities, _joined(pieces))
-
-
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return score → the values of all parts."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    features = namer.features(bank, rows)
+    return Scored(probabilities, score_in_blocks(scorer, features, probabilities))
 
 
 def _scorer(namer: Namer, held: Held, rows: np.ndarray) -> NoveltyScorer:
@@ -105,7 +94,7 @@ def _scores_of_held_out(namer: Namer, held: Held) -> dict[str, np.ndarray]:
         features = namer.features(namer.bank, fold.held_out)
         of_folds.append(score_in_blocks(scorer, features, namer.held_out[start:end]))
         start = end
-    return _joined(of_folds)
+    return {name: np.concatenate([own[name] for own in of_folds]) for name in of_folds[0]}
 
 
 class ClassesAtAll(NamedTuple):
@@ -177,8 +166,8 @@ def choose_novelty(study: Study, splits: Splits, held: Held, parts: ScoredParts)
     chosen_by = f"the default, since {few} of other taxa cannot choose one"
     if len(held.others) >= ENOUGH_UNKNOWN:
         areas = {
-            name: _area(parts.known.novelty[name], parts.others.novelty[name])
-            for name in parts.known.novelty
+            name: area_under_roc(known, parts.others.novelty[name])
+            for name, known in parts.known.novelty.items()
         }
         score = max(areas, key=lambda name: areas[name])
         images = number_of(len(held.others), "held-out image")
@@ -186,11 +175,6 @@ def choose_novelty(study: Study, splits: Splits, held: Held, parts: ScoredParts)
     auroc = _auroc_on_test(study, splits, held, parts, score)
     known, named = parts.known.novelty[score], parts.named.novelty[score]
     return Novelty(score, chosen_by, auroc, known, named)
-
-
-def _area(known: np.ndarray, others: np.ndarray) -> float:
-    is_other = np.repeat([0, 1], [len(known), len(others)])
-    return float(roc_auc_score(is_other, np.append(known, others)))
 
 
 def _auroc_on_test(
