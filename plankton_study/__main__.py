@@ -11,11 +11,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.collection import pack_collection
-from plankton_study.images.splits import make_splits
+from plankton_study.images.splits import Splits, make_splits
+from plankton_study.models.diffusion.denoiser import trained_denoiser
+from plankton_study.models.recipe import images_to_see, with_images_seen
 from plankton_study.probes.probe import read_features
-from plankton_study.questions.training.variants import denoised_sets
+from plankton_study.questions.training.variants import (
+    denoised_sets,
+    set_for_maps,
+    title_for_maps,
+)
 from plankton_study.run.cache import adopt
 from plankton_study.run.errors import StudyError
 from plankton_study.run.schema import BASIC_ENCODERS
@@ -23,6 +31,8 @@ from plankton_study.run.study import Study, load_study
 
 #: subfolders of a pack: the data folder, and the results to adopt
 PACKED_DATA, PACKED_RESULTS = "data", "results"
+#: in place of an encoder's name: the denoiser of the larger images
+MAPS = "maps"
 
 
 def main(arguments: list[str]) -> None:
@@ -61,20 +71,50 @@ def extract_basic_features(study: Study) -> None:
 
 
 def train_encoders(study: Study, encoders: list[str]) -> None:
-    """Train some encoders on every set, with the labels of the natural setting if they need any."""
+    """Train some encoders on every set, with the labels of the natural setting if they need any.
+
+    Args:
+        study: the study.
+        encoders: keys of the profile's `encoders`. Those of its [curve] are trained with each
+            budget. "maps" means the denoiser of the larger images of [maps].
+    """
     sets = {name: make_splits(study, name) for name in study.profile.sets}
     for encoder in encoders:
-        for name, splits in sets.items():
-            trained = make_encoder(study, splits, encoder)
-            print(f"{name}: {encoder} is in {trained.folder}", flush=True)
+        if encoder == MAPS:
+            train_for_maps(study, next(iter(sets.values())))
+            continue
+        for name, splits in reversed(sets.items()):  # last the first, which may have a curve
+            for images_seen in _budgets(study, splits, encoder):
+                budgeted = with_images_seen(study, splits, images_seen)
+                torch.compiler.reset()  # torch gives up after eight compiled networks
+                trained = make_encoder(budgeted, splits, encoder)
+                place = f"{images_seen:,} images of {name}"
+                print(f"{encoder}, {place}: {trained.folder}", flush=True)
+
+
+def _budgets(study: Study, splits: Splits, encoder: str) -> list[int]:
+    """Return the numbers of images that an encoder sees of a set, ascending."""
+    budgets = {images_to_see(study, splits)}
+    is_first = splits.collection.name == next(iter(study.profile.sets))
+    if is_first and encoder in study.profile.curve.encoders:
+        budgets.update(study.profile.curve.budgets(study.seed))
+    return sorted(budgets)
+
+
+def train_for_maps(study: Study, first: Splits) -> None:
+    """Train the denoiser of the larger images that the claim about map sizes is judged from."""
+    title = title_for_maps(study)
+    folder = trained_denoiser(*set_for_maps(study, first))
+    print(f"diffusion, {title}: {folder}", flush=True)
 
 
 def pack(study: Study, folder: Path) -> None:
     """Write everything that training needs to a folder: the prepared images and their splits."""
-    packed = replace(study, cache=folder / PACKED_RESULTS)
-    for name in study.profile.sets:
-        target = pack_collection(study, name, folder / PACKED_DATA)
-        make_splits(replace(packed, data=folder / PACKED_DATA), name)
+    data = folder / PACKED_DATA
+    for own_study, splits in denoised_sets(study).values():
+        name = splits.collection.name
+        target = pack_collection(own_study, name, data)
+        make_splits(replace(own_study, cache=folder / PACKED_RESULTS, data=data), name)
         print(f"packed {target}")
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from plankton_study.__main__ import PACKED_DATA, PACKED_RESULTS, pack, take_over, train_encoders
 from plankton_study.features.registry import make_encoder
 from plankton_study.images.collection import load_collection, pack_collection
 from plankton_study.images.splits import make_splits
+from plankton_study.models.diffusion.denoiser import trained_denoiser
+from plankton_study.models.recipe import with_images_seen
 from plankton_study.models.training import Trainer
+from plankton_study.questions.training.variants import set_for_maps
 from plankton_study.run import cache
 from plankton_study.run.cache import adopt
 from plankton_study.run.errors import StudyError
@@ -70,16 +74,49 @@ def test_networks_trained_in_slices_elsewhere_are_found_here(slices, shapes, tmp
         assert ended.returncode == 1 and "unknown encoder" in ended.stderr
         assert "1 finished networks" in ended.stdout  # what is finished comes back all the same
         assert list(results.glob("networks.tar.*"))
-        said = said_by(call("run", packed, results, 5, profile, "diffusion", "SimCLR"))
-        assert "2 finished networks" in said
+        said = said_by(call("run", packed, results, 5, profile, "diffusion", "SimCLR", "1/SimCLR"))
+        assert "3 finished networks" in said and "1/SimCLR: SimCLR, 320 images of shapes" in said
     finally:
         hidden.rename(shapes)
 
-    assert said_by(call("collect", results, profile)).count("adopted") == 2
+    assert said_by(call("collect", results, profile)).count("adopted") == 3
     untrainable()
-    for name in ("diffusion", "SimCLR"):
-        encoder = make_encoder(study, make_splits(study, "shapes"), name)
+    splits = make_splits(study, "shapes")
+    for name, seed in [("diffusion", 0), ("SimCLR", 0), ("SimCLR", 1)]:
+        encoder = make_encoder(replace(study, seed=seed), splits, name)
         assert read_json(encoder.folder / "origin.json")["threads"] == int(THREADS_THERE)
+
+
+CURVE_AND_MAPS = """
+[curve]
+images_seen = [64, 128]
+seed_0_also = [400]
+[maps]
+size = 32
+images_seen = 32
+unet = { attention = [16] }
+features = { predeclared = "up32.resnet1@t20" }
+"""
+
+
+def test_a_pack_holds_what_a_curve_and_larger_images_need(
+    make_study, shapes, tmp_path, untrainable
+):
+    study = make_study(more=CURVE_AND_MAPS)
+    pack(study, tmp_path)
+    hidden = shapes.rename(shapes.with_name("hidden"))
+    try:
+        there = replace(study, cache=tmp_path / "there", data=tmp_path / PACKED_DATA)
+        take_over(there, tmp_path / PACKED_RESULTS)
+        train_encoders(there, ["diffusion", "maps"])
+    finally:
+        hidden.rename(shapes)
+    take_over(study, there.cache)
+    untrainable()
+    splits = make_splits(study, "shapes")
+    for images_seen in (64, 128, 320, 400):
+        trained_denoiser(with_images_seen(study, splits, images_seen), splits)
+    trained_denoiser(*set_for_maps(study, splits))
 
 
 # --- prepared images

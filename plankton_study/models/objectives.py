@@ -59,10 +59,9 @@ def contrastive_loss(config: EncoderConfig, size: int) -> StepLoss:
 
     It is NT-Xent for SimCLR (Chen et al. 2020), or VICReg (Bardes et al. 2022).
     """
-    from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss, VICRegLoss
+    from pytorch_metric_learning.losses import VICRegLoss
 
     augment = augmentation(config, size)
-    nt_xent = SelfSupervisedLoss(NTXentLoss(config.temperature))
     vicreg = VICRegLoss()
 
     def loss(
@@ -72,10 +71,29 @@ def contrastive_loss(config: EncoderConfig, size: int) -> StepLoss:
         turned = flip_and_turn(augment(x).clone(), randomness.generator)
         first, second = model(torch.cat([upright, turned])).float().chunk(2)
         if config.kind == "simclr":
-            return nt_xent(first, second)
+            return nt_xent(first, second, config.temperature)
         return vicreg(first, ref_emb=second)
 
     return loss
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the normalised, temperature-scaled cross-entropy (Chen et al. 2020, eq. 1).
+
+    Each view has to find the other view of its image among all views of the batch. The loss of
+    pytorch-metric-learning has the same value, but its memory grows with the cube of the batch:
+    with 512 images it needs more than 10 GB.
+
+    Args:
+        first, second: (B, D), two views of each image.
+        temperature: divides the cosine similarities.
+    """
+    views = torch.nn.functional.normalize(torch.cat([first, second]))
+    similarities = views @ views.T / temperature
+    is_itself = torch.eye(len(views), dtype=torch.bool, device=views.device)
+    similarities = similarities.masked_fill(is_itself, -torch.inf)
+    other_views = torch.arange(len(views), device=views.device).roll(len(first))
+    return torch.nn.functional.cross_entropy(similarities, other_views)
 
 
 def masked_patch_loss(config: EncoderConfig, size: int) -> StepLoss:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -109,9 +110,19 @@ def module_digest(name: str) -> str:
 
 
 def computing_syntax(source: str) -> str:
-    """Return the syntax tree of a source as text, without docstrings and error messages."""
+    """Return the syntax tree of a source as text, without docstrings and error messages.
+
+    It is the same under all versions of Python that this study supports.
+    """
     tree = _WithoutWords().visit(ast.parse(source))
-    return ast.dump(tree)
+    for node in ast.walk(tree):
+        if not getattr(node, "type_params", True):
+            del node.type_params  # Python 3.11 has none
+    return ast.dump(tree, **SHOW_ALL)
+
+
+#: Python 3.13 would leave out empty fields, which older ones show
+SHOW_ALL: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
 
 
 class _WithoutWords(ast.NodeTransformer):

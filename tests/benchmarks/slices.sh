@@ -2,12 +2,13 @@
 # Long trainings in slices, on a machine that has a GPU but neither the image files nor a network.
 #
 #   slices.sh pack PROFILE PACK [LIBRARY==VERSION…]    here: write one file with all that training needs
-#   slices.sh run PACK RESULTS MINUTES PROFILE ENCODER…    there: train for some minutes
+#   slices.sh run PACK RESULTS MINUTES PROFILE TRAINING…    there: train for some minutes
 #   slices.sh collect RESULTS PROFILE    here: take over the finished networks
 #
 # Call it in the folder of the repository. `pack` adds the wheels of libraries that are missing there, for the
-# Python version in $THEIR_PYTHON (3.12). `run` trains the encoders in this order; called again on the same machine, it
-# continues where it ended. It writes the finished networks to RESULTS, in parts of 15 MiB.
+# Python version in $THEIR_PYTHON (3.12). A TRAINING is the name of an encoder or "maps", with a seed other than 0 before
+# it: "SimCLR", "1/SimCLR". All run side by side; called again on the same machine, they continue where they ended. The
+# finished networks are written to RESULTS, in parts of 15 MiB.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -29,7 +30,8 @@ pack() {
 }
 
 run() {
-  local file=$1 results=$2 minutes=$3 profile=$4 code=0 pack
+  local file=$1 results=$2 minutes=$3 profile=$4 code pack training
+  local processes=() codes=()
   shift 4
   pack=$state/pack-$(sha256sum "$file" | cut -c -16)
   [ -d "$pack" ] || whole_folder "$pack" tar -xJf "$(realpath "$file")" -C
@@ -39,10 +41,26 @@ run() {
   fi
   export PLANKTON_CACHE=$state/cache PLANKTON_DATA=$pack/data
   "$python" -m plankton_study "$profile" --adopt "$pack/results"
-  timeout "${minutes}m" "$python" -m plankton_study "$profile" --train "$@" || code=$?
+  for training in "$@"; do
+    timeout "${minutes}m" "$python" -m plankton_study "$profile" --seed "$(seed_of "$training")" --train "${training#*/}" \
+      > >(sed -u "s|^|$training: |") 2> >(sed -u "s|^|$training: |" >&2) &
+    processes+=($!)
+  done
+  for process in "${processes[@]}"; do
+    code=0
+    wait "$process" || code=$?
+    codes+=("$code")
+  done
   write_finished "$results"
-  [ $code != 124 ] || echo "not finished after $minutes minutes: run the same command again to continue"
-  [ $code = 0 ] || [ $code = 124 ] || exit $code
+  for code in "${codes[@]}"; do
+    [ "$code" != 124 ] || echo "not finished after $minutes minutes: run the same command again to continue"
+    [ "$code" = 0 ] || [ "$code" = 124 ] || exit "$code"
+  done
+}
+
+# the seed of "1/SimCLR" is 1, that of "SimCLR" is 0
+seed_of() {
+  case $1 in (*/*) echo "${1%%/*}" ;; (*) echo 0 ;; esac
 }
 
 # fill a folder by a command that ends in its name; after an interruption there is no such folder

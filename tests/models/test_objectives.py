@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning.losses import NTXentLoss, SelfSupervisedLoss
 
 from plankton_study.models.batches import StepRandomness
-from plankton_study.models.objectives import augmentation, contrastive_loss
+from plankton_study.models.objectives import augmentation, contrastive_loss, nt_xent
 from plankton_study.run.schema import EncoderConfig
 
 
@@ -54,3 +55,14 @@ def test_crops_have_no_black_borders():
     crop = augmentation(EncoderConfig(kind="simclr", crop=0.4), 16)
     plain = torch.full((8, 1, 16, 16), 0.7)
     assert torch.allclose(crop(plain), torch.tensor(0.7), atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_the_contrastive_loss_and_its_gradient_are_those_of_the_library(temperature):
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 13, 8, generator=generator).requires_grad_()
+    library = SelfSupervisedLoss(NTXentLoss(temperature))
+    losses = [nt_xent(first, second, temperature), library(first, second)]
+    (own, known) = (torch.autograd.grad(loss, first, retain_graph=True)[0] for loss in losses)
+    assert torch.allclose(losses[0], losses[1])
+    assert torch.allclose(own, known, atol=1e-6)
