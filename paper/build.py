@@ -76,20 +76,29 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
         "numbers": "0" → name → text of this run; and training seed → name → text of the other
         published seeds;
         "tables", "figures": the names of the tables and figures of this run;
-        "joined": the names of the tables that combine all seeds.
+        "left-out": those that are not part of its profile, as "tables/shift";
+        "joined": those that combine all seeds, as "tables/ledger".
     """
     runs = {"0": run} | _published_with_other_seeds(run.name)
     numbers = {
         seed: {name: _cited_text(other, name) for name in other.names("numbers", ".json")}
         for seed, other in runs.items()
     }
-    joined = [name for kind, name in JOINED_RESULTS if kind == "table"]
     return {
         "numbers": numbers,
         "tables": run.names("tables", ".csv"),
         "figures": run.names("figures", ".svg"),
-        "joined": sorted(joined),
+        "left-out": left_out(run),
+        "joined": sorted(f"{kind}s/{name}" for kind, name in JOINED_RESULTS),
     }
+
+
+def left_out(run: StoredRun) -> list[str]:
+    """Return the results that are not part of a run's profile, as "tables/shift"."""
+    tables = run.names("tables", ".csv")
+    figures = run.names("figures", ".svg")
+    empty = [f"tables/{name}" for name in tables if list(run.texts(name).columns) == [""]]
+    return empty + [f"figures/{name}" for name in figures if run.entry("figure", name).get("empty")]
 
 
 def _published_with_other_seeds(profile: str) -> dict[str, StoredRun]:

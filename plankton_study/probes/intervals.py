@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm, t
 
 from plankton_study.images.splits import Splits
 
+#: of two-sided tests; intervals hold 1 - LEVEL
+LEVEL = 0.05
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -85,6 +88,52 @@ def spread_of(values: Sequence[float]) -> Spread:
     """Return the spread of one score over training seeds."""
     values = np.asarray(values, dtype=float)
     return Spread(float(values.mean()), float(values.min()), float(values.max()), len(values))
+
+
+class SeedMean(NamedTuple):
+    """The mean of one estimate over training seeds.
+
+    Attributes:
+        value, low, high: the mean and its 95 % interval, as shares of 1.
+        error: the standard error.
+        freedom: its degrees of freedom.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    freedom: float
+
+
+def mean_of_seeds(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> SeedMean:
+    """Return the mean over training seeds, with an error that includes two kinds of variation.
+
+    All seeds share the test images, so averaging does not reduce this part of the error. The part
+    between training runs is estimated from few seeds; so Student's t is used, with degrees of
+    freedom by Welch and Satterthwaite. (With three seeds such intervals hold the true mean in 92
+    to 96 % of simulations.)
+
+    Args:
+        values, low, high: (seeds,) each; estimates with their 95 % intervals over test images. A
+            single seed keeps its interval. If no seed has an interval, neither has the mean.
+    """
+    value = float(np.mean(values))
+    half_width = (np.mean(high) - np.mean(low)) / 2
+    error = float(half_width / norm.ppf(1 - LEVEL / 2))
+    seeds = len(values)
+    if seeds == 1:
+        return SeedMean(value, float(low[0]), float(high[0]), error, np.inf)
+    between_trainings = float(np.std(values, ddof=1)) / seeds**0.5
+    error = float(np.hypot(error, between_trainings))
+    if np.isnan(error):
+        return SeedMean(value, np.nan, np.nan, np.nan, np.nan)
+    freedom = np.inf
+    if between_trainings > 0:
+        with np.errstate(over="ignore"):  # if seeds hardly differ, it is infinite
+            freedom = float((seeds - 1) * np.float64(error / between_trainings) ** 4)
+    reach = float(t.ppf(1 - LEVEL / 2, freedom)) * error
+    return SeedMean(value, value - reach, value + reach, error, freedom)
 
 
 def number_text(value: float, digits: int) -> str:

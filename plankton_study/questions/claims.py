@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
@@ -65,7 +65,7 @@ UNLABELLED = ("diffusion", "nothing", "self-supervised")
 
 BEST_SIDE = 16  # px, of the maps that the paper found best
 MARGIN = 0.03  # of the score, that a competitive encoder may lose
-LEVEL = 0.05  # of significance
+LEVEL = intervals.LEVEL
 POWER = 0.8  # of the test for the smallest difference
 SEEDS_NEEDED = 3
 SIDE_NEEDED = 64  # px, for the claim about maps
@@ -331,10 +331,8 @@ def _made_on(folder: Path) -> str:
 def join_seeds(runs: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """Combine the differences that the claims rest on over training seeds.
 
-    The value is the mean over seeds. Its error includes both kinds of variation: between test
-    images, which all seeds share, and between training runs. The latter is estimated from few
-    seeds; so Student's t is used, with degrees of freedom by Welch and Satterthwaite. Differences
-    that are missing in some seeds are left out. The supervised rival and the one off the shelf may
+    The value is the mean over seeds, with the error of `intervals.mean_of_seeds`. Differences that
+    are missing in some seeds are left out. The supervised rival and the one off the shelf may
     differ between seeds, since each is the best one on validation images.
 
     Args:
@@ -372,38 +370,22 @@ def incomplete_rivals(runs: Mapping[int, pd.DataFrame]) -> list[str]:
 def _join_difference(claim: str, place: str, rows: pd.DataFrame) -> dict[str, Any]:
     """Combine one difference over seeds, given one row for each seed."""
     rivals = " or ".join(dict.fromkeys(rows["rival"]))
-    value = rows["value"].mean()
-    half_width = (rows["high"].mean() - rows["low"].mean()) / 2
-    error = half_width / norm.ppf(1 - LEVEL / 2)
-    line: dict[str, Any] = {"claim": claim, "place": place, "rival": rivals, "value": value}
-    line["n"] = int(rows["n"].min())
-    seeds = len(rows)
+    line: dict[str, Any] = {"claim": claim, "place": place, "rival": rivals}
     if claim == MAPS:  # a share, of which the error is not known
         cells = int(rows["n"].sum())
         share = (rows["value"] * rows["n"]).sum() / cells
         unknown = dict.fromkeys(("low", "high", "p", "error", "freedom"), np.nan)
-        return line | unknown | {"value": share, "n": cells}
-    if seeds == 1:
-        (only_row,) = rows.to_dict("records")
-        numbers = {key: only_row[key] for key in ("low", "high", "p")}
-        return line | numbers | {"error": error, "freedom": np.inf}
-    between_trainings = rows["value"].std() / seeds**0.5
-    error = np.hypot(error, between_trainings)
-    freedom = np.inf
-    if between_trainings > 0:
-        with np.errstate(over="ignore"):  # if seeds hardly differ, it is infinite
-            freedom = (seeds - 1) * (error / between_trainings) ** 4
-    if np.isnan(error):  # no seed has an interval, such as over a single day
-        return line | dict.fromkeys(("low", "high", "p", "error", "freedom"), np.nan)
-    reach = t.ppf(1 - LEVEL / 2, freedom) * error
-    p = 2 * t.sf(abs(value) / error, freedom) if error > 0 else float(value == 0)
-    return line | {
-        "low": value - reach,
-        "high": value + reach,
-        "p": p,
-        "error": error,
-        "freedom": freedom,
-    }
+        return line | {"value": share, "n": cells} | unknown
+    mean = intervals.mean_of_seeds(*rows[["value", "low", "high"]].to_numpy(dtype=float).T)
+    p = rows["p"].iloc[0] if len(rows) == 1 else _p_of(mean)
+    return line | mean._asdict() | {"n": int(rows["n"].min()), "p": p}
+
+
+def _p_of(mean: intervals.SeedMean) -> float:
+    """Return the two-sided p-value of a difference; NaN if it has no interval."""
+    if mean.error == 0:
+        return float(mean.value == 0)
+    return float(2 * t.sf(abs(mean.value) / mean.error, mean.freedom))
 
 
 def detectable_difference(error: float, freedom: float) -> float:

@@ -6,7 +6,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from plankton_study.features.interface import Cell
 from plankton_study.report.results import NOT_IN_PROFILE
 from plankton_study.report.style import line_looks
 
@@ -19,6 +21,8 @@ FAMILIES = (
     "elsewhere",
     "diffusion",
 )
+#: colour of the chosen cell or layer
+CHOSEN = "#d62728"
 #: share of the space between two lines of a panel that points may take
 SPREAD = 0.7
 
@@ -50,6 +54,7 @@ def plot_estimates(table: pd.DataFrame, xlabel: str, legend: str | None = None) 
     if table.empty:
         axes[0, 0].set(title=NOT_IN_PROFILE)
         axes[0, 0].set_axis_off()
+        figure.set_label(NOT_IN_PROFILE)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)  # the first name at the top
     handles = [
@@ -107,34 +112,57 @@ def plot_cells(
     ax: Axes,
     table: pd.DataFrame,
     column: str,
-    label: str,
+    chosen: Cell | None = None,
     limits: tuple[float, float] | None = None,
 ) -> None:
     """Draw a value of every cell as a heatmap: layers in order of execution, over timesteps.
 
+    Beside each row a bar is as long as the layer's maps are wide, so the rows draw the network.
+
     Args:
         ax: the axes.
-        table: columns layer, timestep, order and `column`, a share of 1.
+        table: columns layer, timestep, order, resolution and `column`, a share of 1.
         column: the value to draw, in percent.
-        label: label of the colour bar.
+        chosen: the cell to mark with a frame.
         limits: limits of the colours, in percent; None: those of the table.
     """
     table = table.sort_values("order", kind="stable")
-    grid = table.pivot_table(column, "layer", "timestep").loc[table["layer"].unique()]
+    sides = table.groupby("layer", sort=False)["resolution"].first()
+    grid = 100 * table.pivot_table(column, "layer", "timestep").loc[sides.index]
     low, high = limits or (None, None)
-    sns.heatmap(
-        100 * grid,
-        ax=ax,
-        annot=True,
-        fmt=".0f",
-        cmap="viridis",
-        annot_kws={"size": 7},
-        cbar_kws={"label": label},
-        vmin=low,
-        vmax=high,
-    )
+    colours = {"cmap": "viridis", "vmin": low, "vmax": high, "cbar": False}
+    sns.heatmap(grid, ax=ax, annot=True, fmt=".0f", annot_kws={"size": 7}, **colours)
     ax.set(xlabel="timestep", ylabel="layer, in order of execution")
     ax.tick_params(axis="y", rotation=0)
+    if chosen:
+        corner = grid.columns.get_loc(chosen.timestep), grid.index.get_loc(chosen.layer)
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2))
+    beside = ax.inset_axes((1.02, 0, 0.2, 1), sharey=ax)
+    draw_layers(beside, sides, chosen.layer if chosen else None, upright=True)
+
+
+def draw_layers(
+    ax: Axes, sides: pd.Series, chosen: str | None = None, upright: bool = False
+) -> None:
+    """Draw the layers of a network as bars that are as long as the side of their maps.
+
+    Args:
+        ax: axes without ticks.
+        sides: layer → side of its maps, px; in order of execution.
+        chosen: the layer to highlight.
+        upright: whether the network runs from top to bottom instead of from left to right.
+    """
+    colours = [CHOSEN if layer == chosen else "0.75" for layer in sides.index]
+    places = np.arange(len(sides)) + 0.5
+    if upright:
+        ax.barh(places, sides, left=-sides / 2, height=0.7, color=colours)
+    else:
+        ax.bar(places, sides, bottom=-sides / 2, width=0.7, color=colours)
+    changes = sides.ne(sides.shift())  # the first bar of each width is labelled
+    for place, side in zip(places[changes], sides[changes], strict=True):
+        at = (0, place) if upright else (place, 0)
+        ax.text(*at, str(side), ha="center", va="center", fontsize=6)
+    ax.set_axis_off()
 
 
 def grid_axes(
@@ -157,6 +185,7 @@ def grid_axes(
         ax.set_axis_off()
     if number == 0:
         panels[0].set(title=empty)
+        figure.set_label(NOT_IN_PROFILE)
     return figure, panels[:number]
 
 

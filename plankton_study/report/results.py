@@ -71,7 +71,8 @@ class Results:
     ) -> None:
         """Save a figure, show it with its caption, and close it.
 
-        Figures of synthetic images get a banner.
+        Figures of synthetic images get a banner. A figure with the label NOT_IN_PROFILE is left
+        out of the manuscript.
 
         Args:
             name: file stem.
@@ -88,7 +89,8 @@ class Results:
         png = _rendered(figure, "png", {"Software": None})
         write_file(self.folder / "figures" / f"{name}.svg", svg)
         write_file(self.folder / "figures" / f"{name}.png", png)
-        self._save_provenance("figure", name, caption=caption)
+        is_empty = figure.get_label() == NOT_IN_PROFILE
+        self._save_provenance("figure", name, caption=caption, empty=is_empty)
         plt.close(figure)
         _show_figure(png, caption)
 
@@ -183,7 +185,7 @@ class Results:
         template = CAPTIONS[name] if caption is None else caption
         return template.format(**(self._words | words))
 
-    def _save_provenance(self, kind: str, name: str, **about: str) -> None:
+    def _save_provenance(self, kind: str, name: str, **about: str | bool) -> None:
         origin = provenance(self.study, self.inputs)
         if self.joined is not None:
             origin["joined"] = {str(seed): revision for seed, revision in self.joined.items()}

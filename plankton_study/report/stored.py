@@ -19,6 +19,8 @@ from plankton_study.run.study import Study, run_name
 PAPER = ROOT / "paper"
 #: folder, inside a run's folder, of the results that combine the runs of all seeds
 JOINED = "joined"
+#: the article and its supplement
+MANUSCRIPT = ("paper.typ", "supplement.typ")
 #: how the manuscript cites a result
 CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
 
@@ -92,8 +94,8 @@ class StoredRun:
 
 def cited_results() -> list[tuple[str, str]]:
     """Return (kind, name) of every figure, table and number that the manuscript cites."""
-    text = (PAPER / "paper.typ").read_text(encoding="utf-8")
-    return sorted(set(CITATION.findall(text)))
+    texts = [(PAPER / name).read_text(encoding="utf-8") for name in MANUSCRIPT]
+    return sorted(set(CITATION.findall("".join(texts))))
 
 
 def completeness(study: Study, inputs: Iterable[str]) -> pd.DataFrame:
@@ -126,6 +128,11 @@ JOINED_RESULTS = {
     ("table", "joined_claims"),
     ("table", "slopes"),
     ("table", "gaps"),
+    ("table", "main"),
+    ("figure", "all_encoders"),
+    ("figure", "shift_of_seeds"),
+    ("figure", "labels_of_seeds"),
+    ("figure", "budgets_of_seeds"),
     ("number", "ledger_summary"),
     ("number", "ledger_seeds"),
     ("number", "ledger_verdicts"),

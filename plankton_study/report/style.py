@@ -1,5 +1,6 @@
 """The style of figures, and montages of images."""
 
+from collections.abc import Iterable
 from functools import cache
 from itertools import cycle, islice
 
@@ -42,6 +43,17 @@ def line_looks(number: int) -> list[dict[str, object]]:
         {"color": colour, "marker": marker}
         for colour, marker in islice(zip(cycle(colours), cycle(MARKERS)), number)
     ]
+
+
+def encoder_looks(names: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Return a colour and a marker for each encoder, the same in every figure of a study.
+
+    Args:
+        names: all encoders of the profile, also those that a figure leaves out.
+    """
+    names = list(names)
+    looks = dict(zip(names, line_looks(len(names)), strict=True))
+    return looks | {"diffusion": {"color": "black", "marker": "o", "linewidth": 2}}
 
 
 def montage(images: np.ndarray, columns: int) -> np.ndarray:

@@ -174,6 +174,27 @@ def test_holm_never_lowers_and_keeps_the_order(quick_holm, p_values, random):
 # --- texts
 
 
+@pytest.mark.parametrize("between_trainings", [0.001, 0.01, 0.05])
+def test_the_mean_of_seeds_covers_the_truth_with_both_kinds_of_variation(between_trainings):
+    rng = np.random.default_rng(0)
+    between_images, trials = 0.02, 2000
+    reach = 1.96 * between_images
+    covered = 0
+    for shared in rng.normal(0, between_images, trials):  # all seeds have the same test images
+        values = shared + rng.normal(0, between_trainings, 3)
+        mean = intervals.mean_of_seeds(values, values - reach, values + reach)
+        covered += mean.low <= 0 <= mean.high
+    assert 0.91 <= covered / trials <= 0.98  # Welch's correction is a little too narrow
+
+
+def test_one_seed_keeps_its_interval_and_none_stays_none():
+    alone = intervals.mean_of_seeds(np.array([0.4]), np.array([0.3]), np.array([0.45]))
+    assert (alone.value, alone.low, alone.high) == (0.4, 0.3, 0.45)
+    unknown = np.full(3, np.nan)
+    mean = intervals.mean_of_seeds(np.array([0.4, 0.5, 0.6]), unknown, unknown)
+    assert mean.value == pytest.approx(0.5) and np.isnan(mean.low)
+
+
 def test_values_are_written_with_their_interval_and_a_true_minus_sign():
     assert Estimate(0.521, 0.503, 0.539, 9).text() == "52.1 [50.3, 53.9]"
     assert Estimate(-0.021, -0.039, 0.003, 9, 0.2).text() == "−2.1 [−3.9, 0.3]"

@@ -4,9 +4,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+from plankton_study.features.interface import Cell
 from plankton_study.probes.intervals import Estimate
 from plankton_study.report.plots import (
     FAMILIES,
+    draw_layers,
     grid_axes,
     plot_cells,
     plot_differences,
@@ -127,14 +129,30 @@ def test_cells_are_drawn_in_order_of_execution():
             "layer": ["up", "down", "up", "down"],
             "timestep": [20, 20, 300, 300],
             "order": [1, 0, 1, 0],
+            "resolution": [16, 8, 16, 8],
             "accuracy": [0.4, 0.3, 0.2, 0.1],
         }
     )
     _, ax = plt.subplots()
-    plot_cells(ax, table, "accuracy", "accuracy (%)", limits=(0, 50))
+    plot_cells(ax, table, "accuracy", Cell("up", 300), limits=(0, 50))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["down", "up"]
     assert [text.get_text() for text in ax.texts] == ["30", "10", "40", "20"]
     assert ax.collections[0].get_clim() == (0, 50)
+    (frame,) = ax.patches
+    assert (frame.get_x(), frame.get_y()) == (1, 1)  # second timestep, second layer
+    bars = [patch.get_width() for patch in ax.child_axes[0].patches]
+    assert bars == [8, 16]
+
+
+def test_layers_are_drawn_as_wide_as_their_maps_and_each_new_side_is_named():
+    _, ax = plt.subplots()
+    sides = pd.Series({"down8": 8, "down4": 4, "mid4": 4, "up8": 8})
+    draw_layers(ax, sides, chosen="mid4")
+    assert [bar.get_height() for bar in ax.patches] == [8, 4, 4, 8]
+    assert [bar.get_y() for bar in ax.patches] == [-4, -2, -2, -4]
+    colours = {bar.get_facecolor() for bar in ax.patches}
+    assert len(colours) == 2 and ax.patches[2].get_facecolor() != ax.patches[1].get_facecolor()
+    assert [text.get_text() for text in ax.texts] == ["8", "4", "8"]
 
 
 @pytest.mark.parametrize(("number", "columns", "rows"), [(1, 1, 1), (5, 2, 3), (3, 0, 3)])

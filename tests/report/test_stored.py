@@ -103,8 +103,9 @@ def test_an_empty_cell_of_a_stored_table_stays_empty(study, splits):
 
 
 def test_citations_are_read_from_the_manuscript(tmp_path, monkeypatch):
-    (tmp_path / "paper.typ").write_text(
-        '#figure-of("map")\n#table-of("splits", span: true)\n'
+    (tmp_path / "paper.typ").write_text('#figure-of("map") #figure-if-made("curve")')
+    (tmp_path / "supplement.typ").write_text(
+        '#table-of("splits", span: true)\n'
         'With #number-of("taxa")\\; again #number-of("taxa") and (#number-of("share")).'
     )
     monkeypatch.setattr(stored, "PAPER", tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from plankton_study.report.style import (
     drawn_name,
+    encoder_looks,
     label_row,
     line_looks,
     montage,
@@ -48,6 +49,13 @@ def test_lines_look_different_from_each_other(number):
     looks = line_looks(number)
     assert len(looks) == number
     assert len({(look["color"], look["marker"]) for look in looks}) == number
+
+
+def test_an_encoder_looks_the_same_whatever_else_a_figure_shows():
+    looks = encoder_looks(["diffusion", "random U-Net", "SimCLR", "MAE"])
+    assert looks["diffusion"]["color"] == "black"
+    colours = [looks[name]["color"] for name in ("random U-Net", "SimCLR", "MAE")]
+    assert len(set(colours)) == 3
 
 
 # --- names of taxa
