@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 from agreement import AGAIN
 
+from plankton_study.report.explorer.page import DATA, explorer_fragment
 from plankton_study.report.formatting import with_unit
 from plankton_study.report.results import SYNTHETIC
 from plankton_study.report.stored import JOINED, PAPER, StoredRun, executed_notebooks
@@ -51,10 +52,12 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
     from nbconvert.filters import markdown2html
 
     books = [_about_notebook(path) for path in notebooks_of(run)]
+    has_explorer = (run.folder / DATA).is_file()  # runs of earlier versions have none
     common = {
         "pages": books,
         "synthetic": is_synthetic(run),
         "highlight": _highlight_css(),
+        "has_explorer": has_explorer,
     }
     page = _template(PAPER / "page.html")
     exporter = HTMLExporter(template_name="basic")
@@ -63,6 +66,9 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
         body, _ = exporter.from_notebook_node(book["notebook"])
         body = _link_to_pages(body, names)
         _write(folder, book["name"], page.render(common, title=book["title"], body=body))
+    if has_explorer:
+        body = f"<h1>Look for yourself</h1>{explorer_fragment(run.folder)}"
+        _write(folder, "explorer", page.render(common, title="Look for yourself", body=body))
     for name in CARDS:
         body = markdown2html(card(run, name))
         title = name.replace("_", " ").capitalize()

@@ -1,0 +1,1 @@
+"""The explorer: a page to look at cells and test images of a run, in a browser or in JupyterLab."""
