@@ -15,16 +15,22 @@ from agreement import AGAIN
 
 from plankton_study.report.explorer.page import DATA, explorer_fragment
 from plankton_study.report.formatting import with_unit
-from plankton_study.report.results import SYNTHETIC
+from plankton_study.report.results import CAPTIONS_FILE, SYNTHETIC
 from plankton_study.report.stored import JOINED, PAPER, StoredRun, executed_notebooks
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT
 
-MAIN_FIGURES = ("layers_and_noise", "balanced_differences")
-#: tables that the front page shows in full, outside the list of all tables
-SHOWN_APART = ("ledger", "balanced", "origin")
+#: the figures of the front page; runs of earlier versions lack the second one
+MAIN_FIGURES = ("examples", "all_encoders", "layers_and_noise")
+#: the main table, and the one that runs of earlier versions have instead
+MAIN_TABLE, EARLIER_MAIN_TABLE = "main", "balanced"
+#: what a rule says of a claim, in plain words
+IN_WORDS = {"met": "supported", "refuted": "not supported", "undecided": "open"}
 CARDS = ("model_card", "data_card")
+#: a claim, and the place in parentheses where it is judged
+CLAIM = re.compile(r"(.*?)(?: \((.*)\))?")
 #: a link from one notebook to another
+CODE = re.compile(r'(<div class="highlight hl-ipython3"><pre>.*?</pre></div>)', re.DOTALL)
 LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
 
 
@@ -40,7 +46,10 @@ def build_site(run: StoredRun, site: Path) -> Path:
     partial = site.with_name(f".{site.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     not_shown = shutil.ignore_patterns("*.svg", ".*")
-    shutil.copytree(run.folder / "figures", partial / "figures", ignore=not_shown)
+    for part in ("figures", "provenance"):
+        for folder in (run.folder, run.folder / JOINED):
+            if (folder / part).is_dir():
+                shutil.copytree(folder / part, partial / part, ignore=not_shown, dirs_exist_ok=True)
     shutil.copy(run.folder / "paper.pdf", partial)
     _write_pages(run, partial)
     shutil.rmtree(site, ignore_errors=True)
@@ -60,21 +69,29 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
         "has_explorer": has_explorer,
     }
     page = _template(PAPER / "page.html")
+
+    def write(name: str, title: str, body: str, before: Any = None, after: Any = None) -> None:
+        text = page.render(common, title=title, body=body, before=before, after=after)
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+
     exporter = HTMLExporter(template_name="basic")
     names = {book["name"] for book in books}
-    for book in books:
+    for before, book, after in zip([None, *books], books, [*books[1:], None]):
         body, _ = exporter.from_notebook_node(book["notebook"])
-        body = _link_to_pages(body, names)
-        _write(folder, book["name"], page.render(common, title=book["title"], body=body))
+        body = _fold_code(_link_to_pages(body, names))
+        write(book["name"], book["title"], body, before, after)
     if has_explorer:
         body = f"<h1>Look for yourself</h1>{explorer_fragment(run.folder)}"
-        _write(folder, "explorer", page.render(common, title="Look for yourself", body=body))
+        write("explorer", "Look for yourself", body)
     for name in CARDS:
-        body = markdown2html(card(run, name))
-        title = name.replace("_", " ").capitalize()
-        _write(folder, name, page.render(common, title=title, body=body))
-    front = page.render(common, title="plankton_study", body="", **_front_page(run))
-    _write(folder, "index", front)
+        write(name, name.replace("_", " ").capitalize(), markdown2html(card(run, name)))
+    front = _template(PAPER / "front.html").render(common, **_front_page(run, books))
+    write("index", "plankton_study", front)
+
+
+def _fold_code(body: str) -> str:
+    """Fold the code of a notebook's page: readers come for the text and the figures."""
+    return CODE.sub(r'<details class="code"><summary>code</summary>\1</details>', body)
 
 
 def _link_to_pages(body: str, names: set[str]) -> str:
@@ -143,34 +160,98 @@ def cost_text(run: StoredRun) -> str:
     return f"training its {number} networks took {time} ({run.number_text('machine')})"
 
 
-def _front_page(run: StoredRun) -> dict[str, Any]:
-    tables = {name: _html_table(run, name) for name in run.names("tables", ".csv")}
+def _front_page(run: StoredRun, books: list[dict[str, Any]]) -> dict[str, Any]:
     lead = (
         f"This run ({run.number_text('run_size')}; {run.folder.parent.name}) trains a denoiser "
         "without labels, freezes it, reads its inner layers at several noise levels and fits a "
         f"linear classifier on each. Intervals are 95 %; {cost_text(run)}."
     )
-
-    def caption(kind: str, name: str) -> str:
-        return escape(run.caption(kind, name))
-
+    figures = run.names("figures", ".png")
+    tables = {name: _shown_table(run, name) for name in run.names("tables", ".csv")}
+    main = MAIN_TABLE if MAIN_TABLE in tables else EARLIER_MAIN_TABLE
+    apart = {name: tables.pop(name) for name in (main, "ledger", "origin")}
     return {
+        "answer": [escape(sentence) for sentence in answer(run)],
         "lead": escape(lead),
-        "figures": [{"name": name, "caption": caption("figure", name)} for name in MAIN_FIGURES],
-        "main": f"<p>{caption('table', 'balanced')}</p>{tables['balanced']}",
-        "ledger": f"<p>{caption('table', 'ledger')}</p>{tables['ledger']}",
-        "origin": tables["origin"],
-        "tables": [
-            {"caption": caption("table", name), "html": html}
-            for name, html in tables.items()
-            if name not in SHOWN_APART
+        "figures": [
+            {"name": name, "caption": escape(run.caption("figure", name))}
+            for name in MAIN_FIGURES
+            if name in figures
         ],
+        "claims": claim_cards(run),
+        "verdicts": escape(f"Verdicts that may be passed: {run.number_text('ledger_verdicts')}."),
+        "main": apart[main],
+        "ledger": apart["ledger"],
+        "origin": apart["origin"],
+        "groups": _tables_by_notebook(tables, books),
         "cite": escape(citation(), quote=False),
     }
 
 
-def _html_table(run: StoredRun, name: str) -> str:
-    return f'<div class="scroll">{run.texts(name).to_html(index=False, border=0)}</div>'
+def answer(run: StoredRun) -> list[str]:
+    """Return what a run found, in three sentences."""
+    seeds = run.number_text("ledger_seeds")
+    if MAIN_TABLE in run.names("tables", ".csv"):
+        table = run.texts(MAIN_TABLE).set_index("encoder")["natural, one cell (%)"]
+    else:  # runs of earlier versions
+        table = run.texts("seeds").set_index("encoder")["natural (%)"]
+    scores = {name: text.split(" ")[0] for name, text in table.items()}
+    labels, without = (run.number_text(f"natural_{kind}_name") for kind in ("supervised", "ssl"))
+    return [
+        f"After {with_unit(run.number('images_seen'))} without labels, a linear probe on the "
+        f"frozen denoiser tells {with_unit(run.number('taxa'))} apart with a macro-F1 of "
+        f"{scores['diffusion']} % (mean of {seeds}); with random weights it is "
+        f"{scores['random U-Net']} %.",
+        f"Under the same rules, {without}, the best encoder that learnt without labels, has "
+        f"{scores[without]} %, and {labels}, the best that learnt from labels, {scores[labels]} %.",
+        f"The rules of the claims say: {run.number_text('ledger_summary')}.",
+    ]
+
+
+def claim_cards(run: StoredRun) -> list[dict[str, Any]]:
+    """Return the claims with what the rule says of each, place by place, as escaped text."""
+    cards: dict[str, list[dict[str, str]]] = {}
+    for row in run.texts("ledger").to_dict("records"):
+        title, place = CLAIM.fullmatch(row["claim"]).groups()
+        word = row["by the rule"]
+        words = {"name": escape(place or ""), "word": IN_WORDS.get(word, word)}
+        cards.setdefault(title, []).append(words)
+    return [{"title": escape(title), "places": places} for title, places in cards.items()]
+
+
+def _shown_table(run: StoredRun, name: str) -> dict[str, str]:
+    html = run.texts(name).to_html(index=False, border=0)
+    return {
+        "name": name,
+        "caption": escape(run.caption("table", name)),
+        "html": f'<div class="scroll">{html}</div>',
+    }
+
+
+def _tables_by_notebook(
+    tables: dict[str, dict[str, str]], books: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the tables in groups, each with the title of the notebook that makes them."""
+    titles = {book["name"]: book["title"] for book in books}
+    made_by: dict[str, list[dict[str, str]]] = {}
+    for name, table in tables.items():
+        made_by.setdefault(notebook_of_result(name), []).append(table)
+    return [
+        {"title": titles.get(notebook, "Others"), "tables": made_by[notebook]}
+        for notebook in sorted(made_by)
+    ]
+
+
+def notebook_of_result(name: str) -> str:
+    """Return the notebook that makes a figure or table, as captions.toml says; "" for others."""
+    found = ""
+    for line in CAPTIONS_FILE.read_text(encoding="utf-8").splitlines():
+        heading = re.fullmatch(r"# (\d\d_\w+)", line)
+        if heading:
+            found = heading[1]
+        elif line.startswith(f"{name} = "):
+            return found
+    return ""
 
 
 def citation() -> str:
@@ -212,7 +293,3 @@ def _highlight_css() -> str:
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     css = f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
     return re.sub(r"background(-color)?: *#[0-9a-fA-F]+;?", "", css)
-
-
-def _write(folder: Path, name: str, text: str) -> None:
-    (folder / f"{name}.html").write_text(text, encoding="utf-8")

@@ -26,8 +26,9 @@ from plankton_study.run.study import Study
 SYNTHETIC = "synthetic demonstration data"
 NOT_IN_PROFILE = "not part of this profile"
 NAME = re.compile(r"[a-z0-9_]+")
+CAPTIONS_FILE = Path(__file__).with_name("captions.toml")
 #: the captions of the study's own results, by name
-CAPTIONS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text("utf-8"))
+CAPTIONS = tomllib.loads(CAPTIONS_FILE.read_text("utf-8"))
 
 
 class Results:

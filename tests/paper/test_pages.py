@@ -12,6 +12,7 @@ from stored_runs import NUMBERS_AND_TABLES, PUBLISHED, change_json, copy_run, pa
 
 from plankton_study.report.stored import StoredRun
 from plankton_study.run.errors import StudyError
+from plankton_study.run.files import write_json
 
 RUN = StoredRun(PUBLISHED)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -53,12 +54,65 @@ def test_every_link_of_the_pages_leads_somewhere(site):
 def test_the_front_page_tells_the_claims_the_tables_and_how_to_cite(site):
     text = (site / "index.html").read_text(encoding="utf-8")
     assert all(claim in text for claim in RUN.texts("ledger")["claim"])
+    assert all(sentence in text for sentence in pages.answer(RUN))
     assert text.count("<details>") >= 30
     assert "author = {{Nieto Juscafresa} and {Mazcuñán Herreros} and {Sullivan}}" in text
     assert "2601.13416" in text
     assert "figures/layers_and_noise.png" in text
     assert "Synthetic demonstration data" in text
     assert pages.cost_text(RUN) in text
+
+
+def test_the_front_page_answers_in_three_sentences_with_the_stored_scores():
+    sentences = pages.answer(RUN)
+    assert len(sentences) == 3
+    table = RUN.texts("main" if "main" in RUN.names("tables", ".csv") else "seeds")
+    (own,) = table.loc[table["encoder"] == "diffusion"].to_dict("records")
+    natural = own.get("natural, one cell (%)", own.get("natural (%)"))
+    assert f"a macro-F1 of {natural.split()[0]} %" in sentences[0]
+    assert RUN.number_text("ledger_summary") in sentences[2]
+
+
+def test_each_claim_is_a_card_with_a_word_for_each_place():
+    cards = pages.claim_cards(RUN)
+    ledger = RUN.texts("ledger")
+    assert sum(len(card["places"]) for card in cards) == len(ledger)
+    words = {place["word"] for card in cards for place in card["places"]}
+    assert words <= {"supported", "not supported", "open", "not tested"}
+    titles = [card["title"] for card in cards]
+    assert len(titles) == len(set(titles)) and "k-means recovers classes" in titles
+
+
+def test_tables_are_grouped_by_the_notebook_that_makes_them(site):
+    assert pages.notebook_of_result("splits") == "01_data"
+    assert pages.notebook_of_result("ledger") == "16_verdicts"
+    assert pages.notebook_of_result("my_own_table") == ""
+    text = (site / "index.html").read_text(encoding="utf-8")
+    tables = text.split("<h2>All tables</h2>")[1]
+    assert tables.index("01 · ") < tables.index("09 · ") < tables.index("16 · ")
+
+
+def test_pages_of_notebooks_fold_their_code_and_lead_to_their_neighbours(site):
+    text = (site / "01_data.html").read_text(encoding="utf-8")
+    assert text.count('<details class="code">') == text.count('<div class="highlight hl-ipython3">')
+    turn = text.split('<p class="turn">')[1]
+    assert 'href="00_one_image.html"' in turn and 'href="02_denoiser.html"' in turn
+
+
+def test_the_explorer_is_a_page_of_runs_that_have_one(tmp_path):
+    run = copy_run(tmp_path / "demo", ["figures", "notebooks", "tables", "numbers", "provenance"])
+    for part in ("values", "joined"):
+        shutil.copytree(PUBLISHED / part, run.folder / part, dirs_exist_ok=True)
+    shutil.copy(PUBLISHED / "paper.pdf", run.folder)
+    shutil.rmtree(run.folder / "data", ignore_errors=True)
+    pages.build_site(run, tmp_path / "without")
+    assert not (tmp_path / "without" / "explorer.html").exists()
+    data = {"encoders": {}, "images": [], "names": {}, "training": {}, "tiles": {}, "taxa": []}
+    write_json(run.folder / "data" / "explorer.json", data)
+    pages.build_site(run, tmp_path / "with")
+    page = (tmp_path / "with" / "explorer.html").read_text(encoding="utf-8")
+    assert "Look for yourself" in page and '"pictures":null' in page
+    assert 'href="explorer.html"' in (tmp_path / "with" / "index.html").read_text()
 
 
 def test_pages_are_not_made_from_a_run_without_its_pdf_or_notebooks(tmp_path):
