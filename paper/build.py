@@ -10,12 +10,14 @@ from pathlib import Path
 
 import agreement
 import pages
+import pandas as pd
 import publishing
 import typst
 from agreement import AGAIN
 
 from plankton_study.probes.intervals import number_text
 from plankton_study.report.formatting import estimate_of
+from plankton_study.report.results import NOT_IN_PROFILE
 from plankton_study.report.stored import JOINED_RESULTS, PAPER, StoredRun
 from plankton_study.run.errors import StudyError
 from plankton_study.run.files import ROOT
@@ -97,8 +99,13 @@ def left_out(run: StoredRun) -> list[str]:
     """Return the results that are not part of a run's profile, as "tables/shift"."""
     tables = run.names("tables", ".csv")
     figures = run.names("figures", ".svg")
-    empty = [f"tables/{name}" for name in tables if list(run.texts(name).columns) == [""]]
+    empty = [f"tables/{name}" for name in tables if is_empty(run.texts(name))]
     return empty + [f"figures/{name}" for name in figures if run.entry("figure", name).get("empty")]
+
+
+def is_empty(table: pd.DataFrame) -> bool:
+    """Return whether a stored table only says that it is not part of the profile."""
+    return table.to_numpy().tolist() == [[NOT_IN_PROFILE]]
 
 
 def _published_with_other_seeds(profile: str) -> dict[str, StoredRun]:

@@ -136,7 +136,8 @@ def plot_cells(
     ax.tick_params(axis="y", rotation=0)
     if chosen:
         corner = grid.columns.get_loc(chosen.timestep), grid.index.get_loc(chosen.layer)
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2))
+        frame = Rectangle(corner, 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2, clip_on=False)
+        ax.add_patch(frame)
     beside = ax.inset_axes((1.02, 0, 0.2, 1), sharey=ax)
     draw_layers(beside, sides, chosen.layer if chosen else None, upright=True)
 
