@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ CARDS = ("model_card", "data_card")
 #: a claim, and the place in parentheses where it is judged
 CLAIM = re.compile(r"(.*?)(?: \((.*)\))?")
 #: a link from one notebook to another
+FIGURE = re.compile(r'<img[^>]*\balt="([^"]*)"[^>]*>')
 CODE = re.compile(r'(<div class="highlight hl-ipython3"><pre>.*?</pre></div>)', re.DOTALL)
 LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
 
@@ -75,10 +76,11 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
 
     exporter = HTMLExporter(template_name="basic")
+    figures = {run.caption("figure", name): name for name in run.names("figures", ".png")}
     names = {book["name"] for book in books}
     for before, book, after in zip([None, *books], books, [*books[1:], None]):
         body, _ = exporter.from_notebook_node(book["notebook"])
-        body = _fold_code(_link_to_pages(body, names))
+        body = _fold_code(_link_to_pages(_link_to_provenance(body, figures), names))
         write(book["name"], book["title"], body, before, after)
     if has_explorer:
         body = f"<h1>Look for yourself</h1>{explorer_fragment(run.folder)}"
@@ -87,6 +89,23 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
         write(name, name.replace("_", " ").capitalize(), markdown2html(card(run, name)))
     front = _template(PAPER / "front.html").render(common, **_front_page(run, books))
     write("index", "plankton_study", front)
+
+
+def _link_to_provenance(body: str, figures: dict[str, str]) -> str:
+    """Add a link to its provenance below each figure.
+
+    Args:
+        body: of a notebook's page.
+        figures: caption → name of the figure.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        name = figures.get(unescape(match[1]))
+        if name is None:
+            return match[0]
+        return f'{match[0]}<p><a href="provenance/figure_{name}.json">provenance</a></p>'
+
+    return FIGURE.sub(link, body)
 
 
 def _fold_code(body: str) -> str:
