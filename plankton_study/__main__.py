@@ -71,25 +71,37 @@ def extract_basic_features(study: Study) -> None:
 
 
 def train_encoders(study: Study, encoders: list[str]) -> None:
-    """Train some encoders on every set, with the labels of the natural setting if they need any.
+    """Train some encoders on every set, as the main comparisons need them.
 
     Args:
         study: the study.
         encoders: keys of the profile's `encoders`. Those of its [curve] are trained with each
-            budget. "maps" means the denoiser of the larger images of [maps].
+            budget, and those that need labels also on each draw of the balanced labels. "maps"
+            means the denoiser of the larger images of [maps].
     """
     sets = {name: make_splits(study, name) for name in study.profile.sets}
     for encoder in encoders:
         if encoder == MAPS:
             train_for_maps(study, next(iter(sets.values())))
             continue
-        for name, splits in reversed(sets.items()):  # last the first, which may have a curve
+        for splits in reversed(sets.values()):  # last the first, which may have a curve
             for images_seen in _budgets(study, splits, encoder):
-                budgeted = with_images_seen(study, splits, images_seen)
-                torch.compiler.reset()  # torch gives up after eight compiled networks
-                trained = make_encoder(budgeted, splits, encoder)
-                place = f"{images_seen:,} images of {name}"
-                print(f"{encoder}, {place}: {trained.folder}", flush=True)
+                _train(with_images_seen(study, splits, images_seen), splits, encoder, "natural")
+            if _needs_balanced_labels(study, splits, encoder):
+                for draw in splits.each_draw("balanced"):
+                    _train(study, draw, encoder, "balanced")
+
+
+def _train(study: Study, splits: Splits, encoder: str, setting: str) -> None:
+    torch.compiler.reset()  # torch gives up after eight compiled networks
+    trained = make_encoder(study, splits, encoder, setting)
+    place = f"{images_to_see(study, splits):,} images of {splits.collection.name}"
+    print(f"{encoder}, {place} ({setting}): {trained.folder}", flush=True)
+
+
+def _needs_balanced_labels(study: Study, splits: Splits, encoder: str) -> bool:
+    needs_labels = study.profile.encoders[encoder].kind == "labels"
+    return needs_labels and bool(splits.balanced_classes)
 
 
 def _budgets(study: Study, splits: Splits, encoder: str) -> list[int]:

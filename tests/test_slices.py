@@ -75,7 +75,8 @@ def test_networks_trained_in_slices_elsewhere_are_found_here(slices, shapes, tmp
         assert "1 finished networks" in ended.stdout  # what is finished comes back all the same
         assert list(results.glob("networks.tar.*"))
         said = said_by(call("run", packed, results, 5, profile, "diffusion", "SimCLR", "1/SimCLR"))
-        assert "3 finished networks" in said and "1/SimCLR: SimCLR, 320 images of shapes" in said
+        assert "3 finished networks" in said
+        assert "1/SimCLR: SimCLR, 320 images of shapes (natural)" in said
     finally:
         hidden.rename(shapes)
 
@@ -108,7 +109,7 @@ def test_a_pack_holds_what_a_curve_and_larger_images_need(
     try:
         there = replace(study, cache=tmp_path / "there", data=tmp_path / PACKED_DATA)
         take_over(there, tmp_path / PACKED_RESULTS)
-        train_encoders(there, ["diffusion", "maps"])
+        train_encoders(there, ["diffusion", "ResNet, labels", "maps"])
     finally:
         hidden.rename(shapes)
     take_over(study, there.cache)
@@ -117,6 +118,9 @@ def test_a_pack_holds_what_a_curve_and_larger_images_need(
     for images_seen in (64, 128, 320, 400):
         trained_denoiser(with_images_seen(study, splits, images_seen), splits)
     trained_denoiser(*set_for_maps(study, splits))
+    make_encoder(study, splits, "ResNet, labels")
+    for draw in splits.each_draw("balanced"):
+        make_encoder(study, draw, "ResNet, labels", "balanced")
 
 
 # --- prepared images

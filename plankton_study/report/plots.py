@@ -42,7 +42,7 @@ def plot_estimates(table: pd.DataFrame, xlabel: str, legend: str | None = None) 
     figure, axes = plt.subplots(
         1,
         width,
-        figsize=(2 + 2.6 * width, 1.3 + 0.26 * len(names)),
+        figsize=(1.9 + 1.75 * width, 1.3 + 0.26 * len(names)),
         sharex=True,  # so that panels can be compared
         sharey=True,
         squeeze=False,
