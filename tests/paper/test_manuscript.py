@@ -13,6 +13,7 @@ TEXTS = sorted((ROOT / "paper").glob("*.typ"))
 SAVERS = {"figure": "save_figure", "table": "save_table", "number": "save_number"}
 # the paper's best probe and resolution, the interval, PlanktonSet 1.0, bounds of measures, an
 # example, the rules
+MOST_WORDS_OF_ABSTRACT, MOST_WORDS_OF_CONCLUSION = 180, 400
 ALLOWED = {"92.13", "16", "95", "1.0", "0", "100", "8", "5", "3", "64"}
 
 
@@ -38,6 +39,24 @@ def test_the_manuscript_holds_no_typed_result():
 
 def test_a_typed_result_would_be_found():
     assert typed_results(prose() + " The probe reaches 61.4 % accuracy.") == {"61.4"}
+
+
+def word_count(text: str) -> int:
+    """Return the number of words, each cited value counted as two."""
+    calls = r"#[\w-]+\((?:[^()]|\([^()]*\))*\)"
+    return len(re.sub(calls, "one two", text).replace("#", " ").split())
+
+
+def test_the_abstract_and_the_conclusions_are_short():
+    (abstract,) = re.findall(
+        r"abstract: \[\n(.*?)\n  \],\n", (ROOT / "paper/paper.typ").read_text(), re.DOTALL
+    )
+    for path in (ROOT / "paper").glob("reading*.typ"):
+        text = path.read_text(encoding="utf-8")
+        (answer,) = re.findall(r"#let answer = \[(.*?)\n?\]\n", text, re.DOTALL)
+        assert word_count(abstract) + word_count(answer) <= MOST_WORDS_OF_ABSTRACT, path.name
+        conclusion = text.partition("#let conclusion = [")[2]
+        assert 0 < word_count(conclusion) <= MOST_WORDS_OF_CONCLUSION, path.name
 
 
 def lost_semicolons(text: str) -> list[str]:
