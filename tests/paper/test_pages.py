@@ -1,5 +1,6 @@
 """Static pages and cards of the published demonstration."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -189,6 +190,36 @@ def test_the_pages_are_readable_on_a_phone_and_in_the_dark(site, tmp_path, dark)
     for name, width, ink, ground in look_at(site, tmp_path, dark):
         assert width <= PHONE, name
         assert (ink - ground if dark else ground - ink) > READABLE, name
+
+
+SORT = """<script>addEventListener("load", () => {
+  const table = document.querySelector(".scroll table")
+  const column = () => [...table.tBodies[0].rows].map((row) => row.cells[1].textContent)
+  const head = table.querySelectorAll("thead th")[1]
+  head.click()
+  const sorted = column()
+  head.dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}))
+  document.body.append("@@" + JSON.stringify([sorted, column()]) + "@@")
+})</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_click_on_the_head_of_a_column_sorts_the_table(tmp_path):
+    page = jinja2.Template((pages.PAPER / "page.html").read_text(encoding="utf-8"))
+    table = pd.DataFrame({"encoder": list("abcd"), "score": ["9.5 [1, 2]", "−3.0", "10", ""]})
+    body = f'<div class="scroll">{table.to_html(index=False)}</div>{SORT}'
+    words = {"pages": [], "synthetic": False, "highlight": "", "has_explorer": False}
+    text = page.render(words, title="x", body=body, before=None, after=None)
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    flags += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [CHROMIUM, *flags, (tmp_path / "page.html").as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.findall(r"@@(\[.*\])@@", ran.stdout.rpartition("</script>")[2])
+    assert json.loads(found[0]) == [
+        ["10", "9.5 [1, 2]", "−3.0", ""],
+        ["", "−3.0", "9.5 [1, 2]", "10"],
+    ]
 
 
 # --- cards
