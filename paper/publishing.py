@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pages
 from agreement import AGAIN
 from PIL import Image
 
+from plankton_study.report.explorer.page import PICTURES
 from plankton_study.report.provenance import RUN_KEYS
 from plankton_study.report.stored import (
     JOINED,
@@ -30,7 +32,7 @@ from plankton_study.run.study import run_name
 #: the notebook whose results combine all training seeds
 VERDICTS = "16_verdicts.ipynb"
 #: folders that are published for seed 0 only
-BULKY = ("figures", "notebooks", "denoiser")
+BULKY = ("figures", "notebooks", "denoiser", "data")
 NOT_COPIED = (".*", "*.failed.ipynb", "paper.pdf", "names")
 PALETTE = 256
 
@@ -58,6 +60,8 @@ def publish_run(live: StoredRun, published: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     is_first_seed = origin["seed"] == 0
     left_out = NOT_COPIED if is_first_seed else (*NOT_COPIED, *BULKY, JOINED)
+    if not pages.is_synthetic(live):
+        left_out = (*left_out, PICTURES.name)  # real images keep their own terms
     shutil.copytree(live.folder, partial, ignore=shutil.ignore_patterns(*left_out))
     _remove_stale(partial, origin)
     shrink(partial)

@@ -222,6 +222,18 @@ def test_the_first_seed_is_published_whole(live, paper):
     assert [path.name for path in target.parent.iterdir()] == ["demo"]
 
 
+@pytest.mark.parametrize("is_drawn", [True, False])
+def test_the_explorer_is_published_but_pictures_of_real_images_are_not(live, is_drawn):
+    for name in ("explorer.json", "explorer.png"):
+        (live / "data" / name).parent.mkdir(exist_ok=True)
+        (live / "data" / name).touch()
+    if not is_drawn:
+        change_json(live / "provenance" / "table_claims.json", caption="The evidence.")
+    target = publishing.publish_run(StoredRun(live), live.parents[1] / "published")
+    assert (target / "data" / "explorer.json").is_file()
+    assert (target / "data" / "explorer.png").is_file() == is_drawn
+
+
 def test_publishing_again_changes_nothing(live, paper):
     def contents() -> dict[str, bytes]:
         folder = paper / "published" / "demo"
