@@ -50,6 +50,19 @@ def pdf(name: str) -> Path:
 
 def typeset(run: StoredRun) -> Path:
     """Typeset the manuscript from a run."""
+    try:
+        inputs = _typst_inputs(run)
+        content = typst.compile(PAPER / "paper.typ", root=ROOT, sys_inputs=inputs)
+    except (typst.TypstError, StudyError) as error:
+        first_line = str(error).splitlines()[0]
+        raise StudyError(f"the PDF cannot be typeset from {run.folder}: {first_line}") from None
+    partial = run.folder / ".paper.pdf"
+    partial.write_bytes(content)
+    return partial.replace(run.folder / "paper.pdf")
+
+
+def _typst_inputs(run: StoredRun) -> dict[str, str]:
+    """Return what the manuscript is told about a run."""
     state = run.folder.parent.name
     inputs = {
         "results": f"/{run.folder.relative_to(ROOT).as_posix()}",
@@ -61,14 +74,7 @@ def typeset(run: StoredRun) -> Path:
     if state == "published" and (PAPER / reading).is_file():
         # this text is about one published run; other runs are described by their ledger only
         inputs["reading"] = reading
-    try:
-        content = typst.compile(PAPER / "paper.typ", root=ROOT, sys_inputs=inputs)
-    except typst.TypstError as error:
-        first_line = str(error).splitlines()[0]
-        raise StudyError(f"the PDF cannot be typeset from {run.folder}: {first_line}") from None
-    partial = run.folder / ".paper.pdf"
-    partial.write_bytes(content)
-    return partial.replace(run.folder / "paper.pdf")
+    return inputs
 
 
 def manuscript_texts(run: StoredRun) -> dict[str, object]:
@@ -79,6 +85,8 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
         published seeds;
         "tables", "figures": the names of the tables and figures of this run;
         "left-out": those that are not part of its profile, as "tables/shift";
+        "words": what a rule says → the same in plain words;
+        "claims": claim and place of each row of the ledger;
         "joined": those that combine all seeds, as "tables/ledger".
     """
     runs = {"0": run} | _published_with_other_seeds(run.name)
@@ -91,6 +99,8 @@ def manuscript_texts(run: StoredRun) -> dict[str, object]:
         "tables": run.names("tables", ".csv"),
         "figures": run.names("figures", ".svg"),
         "left-out": left_out(run),
+        "words": pages.IN_WORDS,
+        "claims": [list(pages.claim_and_place(claim)) for claim in run.texts("ledger")["claim"]],
         "joined": sorted(f"{kind}s/{name}" for kind, name in JOINED_RESULTS),
     }
 

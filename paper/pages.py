@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import cache
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ IN_WORDS = {"met": "supported", "refuted": "not supported", "undecided": "open"}
 CARDS = ("model_card", "data_card")
 #: a claim, and the place in parentheses where it is judged
 CLAIM = re.compile(r"(.*?)(?: \((.*)\))?")
-#: a link from one notebook to another
+#: a figure of a notebook's page, by its alternative text; and a block of code
 FIGURE = re.compile(r'<img[^>]*\balt="([^"]*)"[^>]*>')
 CODE = re.compile(r'(<div class="highlight hl-ipython3"><pre>.*?</pre></div>)', re.DOTALL)
+#: a link from one notebook to another
 LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
 
 
@@ -231,11 +233,16 @@ def claim_cards(run: StoredRun) -> list[dict[str, Any]]:
     """Return the claims with what the rule says of each, place by place, as escaped text."""
     cards: dict[str, list[dict[str, str]]] = {}
     for row in run.texts("ledger").to_dict("records"):
-        title, place = CLAIM.fullmatch(row["claim"]).groups()
+        title, place = claim_and_place(row["claim"])
         word = row["by the rule"]
-        words = {"name": escape(place or ""), "word": IN_WORDS.get(word, word)}
+        words = {"name": escape(place), "word": IN_WORDS.get(word, word)}
         cards.setdefault(title, []).append(words)
     return [{"title": escape(title), "places": places} for title, places in cards.items()]
+
+
+def claim_and_place(claim: str) -> tuple[str, str]:
+    """Return a claim of the ledger without its place, and the place, "" if it has none."""
+    return CLAIM.fullmatch(claim).groups(default="")
 
 
 def _shown_table(run: StoredRun, name: str) -> dict[str, str]:
@@ -263,14 +270,21 @@ def _tables_by_notebook(
 
 def notebook_of_result(name: str) -> str:
     """Return the notebook that makes a figure or table, as captions.toml says; "" for others."""
-    found = ""
+    return _notebooks_of_results().get(name, "")
+
+
+@cache
+def _notebooks_of_results() -> dict[str, str]:
+    """Return result → notebook, from the headings of captions.toml."""
+    notebooks, notebook = {}, ""
     for line in CAPTIONS_FILE.read_text(encoding="utf-8").splitlines():
         heading = re.fullmatch(r"# (\d\d_\w+)", line)
+        result = re.match(r"(\w+) = ", line)
         if heading:
-            found = heading[1]
-        elif line.startswith(f"{name} = "):
-            return found
-    return ""
+            notebook = heading[1]
+        elif result:
+            notebooks[result[1]] = notebook
+    return notebooks
 
 
 def citation() -> str:

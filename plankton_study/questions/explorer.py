@@ -58,11 +58,10 @@ def cells_of_encoder(study: Study, splits: Splits, name: str) -> list[dict[str, 
 
 def _place(cell: Cell, bank: FeatureBank) -> dict[str, Any]:
     """Return layer, timestep and resolution of a cell."""
-    place: dict[str, Any] = {"layer": cell.layer, "timestep": cell.timestep, "resolution": None}
-    if cell.layer in bank.layers.index:
-        resolution = bank.layers.get("resolution", pd.Series(dtype=float)).get(cell.layer)
-        place["resolution"] = None if pd.isna(resolution) else int(resolution)
-    return place
+    sides = bank.layers.reindex(columns=["resolution"])["resolution"]
+    side = sides.get(cell.layer)  # None for all layers together
+    resolution = None if pd.isna(side) else int(side)
+    return {"layer": cell.layer, "timestep": cell.timestep, "resolution": resolution}
 
 
 def _scores(truth: np.ndarray, predicted: np.ndarray, units: Units) -> dict[str, list[float]]:
@@ -108,17 +107,18 @@ def images_to_show(
     """
     diffusion = results["diffusion"]
     rows = diffusion.rows["test"]
-    shown = positions_to_show(splits.taxa(rows).astype(str))
+    taxa = splits.taxa(rows).astype(str)
+    shown = positions_to_show(taxa)
     cluster_of = dict(zip(clusters.rows.tolist(), clusters.labels[0].tolist(), strict=True))
     neighbours = _nearest_training_rows(study, splits, diffusion, rows[shown])
     images = [
         {
             "row": int(row),
-            "taxon": str(splits.taxa(np.array([row]))[0]),
+            "taxon": str(taxon),
             "cluster": cluster_of.get(int(row)),
             "nearest": nearest.tolist(),
         }
-        for row, nearest in zip(rows[shown], neighbours, strict=True)
+        for row, taxon, nearest in zip(rows[shown], taxa[shown], neighbours, strict=True)
     ]
     training = np.unique(neighbours)
     taxa_of_training = splits.taxa(training).astype(str)

@@ -3,12 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 import pytest
+from browser import needs_chromium, visit
 from stored_runs import NUMBERS_AND_TABLES, PUBLISHED, change_json, copy_run, pages
 
 from plankton_study.report.stored import StoredRun
@@ -16,8 +16,6 @@ from plankton_study.run.errors import StudyError
 from plankton_study.run.files import write_json
 
 RUN = StoredRun(PUBLISHED)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 PHONE = 390  # px wide
 READABLE = 150  # of 255, the least distance of ink and ground
 
@@ -165,25 +163,16 @@ def look_at(site: Path, folder: Path, dark: bool) -> list[tuple[str, int, int, i
         for path in site.glob("*.html")
     ]
     (folder / "frames.html").write_text(f"<meta charset=utf-8>{LOOK}{''.join(frames)}")
-    flags = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--allow-file-access-from-files",
-        "--dump-dom",
-        "--virtual-time-budget=10000",
-        f"--user-data-dir={folder / 'profile'}",
-    ]
+    flags = ["--allow-file-access-from-files"]
     if dark:
         flags.append("--blink-settings=preferredColorScheme=0")
-    command = [CHROMIUM, *flags, str(folder / "frames.html")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = visit(folder / "frames.html", *flags)
     seen = re.findall(r"@(\w+) (\d+) rgb\((\d+).*?\) rgb\((\d+)", ran.stdout)
     assert len(seen) == len(frames), ran.stderr[-2000:]
     return [(name, int(width), int(ink), int(ground)) for name, width, ink, ground in seen]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_pages_are_readable_on_a_phone_and_in_the_dark(site, tmp_path, dark):
     """Nothing sticks out sideways; text and ground differ in brightness."""
@@ -203,7 +192,7 @@ SORT = """<script>addEventListener("load", () => {
 })</script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 def test_a_click_on_the_head_of_a_column_sorts_the_table(tmp_path):
     page = jinja2.Template((pages.PAPER / "page.html").read_text(encoding="utf-8"))
     table = pd.DataFrame({"encoder": list("abcd"), "score": ["9.5 [1, 2]", "−3.0", "10", ""]})
@@ -211,10 +200,7 @@ def test_a_click_on_the_head_of_a_column_sorts_the_table(tmp_path):
     words = {"pages": [], "synthetic": False, "highlight": "", "has_explorer": False}
     text = page.render(words, title="x", body=body, before=None, after=None)
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    flags += ["--virtual-time-budget=3000", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [CHROMIUM, *flags, (tmp_path / "page.html").as_uri()]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ran = visit(tmp_path / "page.html")
     found = re.findall(r"@@(\[.*\])@@", ran.stdout.rpartition("</script>")[2])
     assert json.loads(found[0]) == [
         ["10", "9.5 [1, 2]", "−3.0", ""],

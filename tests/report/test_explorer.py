@@ -3,11 +3,11 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import needs_chromium, visit
 from PIL import Image
 
 from plankton_study.images.splits import make_splits
@@ -22,8 +22,6 @@ from plankton_study.report.explorer.page import (
     show_explorer,
 )
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 NAMES = ("diffusion", "ResNet, labels")
 
 
@@ -157,27 +155,23 @@ addEventListener("load", () => {
 </script>"""
 
 
-def visit(stored: Path, folder: Path) -> dict:
+def seen_by_visitor(stored: Path, folder: Path) -> dict:
     page = folder / "page.html"
     page.write_text(f"<!doctype html><meta charset=utf-8>{VISIT}{explorer_fragment(stored)}")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    flags += ["--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}"]
-    ran = subprocess.run(
-        [CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=120
-    )
+    ran = visit(page)
     found = re.findall(r"@@(\{.*?\})@@", ran.stdout.split("</html>")[0].rpartition("</script>")[2])
     assert found, ran.stderr[-2000:]
     return json.loads(found[0].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("with_pictures", [True, False])
 def test_a_visitor_chooses_cells_and_images(stored, data, tmp_path, with_pictures):
     folder = tmp_path / "results"
     shutil.copytree(stored, folder)
     if not with_pictures:
         (folder / PICTURES).unlink()
-    seen = visit(folder, tmp_path)
+    seen = seen_by_visitor(folder, tmp_path)
     assert seen["errors"] == [] and seen["fetched"] == []
     cells = data["encoders"]["diffusion"]["cells"]
     single = [cell for cell in cells if cell["layer"] != "all layers"]

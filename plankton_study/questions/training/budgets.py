@@ -15,7 +15,7 @@ from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.models.diffusion.denoiser import trained_denoiser
 from plankton_study.models.recipe import images_to_see, with_images_seen
-from plankton_study.probes.intervals import Estimate
+from plankton_study.probes.intervals import LEVEL, Estimate, mean_of_seeds
 from plankton_study.probes.probe import probe_encoder
 from plankton_study.probes.result import evaluate
 from plankton_study.probes.selection import JOINED, LDA_ONLY
@@ -30,7 +30,6 @@ MACRO_F1 = "macro-F1 (%)"
 SEEN = "images seen"
 #: what a training with a budget cost
 COSTS = ["training GFLOPs", "seconds"]
-LEVEL = 0.05
 
 #: the columns of `gap_table` after those that identify a curve
 GAP = ["gap (points)", "difference of slopes (points)", "by the rule", "crossing"]
@@ -125,12 +124,10 @@ def mean_over_seeds(values: np.ndarray) -> Estimate:
     A single seed has no interval.
     """
     seeds = len(values)
-    mean = float(np.mean(values))
     if seeds == 1:
-        return Estimate(mean, np.nan, np.nan, seeds)
-    quantile = student_t.ppf(1 - LEVEL / 2, seeds - 1)
-    half_width = float(quantile * np.std(values, ddof=1) / seeds**0.5)
-    return Estimate(mean, mean - half_width, mean + half_width, seeds)
+        return Estimate(float(values[0]), np.nan, np.nan, seeds)
+    mean = mean_of_seeds(values, low=values, high=values)  # test images do not vary it
+    return Estimate(mean.value, mean.low, mean.high, seeds)
 
 
 def slopes_table(scores: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from plankton_study.probes.intervals import Estimate, mean_of_seeds
+from plankton_study.questions.training.budgets import MACRO_F1
 
 ENCODER, LEARNT_FROM, READ_OUT = "encoder", "learnt from", "read-out"
 SETTINGS = ("balanced", "natural")
@@ -16,7 +17,6 @@ HEADS = {"linear": ONE_CELL, "end to end": AS_TRAINED}
 ALL_LAYERS_TABLES = {"balanced": "read_outs", "natural": "natural_read_outs"}
 #: the stored tables that `main_scores` needs
 MAIN_TABLES = (*SETTINGS, *ALL_LAYERS_TABLES.values())
-MACRO_F1 = "macro-F1 (%)"
 
 
 def estimates_over_seeds(
