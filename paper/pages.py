@@ -225,8 +225,13 @@ def answer(run: StoredRun) -> list[str]:
         f"{scores['random U-Net']} %.",
         f"Under the same rules, {without}, the best encoder that learnt without labels, has "
         f"{scores[without]} %, and {labels}, the best that learnt from labels, {scores[labels]} %.",
-        f"The rules of the claims say: {run.number_text('ledger_summary')}.",
+        f"By their rules, the claims are: {in_plain_words(run.number_text('ledger_summary'))}.",
     ]
+
+
+def in_plain_words(summary: str) -> str:
+    """Return a summary of the ledger, such as "1 met, 5 refuted", in the words of the cards."""
+    return re.sub(r"[a-z]+", lambda word: IN_WORDS.get(word[0], word[0]), summary)
 
 
 def claim_cards(run: StoredRun) -> list[dict[str, Any]]:

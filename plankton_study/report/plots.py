@@ -10,9 +10,9 @@ from matplotlib.patches import Rectangle
 
 from plankton_study.features.interface import Cell
 from plankton_study.report.results import NOT_IN_PROFILE
-from plankton_study.report.style import line_looks
+from plankton_study.report.style import MARKERS, Looks
 
-#: families of encoders, which have the same look in every figure
+#: families of encoders, which have the same marker in every figure
 FAMILIES = (
     "self-supervised",
     "labels",
@@ -23,17 +23,24 @@ FAMILIES = (
 )
 #: colour of the chosen cell or layer
 CHOSEN = "#d62728"
+#: colour of what is no encoder of the profile, and of legends of markers
+NEUTRAL = "0.35"
 #: share of the space between two lines of a panel that points may take
 SPREAD = 0.7
 
 
-def plot_estimates(table: pd.DataFrame, xlabel: str, legend: str | None = None) -> Figure:
+def plot_estimates(
+    table: pd.DataFrame, xlabel: str, looks: Looks, legend: str | None = None
+) -> Figure:
     """Draw estimates with their intervals, in percent or points.
 
+    Each encoder has its colour, and each kind a marker.
+
     Args:
-        table: columns panel; encoder, one line each; kind, one colour each; estimate; and
+        table: columns panel; encoder, one line each; kind, one marker each; estimate; and
             optionally filled (bool), false for hollow points.
-        xlabel: x label of every panel.
+        xlabel: x label of all panels.
+        looks: from `style.encoder_looks`; what it lacks is drawn in grey.
         legend: title of the legend.
     """
     panels = table["panel"].unique()
@@ -47,10 +54,12 @@ def plot_estimates(table: pd.DataFrame, xlabel: str, legend: str | None = None) 
         sharey=True,
         squeeze=False,
     )
-    looks = _looks_of_kinds(table)
+    markers = _markers_of_kinds(table)
     for ax, panel in zip(axes[0], panels, strict=False):
-        _draw_panel(ax, table[table["panel"] == panel], names, looks)
-        ax.set(title=panel, xlabel=xlabel)
+        _draw_panel(ax, table[table["panel"] == panel], names, looks, markers)
+        ax.set(title=panel)
+    # one label in the middle: that of a panel would be wider than the panel
+    axes[0, width // 2].set_xlabel(xlabel, x=width % 2 / 2)
     if table.empty:
         axes[0, 0].set(title=NOT_IN_PROFILE)
         axes[0, 0].set_axis_off()
@@ -58,54 +67,48 @@ def plot_estimates(table: pd.DataFrame, xlabel: str, legend: str | None = None) 
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)  # the first name at the top
     handles = [
-        plt.Line2D([], [], color=colour, marker=mark, label=kind)
-        for kind, (colour, mark) in looks.items()
+        plt.Line2D([], [], color=NEUTRAL, marker=mark, linestyle="", label=kind)
+        for kind, mark in markers.items()
     ]
     place = {"loc": "outside lower center", "ncol": 4, "frameon": False}
     figure.legend(handles=handles, title=legend, **place)
     return figure
 
 
-def _looks_of_kinds(table: pd.DataFrame) -> dict[str, tuple[object, str]]:
-    """Return kind → colour and mark."""
+def _markers_of_kinds(table: pd.DataFrame) -> dict[str, str]:
+    """Return kind → marker; families of encoders have the same one in every figure."""
     kinds = list(table["kind"].unique())
-    if set(kinds) <= set(FAMILIES):
-        looks = dict(zip(FAMILIES, line_looks(len(FAMILIES)), strict=True))
-        looks["diffusion"]["color"] = "black"
-    else:
-        looks = dict(zip(kinds, line_looks(len(kinds)), strict=True))
-    return {kind: (looks[kind]["color"], looks[kind]["marker"]) for kind in kinds}
+    known = FAMILIES if set(kinds) <= set(FAMILIES) else kinds
+    markers = dict(zip(known, MARKERS, strict=False))
+    return {kind: markers[kind] for kind in kinds}
 
 
 def _draw_panel(
-    ax: Axes,
-    table: pd.DataFrame,
-    names: list[str],
-    looks: dict[str, tuple[object, str]],
+    ax: Axes, table: pd.DataFrame, names: list[str], looks: Looks, markers: dict[str, str]
 ) -> None:
     for name, points in table.groupby("encoder", sort=False):
+        colour = looks[name]["color"] if name in looks else NEUTRAL
         offsets = SPREAD * ((np.arange(len(points)) + 0.5) / len(points) - 0.5)
         for offset, point in zip(offsets, points.to_dict("records"), strict=True):
-            colour, mark = looks[point["kind"]]
             estimate = point["estimate"]
             y = names.index(name) + offset
             face = colour if point.get("filled", True) else "white"
             ax.plot([100 * estimate.low, 100 * estimate.high], [y, y], color=colour)
+            mark = markers[point["kind"]]
             ax.plot(100 * estimate.value, y, mark, color=colour, markersize=4, mfc=face)
     if len(table) and all(estimate.is_difference for estimate in table["estimate"]):
         ax.axvline(0, color="0.5", linewidth=0.8)
 
 
-def plot_differences(differences: pd.DataFrame) -> Figure:
+def plot_differences(differences: pd.DataFrame, looks: Looks) -> Figure:
     """Draw the paired differences of `compare.differences`, with one panel per metric.
 
     Filled points have a corrected p below 0.05.
     """
     table = differences.rename(columns={"metric": "panel", "learnt from": "kind"})
     table["filled"] = differences["p_holm"] < 0.05
-    return plot_estimates(
-        table, "diffusion minus the other (points)", legend="the other encoder learnt from"
-    )
+    xlabel, legend = "diffusion minus the other (points)", "the other encoder learnt from"
+    return plot_estimates(table, xlabel, looks, legend)
 
 
 def plot_cells(

@@ -14,6 +14,10 @@ from plankton_study.report.formatting import shown_name
 FONT = "DejaVu Sans"  # comes with matplotlib
 
 MARKERS = "os^DvPX*<>"
+#: further colours, which differ from those of seaborn's palette in lightness
+DARK = ("#7f7f00", "#1f2f6f", "#7f1d1d", "#005f56")
+#: name of an encoder → the keywords with which its lines are drawn
+Looks = dict[str, dict[str, object]]
 
 SETTINGS = {
     "svg.hashsalt": "plankton_study",  # the same bytes on every save
@@ -38,14 +42,14 @@ def line_looks(number: int) -> list[dict[str, object]]:
     import seaborn as sns
 
     palette = sns.color_palette("colorblind")
-    colours = palette[:6] + palette[8:]  # without pink and grey
+    colours = [*palette[:6], palette[9], *DARK]  # without grey, and the light pink and yellow
     return [
         {"color": colour, "marker": marker}
         for colour, marker in islice(zip(cycle(colours), cycle(MARKERS)), number)
     ]
 
 
-def encoder_looks(names: Iterable[str]) -> dict[str, dict[str, object]]:
+def encoder_looks(names: Iterable[str]) -> Looks:
     """Return a colour and a marker for each encoder, the same in every figure of a study.
 
     Args:

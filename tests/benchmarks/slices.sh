@@ -3,12 +3,14 @@
 #
 #   slices.sh pack PROFILE PACK [LIBRARY==VERSION…]    here: write one file with all that training needs
 #   slices.sh run PACK RESULTS MINUTES PROFILE TRAINING…    there: train for some minutes
+#   slices.sh write RESULTS    there, at any time: write the next finished networks
 #   slices.sh collect RESULTS PROFILE    here: take over the finished networks
 #
 # Call it in the folder of the repository. `pack` adds the wheels of libraries that are missing there, for the
 # Python version in $THEIR_PYTHON (3.12). A TRAINING is the name of an encoder or "maps", with a seed other than 0 before
 # it: "SimCLR", "1/SimCLR". All run side by side; called again on the same machine, they continue where they ended. The
-# finished networks are written to RESULTS, in parts of 15 MiB.
+# finished networks are written to RESULTS, as float16, in at most $PARTS files (4) of at most $PART_MIB MiB (15). Each
+# is written once: collect the files before they are replaced by the next ones.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -41,6 +43,7 @@ run() {
   fi
   export PLANKTON_CACHE=$state/cache PLANKTON_DATA=$pack/data
   "$python" -m plankton_study "$profile" --adopt "$pack/results"
+  share_gpu
   for training in "$@"; do
     timeout "${minutes}m" "$python" -m plankton_study "$profile" --seed "$(seed_of "$training")" --train "${training#*/}" \
       > >(sed -u "s|^|$training: |") 2> >(sed -u "s|^|$training: |" >&2) &
@@ -51,7 +54,7 @@ run() {
     wait "$process" || code=$?
     codes+=("$code")
   done
-  write_finished "$results"
+  write "$results"
   for code in "${codes[@]}"; do
     [ "$code" != 124 ] || echo "not finished after $minutes minutes: run the same command again to continue"
     [ "$code" = 0 ] || [ "$code" = 124 ] || exit "$code"
@@ -73,25 +76,33 @@ whole_folder() {
   mv "$target.partial" "$target"
 }
 
-write_finished() {
-  local results=$1 origin
-  local finished=()
-  mkdir -p "$results"
-  rm -f "$results"/networks.tar.*
-  for origin in "$state"/cache/{denoiser,encoder}/*/origin.json; do
-    case $origin in (*.partial/*|*'*'*) ;; (*) finished+=("$(dirname "${origin#"$state/cache/"}")") ;; esac
+write() {
+  local libraries
+  for libraries in "$state"/pack-*/site; do
+    [ ! -d "$libraries" ] || export PYTHONPATH=$PYTHONPATH:$libraries
   done
-  echo "${#finished[@]} finished networks"
-  [ ${#finished[@]} = 0 ] || tar -C "$state/cache" -c "${finished[@]}" | split -b 15M - "$results/networks.tar."
+  "$python" tests/benchmarks/parts.py "$state/cache" "$1" --parts "${PARTS:-4}" --mib "${PART_MIB:-15}"
+}
+
+# Many small networks share a GPU well only if their kernels may run at the same time, which NVIDIA's MPS allows.
+share_gpu() {
+  command -v nvidia-cuda-mps-control >/dev/null || return 0
+  [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || return 0
+  mkdir -p "$state/mps"
+  export CUDA_MPS_PIPE_DIRECTORY=$state/mps CUDA_MPS_LOG_DIRECTORY=$state/mps
+  nvidia-cuda-mps-control -d >/dev/null 2>&1 || true # it runs already
+  if timeout 60 "$python" -c 'import torch; torch.zeros(1, device="cuda")'; then return; fi
+  echo "MPS does not work here: the trainings take turns on the GPU"
+  unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
 }
 
 collect() {
-  local results=$1 profile=$2
-  cat "$results"/networks.tar.* | tar -C "$folder" -x
+  local results=$1 profile=$2 part
+  for part in "$results"/networks.*.tar; do tar -C "$folder" -xf "$part"; done
   "$python" -m plankton_study "$profile" --adopt "$folder"
 }
 
 case ${1:-} in
-  (pack|run|collect) "$@" ;;
+  (pack|run|write|collect) "$@" ;;
   (*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

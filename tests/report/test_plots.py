@@ -8,6 +8,7 @@ from plankton_study.features.interface import Cell
 from plankton_study.probes.intervals import Estimate
 from plankton_study.report.plots import (
     FAMILIES,
+    NEUTRAL,
     draw_layers,
     grid_axes,
     plot_cells,
@@ -16,7 +17,10 @@ from plankton_study.report.plots import (
     shared_legend,
 )
 from plankton_study.report.results import NOT_IN_PROFILE
+from plankton_study.report.style import encoder_looks
 from plankton_study.run.profile import read_profile
+
+LOOKS = encoder_looks(["diffusion", "pixels"])
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,7 @@ def points_of(ax) -> list[tuple[float, float]]:
 
 
 def test_each_panel_holds_its_estimates_in_percent():
-    figure = plot_estimates(estimates_table(), "macro-F1 (%)")
+    figure = plot_estimates(estimates_table(), "macro-F1 (%)", LOOKS)
     home, away = figure.axes
     assert (home.get_title(), away.get_title()) == ("home", "away")
     assert points_of(home) == [(50.0, 0.0), (20.0, 1.0)] and points_of(away) == [(30.0, 0.0)]
@@ -60,42 +64,51 @@ def test_each_panel_holds_its_estimates_in_percent():
     assert legend == ["linear", "k-NN"]
 
 
-def test_a_family_has_the_same_look_in_every_figure():
-    def colours_of(*families: str) -> dict[str, object]:
-        figure = plot_estimates(estimates_table(kind=families), "macro-F1 (%)", legend="family")
+def test_a_family_has_the_same_marker_in_every_figure():
+    def markers_of(*families: str) -> dict[str, object]:
+        table = estimates_table(kind=families)
+        figure = plot_estimates(table, "macro-F1 (%)", LOOKS, legend="family")
         (legend,) = figure.legends
         assert legend.get_title().get_text() == "family"
         names = [text.get_text() for text in legend.get_texts()]
-        handles = [line.get_color() for line in legend.get_lines()]
+        handles = [line.get_marker() for line in legend.get_lines()]
         return dict(zip(names, handles, strict=True))
 
-    first = colours_of("labels", "nothing", "self-supervised")
-    second = colours_of("self-supervised", "self-supervised", "labels")
+    first = markers_of("labels", "nothing", "self-supervised")
+    second = markers_of("self-supervised", "self-supervised", "labels")
     assert all(second[family] == first[family] for family in second)
     assert len(set(first.values())) == 3
 
 
+def test_an_encoder_has_the_colour_of_all_figures_and_others_are_grey():
+    table = estimates_table(panel=["home"] * 3, encoder=["diffusion", "pixels", "a new one"])
+    (ax,) = plot_estimates(table, "macro-F1 (%)", LOOKS).axes
+    colours = [line.get_color() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert colours == [LOOKS["diffusion"]["color"], LOOKS["pixels"]["color"], NEUTRAL]
+    assert len(set(map(str, colours))) == 3
+
+
 @pytest.mark.parametrize("profile", ["demo", "quick", "whoi"])
-def test_every_family_of_a_profile_has_a_look(profile):
+def test_every_family_of_a_profile_has_a_marker(profile):
     families = {config.family for config in read_profile(profile).encoders.values()}
     assert families <= set(FAMILIES)
 
 
 def test_panels_share_their_axes():
-    home, away = plot_estimates(estimates_table(), "macro-F1 (%)").axes
+    home, away = plot_estimates(estimates_table(), "macro-F1 (%)", LOOKS).axes
     assert home.get_xlim() == away.get_xlim() and home.get_ylim() == away.get_ylim()
 
 
 def test_points_of_one_line_lie_beside_each_other():
     table = estimates_table(panel=["home"] * 3, encoder=["diffusion"] * 3)
-    (ax,) = plot_estimates(table, "macro-F1 (%)").axes
+    (ax,) = plot_estimates(table, "macro-F1 (%)", LOOKS).axes
     heights = [y for _, y in points_of(ax)]
     assert len(set(heights)) == 3 and max(abs(y) for y in heights) < 0.5
 
 
 def test_zero_is_drawn_only_among_differences():
     def has_line_at_zero(table: pd.DataFrame) -> bool:
-        ax = plot_estimates(table, "points").axes[0]
+        ax = plot_estimates(table, "points", LOOKS).axes[0]
         return any(list(line.get_xdata()) == [0, 0] for line in ax.lines)
 
     difference = Estimate(0.1, -0.1, 0.3, 9, p=0.2)
@@ -104,7 +117,7 @@ def test_zero_is_drawn_only_among_differences():
 
 
 def test_a_plot_without_estimates_says_that_nobody_asked():
-    (ax,) = plot_estimates(estimates_table().iloc[:0], "macro-F1 (%)").axes
+    (ax,) = plot_estimates(estimates_table().iloc[:0], "macro-F1 (%)", LOOKS).axes
     assert ax.get_title() == NOT_IN_PROFILE
 
 
@@ -118,7 +131,7 @@ def test_a_difference_is_filled_where_the_corrected_p_is_small():
             "p_holm": [0.08, 0.02],
         }
     )
-    (ax,) = plot_differences(differences).axes
+    (ax,) = plot_differences(differences, LOOKS).axes
     faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() != "None"]
     assert faces[0] == "white" and faces[1] != "white"
 
