@@ -23,6 +23,7 @@ from plankton_study.questions.training.variants import (
     denoised_sets,
     set_for_maps,
     title_for_maps,
+    with_changes,
 )
 from plankton_study.run.cache import adopt
 from plankton_study.run.errors import StudyError
@@ -31,8 +32,8 @@ from plankton_study.run.study import Study, load_study
 
 #: subfolders of a pack: the data folder, and the results to adopt
 PACKED_DATA, PACKED_RESULTS = "data", "results"
-#: in place of an encoder's name: the denoiser of the larger images
-MAPS = "maps"
+#: in place of an encoder's name: the denoiser of the larger images, and those of the ablation
+MAPS, ABLATION = "maps", "ablation"
 
 
 def main(arguments: list[str]) -> None:
@@ -77,19 +78,27 @@ def train_encoders(study: Study, encoders: list[str]) -> None:
         study: the study.
         encoders: keys of the profile's `encoders`. Those of its [curve] are trained with each
             budget, and those that need labels also on each draw of the balanced labels. "maps"
-            means the denoiser of the larger images of [maps].
+            means the denoiser of the larger images of [maps], and "ablation" those of [ablation].
     """
     sets = {name: make_splits(study, name) for name in study.profile.sets}
+    first = next(iter(sets.values()))
     for encoder in encoders:
         if encoder == MAPS:
-            train_for_maps(study, next(iter(sets.values())))
-            continue
-        for splits in reversed(sets.values()):  # last the first, which may have a curve
-            for images_seen in _budgets(study, splits, encoder):
-                _train(with_images_seen(study, splits, images_seen), splits, encoder, "natural")
-            if _needs_balanced_labels(study, splits, encoder):
-                for draw in splits.each_draw("balanced"):
-                    _train(study, draw, encoder, "balanced")
+            train_for_maps(study, first)
+        elif encoder == ABLATION:
+            train_for_ablation(study, first)
+        else:
+            for splits in reversed(sets.values()):  # last the first, which may have a curve
+                _train_on(study, splits, encoder)
+
+
+def _train_on(study: Study, splits: Splits, encoder: str) -> None:
+    """Train an encoder on a set, with each of its budgets and draws of labels."""
+    for images_seen in _budgets(study, splits, encoder):
+        _train(with_images_seen(study, splits, images_seen), splits, encoder, "natural")
+    if _needs_balanced_labels(study, splits, encoder):
+        for draw in splits.each_draw("balanced"):
+            _train(study, draw, encoder, "balanced")
 
 
 def _train(study: Study, splits: Splits, encoder: str, setting: str) -> None:
@@ -118,6 +127,15 @@ def train_for_maps(study: Study, first: Splits) -> None:
     title = title_for_maps(study)
     folder = trained_denoiser(*set_for_maps(study, first))
     print(f"diffusion, {title}: {folder}", flush=True)
+
+
+def train_for_ablation(study: Study, first: Splits) -> None:
+    """Train the denoisers of the ablation on the first set."""
+    ablation = study.profile.ablation
+    for label, changes in ablation.denoisers.items():
+        variant = with_changes(study, first, changes, ablation.images_seen)
+        torch.compiler.reset()
+        print(f"diffusion, {label}: {trained_denoiser(variant, first)}", flush=True)
 
 
 def pack(study: Study, folder: Path) -> None:

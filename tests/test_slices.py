@@ -15,7 +15,7 @@ from plankton_study.images.splits import make_splits
 from plankton_study.models.diffusion.denoiser import trained_denoiser
 from plankton_study.models.recipe import with_images_seen
 from plankton_study.models.training import Trainer
-from plankton_study.questions.training.variants import set_for_maps
+from plankton_study.questions.training.variants import set_for_maps, with_changes
 from plankton_study.run import cache
 from plankton_study.run.cache import adopt
 from plankton_study.run.errors import StudyError
@@ -68,15 +68,17 @@ def test_networks_trained_in_slices_elsewhere_are_found_here(slices, shapes, tmp
 
     hidden = shapes.rename(shapes.with_name("hidden"))  # there, the image files are missing
     try:
-        said = said_by(call("run", packed, results, 0.001, profile, "diffusion", "SimCLR"))
-        assert "not finished" in said and "0 finished networks written, 0 still" in said
-        ended = call("run", packed, results, 5, profile, "diffusion", "no such encoder")
+        said = said_by(call("train", packed, 0.001, profile, "diffusion", "SimCLR"))
+        assert "not finished" in said
+        assert "0 finished networks written, 0 still" in said_by(call("write", results))
+        ended = call("train", packed, 5, profile, "diffusion", "no such encoder")
         assert ended.returncode == 1 and "unknown encoder" in ended.stderr
-        assert "1 finished networks" in ended.stdout  # what is finished comes back all the same
+        assert "1 finished networks" in said_by(call("write", results))
         assert said_by(call("collect", results, profile)).count("adopted") == 1
-        said = said_by(call("run", packed, results, 5, profile, "diffusion", "SimCLR", "1/SimCLR"))
-        assert "2 finished networks written, 0 still" in said  # each is written once
+        said = said_by(call("train", packed, 5, profile, "diffusion", "SimCLR", "1/SimCLR"))
         assert "1/SimCLR: SimCLR, 320 images of shapes (natural)" in said
+        said = said_by(call("write", results))
+        assert "2 finished networks written, 0 still" in said  # each is written once
     finally:
         hidden.rename(shapes)
 
@@ -97,6 +99,10 @@ size = 32
 images_seen = 32
 unet = { attention = [16] }
 features = { predeclared = "up32.resnet1@t20" }
+[ablation]
+images_seen = 64
+[ablation.denoisers."no moving average"]
+training = { ema = 0.0 }
 """
 
 
@@ -109,7 +115,7 @@ def test_a_pack_holds_what_a_curve_and_larger_images_need(
     try:
         there = replace(study, cache=tmp_path / "there", data=tmp_path / PACKED_DATA)
         take_over(there, tmp_path / PACKED_RESULTS)
-        train_encoders(there, ["diffusion", "ResNet, labels", "maps"])
+        train_encoders(there, ["diffusion", "ResNet, labels", "maps", "ablation"])
     finally:
         hidden.rename(shapes)
     take_over(study, there.cache)
@@ -118,6 +124,8 @@ def test_a_pack_holds_what_a_curve_and_larger_images_need(
     for images_seen in (64, 128, 320, 400):
         trained_denoiser(with_images_seen(study, splits, images_seen), splits)
     trained_denoiser(*set_for_maps(study, splits))
+    for changes in study.profile.ablation.denoisers.values():
+        trained_denoiser(with_changes(study, splits, changes, 64), splits)
     make_encoder(study, splits, "ResNet, labels")
     for draw in splits.each_draw("balanced"):
         make_encoder(study, draw, "ResNet, labels", "balanced")

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--mib", type=float, default=15, help="the largest size of a file")
     chosen = parser.parse_args()
 
+    chosen.cache.mkdir(parents=True, exist_ok=True)  # nothing may be trained yet
     record = chosen.cache / "written.txt"
     written = record.read_text().split() if record.exists() else []
     waiting = [folder for folder in finished(chosen.cache) if name_of(folder) not in written]

@@ -2,15 +2,15 @@
 # Long trainings in slices, on a machine that has a GPU but neither the image files nor a network.
 #
 #   slices.sh pack PROFILE PACK [LIBRARY==VERSION…]    here: write one file with all that training needs
-#   slices.sh run PACK RESULTS MINUTES PROFILE TRAINING…    there: train for some minutes
-#   slices.sh write RESULTS    there, at any time: write the next finished networks
+#   slices.sh train PACK MINUTES PROFILE TRAINING…    there: train for some minutes
+#   slices.sh write RESULTS    there, also while it trains: write the next finished networks
 #   slices.sh collect RESULTS PROFILE    here: take over the finished networks
 #
 # Call it in the folder of the repository. `pack` adds the wheels of libraries that are missing there, for the
-# Python version in $THEIR_PYTHON (3.12). A TRAINING is the name of an encoder or "maps", with a seed other than 0 before
-# it: "SimCLR", "1/SimCLR". All run side by side; called again on the same machine, they continue where they ended. The
-# finished networks are written to RESULTS, as float16, in at most $PARTS files (4) of at most $PART_MIB MiB (15). Each
-# is written once: collect the files before they are replaced by the next ones.
+# Python version in $THEIR_PYTHON (3.12). A TRAINING is the name of an encoder, "maps" or "ablation", with a seed other
+# than 0 before it: "SimCLR", "1/SimCLR". All run side by side; called again on the same machine, they continue where
+# they ended. The finished networks are written to RESULTS, as float16, in at most $PARTS files (4) of at most $PART_MIB
+# MiB (15). Each is written once: collect the files before they are replaced by the next ones.
 set -euo pipefail
 
 python=${PYTHON:-python3}
@@ -31,10 +31,10 @@ pack() {
   echo "$file: $(wc -c <"$file") bytes"
 }
 
-run() {
-  local file=$1 results=$2 minutes=$3 profile=$4 code pack training
+train() {
+  local file=$1 minutes=$2 profile=$3 code pack training
   local processes=() codes=()
-  shift 4
+  shift 3
   pack=$state/pack-$(sha256sum "$file" | cut -c -16)
   [ -d "$pack" ] || whole_folder "$pack" tar -xJf "$(realpath "$file")" -C
   if [ -d "$pack/wheels" ]; then
@@ -42,6 +42,7 @@ run() {
     export PYTHONPATH=$PYTHONPATH:$pack/site
   fi
   export PLANKTON_CACHE=$state/cache PLANKTON_DATA=$pack/data
+  export PLANKTON_THREADS=${PLANKTON_THREADS:-1} OMP_NUM_THREADS=${PLANKTON_THREADS:-1} # many trainings share the CPU
   "$python" -m plankton_study "$profile" --adopt "$pack/results"
   share_gpu
   for training in "$@"; do
@@ -54,7 +55,6 @@ run() {
     wait "$process" || code=$?
     codes+=("$code")
   done
-  write "$results"
   for code in "${codes[@]}"; do
     [ "$code" != 124 ] || echo "not finished after $minutes minutes: run the same command again to continue"
     [ "$code" = 0 ] || [ "$code" = 124 ] || exit "$code"
@@ -103,6 +103,6 @@ collect() {
 }
 
 case ${1:-} in
-  (pack|run|write|collect) "$@" ;;
+  (pack|train|write|collect) "$@" ;;
   (*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
