@@ -33,6 +33,8 @@ CLAIM = re.compile(r"(.*?)(?: \((.*)\))?")
 #: a figure of a notebook's page, by its alternative text; and a block of code
 FIGURE = re.compile(r'<img[^>]*\balt="([^"]*)"[^>]*>')
 CODE = re.compile(r'(<div class="highlight hl-ipython3"><pre>.*?</pre></div>)', re.DOTALL)
+#: what pandas calls a column without a name
+NAMELESS = re.compile(r"^Unnamed: \d+$")
 #: a link from one notebook to another
 LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
 
@@ -192,7 +194,7 @@ def _front_page(run: StoredRun, books: list[dict[str, Any]]) -> dict[str, Any]:
     main = MAIN_TABLE if MAIN_TABLE in tables else EARLIER_MAIN_TABLE
     apart = {name: tables.pop(name) for name in (main, "ledger", "origin")}
     return {
-        "answer": [escape(sentence) for sentence in answer(run)],
+        "answer": [escape(sentence, quote=False) for sentence in answer(run)],
         "lead": escape(lead),
         "figures": [
             {"name": name, "caption": escape(run.caption("figure", name))}
@@ -200,7 +202,6 @@ def _front_page(run: StoredRun, books: list[dict[str, Any]]) -> dict[str, Any]:
             if name in figures
         ],
         "claims": claim_cards(run),
-        "verdicts": escape(f"Verdicts that may be passed: {run.number_text('ledger_verdicts')}."),
         "main": apart[main],
         "ledger": apart["ledger"],
         "origin": apart["origin"],
@@ -216,17 +217,35 @@ def answer(run: StoredRun) -> list[str]:
         table = run.texts(MAIN_TABLE).set_index("encoder")["natural, one cell (%)"]
     else:  # runs of earlier versions
         table = run.texts("seeds").set_index("encoder")["natural (%)"]
-    scores = {name: text.split(" ")[0] for name, text in table.items()}
+    scores = {name: percent_text(text) for name, text in table.items()}
     labels, without = (run.number_text(f"natural_{kind}_name") for kind in ("supervised", "ssl"))
     return [
-        f"After {with_unit(run.number('images_seen'))} without labels, a linear probe on the "
-        f"frozen denoiser tells {with_unit(run.number('taxa'))} apart with a macro-F1 of "
-        f"{scores['diffusion']} % (mean of {seeds}); with random weights it is "
-        f"{scores['random U-Net']} %.",
-        f"Under the same rules, {without}, the best encoder that learnt without labels, has "
-        f"{scores[without]} %, and {labels}, the best that learnt from labels, {scores[labels]} %.",
-        f"By their rules, the claims are: {in_plain_words(run.number_text('ledger_summary'))}.",
+        f"After {with_unit(run.number('images_seen'))} without labels, with repeats, a linear "
+        f"probe on the frozen denoiser tells {with_unit(run.number('taxa'))} apart with a macro-F1 "
+        f"of {scores['diffusion']} ({seeds}); with random weights it is "
+        f"{scores['random U-Net']}.",
+        f"Under the same rules, the best other encoder that learnt without labels, {without}, has "
+        f"{scores[without]}, and the best that learnt from labels, {labels}, {scores[labels]}.",
+        verdict_text(run),
     ]
+
+
+def percent_text(score: str) -> str:
+    """Return a score of a table, such as "54.2 [47.3, 59.2]", with its unit."""
+    value, _, interval = score.partition(" ")
+    return f"{value} % {interval}".rstrip()
+
+
+def verdict_text(run: StoredRun) -> str:
+    """Return what the rules say of the paper's claims, and whether the run may judge them."""
+    verdicts = run.number_text("ledger_verdicts")
+    if verdicts != "none":
+        return f"The verdicts on the paper's claims: {in_plain_words(verdicts)}."
+    by_rule = in_plain_words(run.number_text("ledger_summary"))
+    return (
+        "This run may judge none of the paper's claims (the ledger says why); by the rules alone "
+        f"they would be {by_rule}."
+    )
 
 
 def in_plain_words(summary: str) -> str:
@@ -251,7 +270,8 @@ def claim_and_place(claim: str) -> tuple[str, str]:
 
 
 def _shown_table(run: StoredRun, name: str) -> dict[str, str]:
-    html = run.texts(name).to_html(index=False, border=0)
+    table = run.texts(name).rename(columns=lambda column: NAMELESS.sub("", column))
+    html = table.to_html(index=False, border=0)
     return {
         "name": name,
         "caption": escape(run.caption("table", name)),

@@ -69,9 +69,17 @@ def test_the_front_page_answers_in_three_sentences_with_the_stored_scores():
     (own,) = table.loc[table["encoder"] == "diffusion"].to_dict("records")
     natural = own.get("natural, one cell (%)", own.get("natural (%)"))
     assert f"a macro-F1 of {natural.split()[0]} %" in sentences[0]
+    assert "may judge none" in sentences[2], "the demonstration is synthetic"
     for part in RUN.number_text("ledger_summary").split(", "):
         count, word = part.split(" ", 1)
         assert f"{count} {pages.IN_WORDS[word]}" in sentences[2]
+
+
+def test_the_front_page_of_real_images_gives_their_verdicts():
+    run = StoredRun(PUBLISHED.with_name("overnight"))
+    verdicts = run.texts("ledger")["verdict"]
+    assert f"{(verdicts == 'not supported').sum()} not supported" in pages.answer(run)[2]
+    assert "by the rules alone" not in pages.answer(run)[2]
 
 
 def test_each_claim_is_a_card_with_a_word_for_each_place():

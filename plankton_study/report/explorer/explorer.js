@@ -106,10 +106,10 @@
     if (cell.resolution) panel.append(element("p", `maps of ${cell.resolution} × ${cell.resolution}`, { class: "quiet" }));
     panel.append(element("p", `macro-F1 ${scoreText(cell.macro_f1)}`, { "data-score": "macro_f1" }));
     panel.append(element("p", `accuracy ${scoreText(cell.accuracy)}`, { "data-score": "accuracy" }));
-    panel.append(element("p", "Its commonest confusions:", { class: "quiet" }));
+    panel.append(element("p", "Its commonest confusions among the validation images:", { class: "quiet" }));
     const list = element("ul");
     for (const [taxon, other, count] of cell.confusions) {
-      list.append(element("li", `${shown(taxon)}, called ${shown(other)}: ${count}`));
+      list.append(element("li", `${shown(taxon)}, called ${shown(other)}: ${count} ${count === 1 ? "image" : "images"}`));
     }
     panel.append(list);
   }
@@ -226,7 +226,7 @@
     const found = numbers.filter((number) => keyOf(number) === key);
     const cut = found.length > MOST_IMAGES ? `, the first ${MOST_IMAGES} are shown` : "";
     const without = data.pictures ? "" : " The pictures are not part of these stored results: run the study to see them.";
-    place("count").textContent = `${found.length} test images${cut}.${without}`;
+    place("count").textContent = `${found.length} of the ${numbers.length} test images that were kept${cut}.${without}`;
     place("gallery").replaceChildren(...found.slice(0, MOST_IMAGES).map(imageCard));
   }
 
