@@ -245,7 +245,7 @@ def _shrink_cell(cell: Any) -> None:
     for output in cell.outputs:
         data = output.get("data", {})
         if output.get("metadata", {}).get("explorer"):
-            del data["text/html"]
+            data.pop("text/html", None)  # it is gone if this was published before
         if "image/png" in data:
             png = with_palette(base64.b64decode(data["image/png"]))
             data["image/png"] = base64.b64encode(png).decode()

@@ -25,6 +25,8 @@ FAMILIES = (
 CHOSEN = "#d62728"
 #: colour of what is no encoder of the profile, and of legends of markers
 NEUTRAL = "0.35"
+#: size of the titles of panels, which stand close together, pt
+TITLE = 8
 #: share of the space between two lines of a panel that points may take
 SPREAD = 0.7
 
@@ -57,7 +59,7 @@ def plot_estimates(
     markers = _markers_of_kinds(table)
     for ax, panel in zip(axes[0], panels, strict=False):
         _draw_panel(ax, table[table["panel"] == panel], names, looks, markers)
-        ax.set(title=panel)
+        ax.set_title(panel, fontsize=TITLE)
     # one label in the middle: that of a panel would be wider than the panel
     axes[0, width // 2].set_xlabel(xlabel, x=width % 2 / 2)
     if table.empty:

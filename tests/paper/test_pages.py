@@ -32,7 +32,7 @@ def test_every_notebook_and_every_card_has_a_page(site):
     names = {path.stem for path in site.glob("*.html")}
     notebooks = {path.stem for path in pages.notebooks_of(RUN)}
     assert "16_verdicts" in notebooks
-    assert names == {"index", *pages.CARDS} | notebooks
+    assert names == {"index", "explorer", *pages.CARDS} | notebooks
     assert not list(site.parent.glob("*.partial"))
 
 

@@ -213,7 +213,7 @@ def test_the_first_seed_is_published_whole(live, paper):
     assert target == paper / "published" / "demo"
     parts = {path.name for path in target.iterdir()}
     assert parts == {
-        *("figures", "notebooks", "tables", "values", "numbers", "provenance", "joined"),
+        *("figures", "notebooks", "tables", "values", "numbers", "provenance", "joined", "data"),
         *("paper.pdf", "model_card.md", "data_card.md"),
     }
     assert not list(target.rglob("*.failed.ipynb"))
