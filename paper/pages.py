@@ -220,9 +220,9 @@ def answer(run: StoredRun) -> list[str]:
     scores = {name: percent_text(text) for name, text in table.items()}
     labels, without = (run.number_text(f"natural_{kind}_name") for kind in ("supervised", "ssl"))
     return [
-        f"After {with_unit(run.number('images_seen'))} without labels, with repeats, a linear "
-        f"probe on the frozen denoiser tells {with_unit(run.number('taxa'))} apart with a macro-F1 "
-        f"of {scores['diffusion']} ({seeds}); with random weights it is "
+        f"A linear probe on the frozen denoiser, which saw {with_unit(run.number('images_seen'))} "
+        f"without labels (many repeatedly), tells {with_unit(run.number('taxa'))} apart with a "
+        f"macro-F1 of {scores['diffusion']} ({seeds}); with random weights it is "
         f"{scores['random U-Net']}.",
         f"Under the same rules, the best other encoder that learnt without labels, {without}, has "
         f"{scores[without]}, and the best that learnt from labels, {labels}, {scores[labels]}.",

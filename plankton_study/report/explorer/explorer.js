@@ -116,14 +116,14 @@
 
   function drawCells() {
     const encoder = choice("encoder").value;
-    describe(place("chosen"), "The chosen cell", chosen, encoder);
+    describe(place("chosen"), "The cell you chose", chosen, encoder);
     const keep = element("button", "Keep it to compare", { type: "button" });
     keep.addEventListener("click", () => {
       kept = { cell: chosen, encoder };
       drawCells();
     });
     place("chosen").append(keep);
-    describe(place("kept"), "The kept cell", kept?.cell, kept?.encoder);
+    describe(place("kept"), "The cell you kept", kept?.cell, kept?.encoder);
   }
 
   function drawOthers() {
