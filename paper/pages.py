@@ -33,8 +33,6 @@ CLAIM = re.compile(r"(.*?)(?: \((.*)\))?")
 #: a figure of a notebook's page, by its alternative text; and a block of code
 FIGURE = re.compile(r'<img[^>]*\balt="([^"]*)"[^>]*>')
 CODE = re.compile(r'(<div class="highlight hl-ipython3"><pre>.*?</pre></div>)', re.DOTALL)
-#: what pandas calls a column without a name
-NAMELESS = re.compile(r"^Unnamed: \d+$")
 #: a link from one notebook to another
 LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
 
@@ -270,8 +268,7 @@ def claim_and_place(claim: str) -> tuple[str, str]:
 
 
 def _shown_table(run: StoredRun, name: str) -> dict[str, str]:
-    table = run.texts(name).rename(columns=lambda column: NAMELESS.sub("", column))
-    html = table.to_html(index=False, border=0)
+    html = run.texts(name).to_html(index=False, border=0)
     return {
         "name": name,
         "caption": escape(run.caption("table", name)),

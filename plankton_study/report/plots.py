@@ -1,5 +1,7 @@
 """Plots that several notebooks draw: estimates with intervals, and maps of cells."""
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -81,7 +83,7 @@ def _markers_of_kinds(table: pd.DataFrame) -> dict[str, str]:
     """Return kind → marker; families of encoders have the same one in every figure."""
     kinds = list(table["kind"].unique())
     known = FAMILIES if set(kinds) <= set(FAMILIES) else kinds
-    markers = dict(zip(known, MARKERS, strict=False))
+    markers = dict(zip(known, cycle(MARKERS)))
     return {kind: markers[kind] for kind in kinds}
 
 

@@ -22,6 +22,7 @@ JOINED = "joined"
 #: the article and its supplement
 MANUSCRIPT = ("paper.typ", "supplement.typ")
 #: how the manuscript cites a result
+NAMELESS = re.compile(r"^Unnamed: \d+$")  # what pandas calls a column without a name
 CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
 
 
@@ -62,7 +63,8 @@ class StoredRun:
     def texts(self, table: str) -> pd.DataFrame:
         """Return a table as text; empty cells are ""."""
         path = self.find("tables", f"{table}.csv")
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        texts = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return texts.rename(columns=lambda name: NAMELESS.sub("", name))
 
     def values(self, table: str) -> pd.DataFrame:
         """Return a table as numbers, see `tidy_table`."""

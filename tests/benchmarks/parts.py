@@ -24,8 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cache", type=Path, help="the cache folder with the finished networks")
     parser.add_argument("results", type=Path, help="gets networks.0.tar and so on")
-    parser.add_argument("--parts", type=int, default=4, help="the largest number of files")
-    parser.add_argument("--mib", type=float, default=15, help="the largest size of a file")
+    parser.add_argument("parts", type=int, help="the largest number of files")
+    parser.add_argument("mib", type=float, help="the largest size of a file")
     chosen = parser.parse_args()
 
     chosen.cache.mkdir(parents=True, exist_ok=True)  # nothing may be trained yet

@@ -81,7 +81,7 @@ write() {
   for libraries in "$state"/pack-*/site; do
     [ ! -d "$libraries" ] || export PYTHONPATH=$PYTHONPATH:$libraries
   done
-  "$python" tests/benchmarks/parts.py "$state/cache" "$1" --parts "${PARTS:-4}" --mib "${PART_MIB:-15}"
+  "$python" tests/benchmarks/parts.py "$state/cache" "$1" "${PARTS:-4}" "${PART_MIB:-15}"
 }
 
 # Many small networks share a GPU well only if their kernels may run at the same time, which NVIDIA's MPS allows.
