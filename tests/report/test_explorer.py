@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import needs_chromium, visit
 from PIL import Image
@@ -40,7 +41,13 @@ def data(shared, splits, probes) -> dict:
     cells = {name: explorer.cells_of_encoder(shared, splits, name) for name in NAMES}
     clusters = cluster_encoder(shared, splits, "diffusion")
     images = explorer.images_to_show(shared, splits, probes, clusters)
-    return {"set": "shapes", "encoders": {name: {"cells": cells[name]} for name in NAMES}} | images
+    truth = splits.taxa(probes["diffusion"].rows["validation"]).astype(str)
+    about = {
+        "set": "shapes",
+        "encoders": {name: {"cells": cells[name]} for name in NAMES},
+        "validation": pd.Series(truth).value_counts().to_dict(),
+    }
+    return about | images
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +146,8 @@ addEventListener("load", () => {
   seen.score = find('[data-place="chosen"] [data-score="macro_f1"]').textContent
   seen.kept = find('[data-place="kept"] [data-score="macro_f1"]').textContent
   seen.focus = document.activeElement.textContent
+  const mistakes = document.querySelectorAll('[data-place="chosen"] li')
+  seen.mistakes = [...mistakes].map((one) => one.textContent)
   pick("readout", "layers")
   seen.layers = document.querySelectorAll('[data-place="map"] button').length
   pick("by", "taxon")
@@ -164,6 +173,10 @@ def seen_by_visitor(stored: Path, folder: Path) -> dict:
     return json.loads(found[0].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
+def mistake_text(taxon: str, other: str, count: int, data: dict) -> str:
+    return f"{taxon}, called {other}: {count} of {data['validation'][taxon]} images"
+
+
 @needs_chromium
 @pytest.mark.parametrize("with_pictures", [True, False])
 def test_a_visitor_chooses_cells_and_images(stored, data, tmp_path, with_pictures):
@@ -180,6 +193,8 @@ def test_a_visitor_chooses_cells_and_images(stored, data, tmp_path, with_picture
     best = max(cell["macro_f1"][0] for cell in single)
     assert seen["kept"].startswith(f"macro-F1 {best:.1f} %")
     assert seen["focus"] == seen["clicked"]  # the keyboard stays where it was
+    clicked = single[0]  # the map is drawn in the order of the cells
+    assert seen["mistakes"] == [mistake_text(*one, data) for one in clicked["confusions"]]
     assert seen["layers"] == len(cells) - len(single)
     discs = sum(image["taxon"] == "disc" for image in data["images"])
     assert seen["discs"] == ["disc"] * discs

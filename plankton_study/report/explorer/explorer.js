@@ -30,6 +30,11 @@
     return `${value.toFixed(1)} % [${low.toFixed(1)}, ${high.toFixed(1)}]`;
   }
 
+  function countText(count, taxon) {
+    const all = data.validation?.[taxon]; // older published runs did not store it
+    return all === undefined ? `${count} images` : `${count} of ${all} images`;
+  }
+
   // from dark blue over green to yellow, as in the figures of the study
   const COLOURS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 
@@ -109,7 +114,7 @@
     panel.append(element("p", "Its commonest confusions among the validation images:", { class: "quiet" }));
     const list = element("ul");
     for (const [taxon, other, count] of cell.confusions) {
-      list.append(element("li", `${shown(taxon)}, called ${shown(other)}: ${count} ${count === 1 ? "image" : "images"}`));
+      list.append(element("li", `${shown(taxon)}, called ${shown(other)}: ${countText(count, taxon)}`));
     }
     panel.append(list);
   }

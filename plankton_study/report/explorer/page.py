@@ -25,7 +25,8 @@ def save_explorer(results: Path, data: dict[str, Any], images: np.ndarray) -> No
 
     Args:
         results: the run's folder of results.
-        data: encoders, set, and what `images_to_show` returns.
+        data: encoders, set, validation (taxon → number of validation images), and what
+            `images_to_show` returns.
         images: (N, R, R) uint8, the images of the collection; those that are shown are stored as
             one picture.
     """
