@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from functools import cache
@@ -49,10 +50,10 @@ def build_site(run: StoredRun, site: Path) -> Path:
     partial = site.with_name(f".{site.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     not_shown = shutil.ignore_patterns("*.svg", ".*")
-    for part in ("figures", "provenance"):
-        for folder in (run.folder, run.folder / JOINED):
-            if (folder / part).is_dir():
-                shutil.copytree(folder / part, partial / part, ignore=not_shown, dirs_exist_ok=True)
+    for folder in (run.folder, run.folder / JOINED):
+        if (folder / "figures").is_dir():
+            target = partial / "figures"
+            shutil.copytree(folder / "figures", target, ignore=not_shown, dirs_exist_ok=True)
     shutil.copy(run.folder / "paper.pdf", partial)
     _write_pages(run, partial)
     shutil.rmtree(site, ignore_errors=True)
@@ -78,11 +79,14 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
 
     exporter = HTMLExporter(template_name="basic")
-    figures = {run.caption("figure", name): name for name in run.names("figures", ".png")}
+    figures = run.names("figures", ".png")
+    provenance = {
+        run.caption("figure", name): folded_provenance(run, "figure", name) for name in figures
+    }
     names = {book["name"] for book in books}
     for before, book, after in zip([None, *books], books, [*books[1:], None]):
         body, _ = exporter.from_notebook_node(book["notebook"])
-        body = _fold_code(_link_to_pages(_link_to_provenance(body, figures), names))
+        body = _fold_code(_link_to_pages(_add_provenance(body, provenance), names))
         write(book["name"], book["title"], body, before, after)
     if has_explorer:
         body = f"<h1>Look for yourself</h1>{explorer_fragment(run.folder)}"
@@ -93,21 +97,20 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
     write("index", "plankton_study", front)
 
 
-def _link_to_provenance(body: str, figures: dict[str, str]) -> str:
-    """Add a link to its provenance below each figure.
+def folded_provenance(run: StoredRun, kind: str, name: str) -> str:
+    """Return what a figure or table was made from, as a piece of HTML to unfold."""
+    text = json.dumps(run.entry(kind, name)["provenance"], indent=1, ensure_ascii=False)
+    return f"<details><summary>provenance</summary><pre>{escape(text, quote=False)}</pre></details>"
+
+
+def _add_provenance(body: str, provenance: dict[str, str]) -> str:
+    """Add its provenance below each figure.
 
     Args:
         body: of a notebook's page.
-        figures: caption → name of the figure.
+        provenance: caption of a figure → what to add.
     """
-
-    def link(match: re.Match[str]) -> str:
-        name = figures.get(unescape(match[1]))
-        if name is None:
-            return match[0]
-        return f'{match[0]}<p><a href="provenance/figure_{name}.json">provenance</a></p>'
-
-    return FIGURE.sub(link, body)
+    return FIGURE.sub(lambda match: match[0] + provenance.get(unescape(match[1]), ""), body)
 
 
 def _fold_code(body: str) -> str:
@@ -195,7 +198,11 @@ def _front_page(run: StoredRun, books: list[dict[str, Any]]) -> dict[str, Any]:
         "answer": [escape(sentence, quote=False) for sentence in answer(run)],
         "lead": escape(lead),
         "figures": [
-            {"name": name, "caption": escape(run.caption("figure", name))}
+            {
+                "name": name,
+                "caption": escape(run.caption("figure", name)),
+                "provenance": folded_provenance(run, "figure", name),
+            }
             for name in MAIN_FIGURES
             if name in figures
         ],
@@ -272,6 +279,7 @@ def _shown_table(run: StoredRun, name: str) -> dict[str, str]:
     return {
         "name": name,
         "caption": escape(run.caption("table", name)),
+        "provenance": folded_provenance(run, "table", name),
         "html": f'<div class="scroll">{html}</div>',
     }
 
