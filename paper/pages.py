@@ -31,8 +31,8 @@ IN_WORDS = {"met": "supported", "refuted": "not supported", "undecided": "open"}
 CARDS = ("model_card", "data_card")
 #: a claim, and the place in parentheses where it is judged
 CLAIM = re.compile(r"(.*?)(?: \((.*)\))?")
-#: a figure of a notebook's page, by its alternative text; and a block of code
-FIGURE = re.compile(r'<img[^>]*\balt="([^"]*)"[^>]*>')
+#: the caption below a figure of a notebook's page; and a block of code
+CAPTION = re.compile(r"<p><em>([^<]*)</em></p>")
 CODE = re.compile(r'(<div class="highlight hl-ipython3"><pre>.*?</pre></div>)', re.DOTALL)
 #: a link from one notebook to another
 LINK_TO_NOTEBOOK = re.compile(r'<a href="([^":/]+)\.ipynb"[^>]*>(.*?)</a>')
@@ -104,13 +104,13 @@ def folded_provenance(run: StoredRun, kind: str, name: str) -> str:
 
 
 def _add_provenance(body: str, provenance: dict[str, str]) -> str:
-    """Add its provenance below each figure.
+    """Add its provenance below the caption of each figure.
 
     Args:
         body: of a notebook's page.
         provenance: caption of a figure → what to add.
     """
-    return FIGURE.sub(lambda match: match[0] + provenance.get(unescape(match[1]), ""), body)
+    return CAPTION.sub(lambda match: match[0] + provenance.get(unescape(match[1]), ""), body)
 
 
 def _fold_code(body: str) -> str:

@@ -109,11 +109,11 @@ def test_pages_of_notebooks_fold_their_code_and_lead_to_their_neighbours(site):
 
 
 def test_each_figure_of_a_notebook_has_its_provenance_below_it(site):
-    text = (site / "02_denoiser.html").read_text(encoding="utf-8")
-    figures = text.count("<img ")
-    assert figures > 0
-    assert text.count("<summary>provenance</summary>") == figures
-    assert text.count(RUN.revision) == figures
+    for path in pages.notebooks_of(RUN):
+        text = (site / f"{path.stem}.html").read_text(encoding="utf-8")
+        figures = text.count("<img ")
+        assert text.count("<summary>provenance</summary>") == figures, path.stem
+        assert text.count(f'"revision": "{RUN.revision}"') == figures, path.stem
 
 
 def test_the_explorer_is_a_page_of_runs_that_have_one(tmp_path):
