@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -184,6 +185,7 @@ class _Finalist:
     scaler: Scaler
     method: str  # "LDA" or "logistic"
     model: LinearModel
+    prior: np.ndarray  # (K,) shares of the classes that the model's probabilities hold
     validation: dict[str, float]
 
 
@@ -220,7 +222,7 @@ class _Probing:
             "mean": best.scaler.mean,
             "scale": best.scaler.scale,
             "classes": self.classes,
-            "prior": np.bincount(self.codes) / len(self.codes),
+            "prior": best.prior,
         }
         for part, rows in tested.items():
             result[f"rows/{part}"] = rows
@@ -265,6 +267,7 @@ class _Probing:
         with the cell's best penalty.
         """
         finalists = []
+        shares = np.bincount(self.codes) / len(self.codes)
         positions = self._best_positions(grid)
         for position in progress(f"final probes of {len(positions)} cells", positions):
             cell, penalty = cells[position], float(grid.table["penalty"][position])
@@ -272,17 +275,21 @@ class _Probing:
             train = self._scaled(cell, scaler, "train")
             validation = self._scaled(cell, scaler, "validation")
             path = self._path_of_cell(cell, train) if with_logistic else []
-            models = [("logistic", model) for model in path]
-            models.append(("LDA", self._calibrated(grid.scorers[position], validation, penalty)))
-            for method, model in models:
+            models = [("logistic", model, shares) for model in path]
+            models.append(("LDA", *self._calibrated(grid.scorers[position], validation, penalty)))
+            for method, model, prior in models:
                 scores = self._validation_scores(model.probabilities(validation))
-                finalists.append(_Finalist(cell, scaler, method, model, scores))
+                finalists.append(_Finalist(cell, scaler, method, model, prior, scores))
         return finalists
 
     def _calibrated(
         self, scorer: LdaScorer, validation: ScaledFeatures, penalty: float
-    ) -> LinearModel:
-        """Return LDA with its scores scaled on validation images, so that they give probabilities.
+    ) -> tuple[LinearModel, np.ndarray]:
+        """Return LDA with probabilities, and the shares (K,) of the classes that these hold.
+
+        All logits are scaled by one factor, which makes the validation images' classes most likely
+        (temperature scaling, Guo et al. 2017). So the predicted classes stay those by which cell
+        and penalty were selected, but the shares of the classes are scaled as well.
 
         Args:
             scorer: of the cell, by `lda_grid`.
@@ -291,10 +298,11 @@ class _Probing:
         """
         is_known = np.isin(self.taxa["validation"], self.classes)
         codes = np.searchsorted(self.classes, self.taxa["validation"][is_known])
-        scores = scorer.scores(validation)[is_known]
-        factor = np.float32(sharpness(scores, scorer.log_shares, codes))
-        bias = factor * scorer.bias + scorer.log_shares
-        return LinearModel(penalty, factor * scorer.weights, bias, iterations=0, converged=True)
+        logits = scorer.scores(validation)[is_known] + scorer.log_shares
+        factor = np.float32(sharpness(logits, np.zeros_like(scorer.log_shares), codes))
+        bias = factor * (scorer.bias + scorer.log_shares)
+        model = LinearModel(penalty, factor * scorer.weights, bias, iterations=0, converged=True)
+        return model, softmax(factor * scorer.log_shares.astype(np.float64))
 
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:
         return ScaledFeatures(self.bank, cell, self.rows[part], scaler)

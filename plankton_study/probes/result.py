@@ -154,7 +154,8 @@ class ProbeResult:
         heads: head → part → (n, K) float32 class probabilities, columns as in `classes`. Heads
             are "linear"; "end to end" for encoders that learnt from labels; and after the
             search "all" also "weighted" (classes weighted equally) and "k-NN".
-        prior: (K,) frequencies of the classes among the training images.
+        prior: (K,) the shares of the classes that the linear probe's probabilities hold: those of
+            the training images, and for LDA the same flattened as its probabilities are.
         repeats: the results of the other random draws of the labelled images, if there are any.
     """
 
@@ -195,7 +196,7 @@ class ProbeResult:
         Args:
             part: a key of `rows`.
             head: a key of `heads`.
-            adjusted: divide by the training prior first (Menon et al. 2021).
+            adjusted: divide by the prior first (Menon et al. 2021).
         """
         probabilities = self.heads[head][part]
         if adjusted:
