@@ -214,7 +214,8 @@ def test_one_metric_selects_and_judges_and_labels_are_drawn_often_enough(name):
     assert profile.probes.metric == "macro_f1"
     if name != "smoke":  # which is for tests
         assert profile.labels.draws >= 5
-        assert all(config.split.balanced.draws >= 5 for config in profile.sets.values())
+        least = 3 if profile.synthetic else 5  # a first run has to be short
+        assert all(config.split.balanced.draws >= least for config in profile.sets.values())
 
 
 @pytest.mark.parametrize("name", ["quick", "overnight", "full"])
