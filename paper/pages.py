@@ -100,7 +100,8 @@ def _write_pages(run: StoredRun, folder: Path) -> None:
 def folded_provenance(run: StoredRun, kind: str, name: str) -> str:
     """Return what a figure or table was made from, as a piece of HTML to unfold."""
     text = json.dumps(run.entry(kind, name)["provenance"], indent=1, ensure_ascii=False)
-    return f"<details><summary>provenance</summary><pre>{escape(text, quote=False)}</pre></details>"
+    pre = f"<pre>{escape(text, quote=False)}</pre>"
+    return f'<details class="provenance"><summary>provenance</summary>{pre}</details>'
 
 
 def _add_provenance(body: str, provenance: dict[str, str]) -> str:

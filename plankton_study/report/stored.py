@@ -21,8 +21,9 @@ PAPER = ROOT / "paper"
 JOINED = "joined"
 #: the article and its supplement
 MANUSCRIPT = ("paper.typ", "supplement.typ")
+#: what pandas calls a column without a name
+NAMELESS = re.compile(r"^Unnamed: \d+$")
 #: how the manuscript cites a result
-NAMELESS = re.compile(r"^Unnamed: \d+$")  # what pandas calls a column without a name
 CITATION = re.compile(r'#?\b(figure|table|number)-of\("([a-z0-9_]+)"')
 
 

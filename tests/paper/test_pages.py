@@ -68,7 +68,7 @@ def test_the_front_page_answers_in_three_sentences_with_the_stored_scores():
     table = RUN.texts("main" if "main" in RUN.names("tables", ".csv") else "seeds")
     (own,) = table.loc[table["encoder"] == "diffusion"].to_dict("records")
     natural = own.get("natural, one cell (%)", own.get("natural (%)"))
-    assert f"macro-F1 of {natural.split()[0]} %" in sentences[0]
+    assert f"a macro-F1 of {natural.split()[0]} %" in sentences[0]
     assert "may judge none" in sentences[2], "the demonstration is synthetic"
     for part in RUN.number_text("ledger_summary").split(", "):
         count, word = part.split(" ", 1)

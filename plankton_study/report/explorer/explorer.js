@@ -31,8 +31,7 @@
   }
 
   function countText(count, taxon) {
-    const all = data.validation?.[taxon]; // older published runs did not store it
-    return all === undefined ? `${count} images` : `${count} of ${all} images`;
+    return `${count} of ${data.validation[taxon]} images`;
   }
 
   // from dark blue over green to yellow, as in the figures of the study
