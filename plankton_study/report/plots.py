@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from plankton_study.features.interface import Cell
 from plankton_study.report.results import NOT_IN_PROFILE
-from plankton_study.report.style import MARKERS, Looks
+from plankton_study.report.style import MARKERS, Look, Looks
 
 #: families of encoders, which have the same marker in every figure
 FAMILIES = (
@@ -171,6 +171,21 @@ def draw_layers(
         at = (0, place) if upright else (place, 0)
         ax.text(*at, str(side), ha="center", va="center", fontsize=6)
     ax.set_axis_off()
+
+
+def draw_curve(ax: Axes, places: pd.Series, estimates: pd.Series, look: Look, name: str) -> None:
+    """Draw estimates as a line, with their intervals as bars.
+
+    Args:
+        ax: where to draw.
+        places: x of each estimate.
+        estimates: `intervals.Estimate` of each place, as shares of 1; they are drawn in percent.
+        look: colour, marker and dashes of the line, from `style.encoder_looks`.
+        name: entry in the legend.
+    """
+    percent = 100 * pd.DataFrame(estimates.tolist())
+    ax.plot(places, percent["value"], label=name, markersize=4, **look)
+    ax.vlines(places, percent["low"], percent["high"], color=look["color"], alpha=0.4)
 
 
 def grid_axes(

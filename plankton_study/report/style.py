@@ -16,8 +16,10 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 MARKERS = "os^DvPX*<>"
 #: further colours, which differ from those of seaborn's palette in lightness
 DARK = ("#7f7f00", "#1f2f6f", "#7f1d1d", "#005f56")
-#: name of an encoder → the keywords with which its lines are drawn
-Looks = dict[str, dict[str, object]]
+#: keywords with which lines of an encoder are drawn: colour, marker and dashes
+Look = dict[str, object]
+#: name of an encoder → its look
+Looks = dict[str, Look]
 
 SETTINGS = {
     "svg.hashsalt": "plankton_study",  # the same bytes on every save

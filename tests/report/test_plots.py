@@ -1,6 +1,7 @@
 """Plots that several notebooks draw: what stands where, and what an empty one says."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -9,6 +10,7 @@ from plankton_study.probes.intervals import Estimate
 from plankton_study.report.plots import (
     FAMILIES,
     NEUTRAL,
+    draw_curve,
     draw_layers,
     grid_axes,
     plot_cells,
@@ -166,6 +168,19 @@ def test_layers_are_drawn_as_wide_as_their_maps_and_each_new_side_is_named():
     colours = {bar.get_facecolor() for bar in ax.patches}
     assert len(colours) == 2 and ax.patches[2].get_facecolor() != ax.patches[1].get_facecolor()
     assert [text.get_text() for text in ax.texts] == ["8", "4", "8"]
+
+
+def test_a_curve_has_its_estimates_in_percent_with_their_intervals():
+    _, ax = plt.subplots()
+    estimates = pd.Series([Estimate(0.2, 0.1, 0.4, 50), Estimate(0.5, 0.4, 0.6, 50)])
+    look = {"color": "red", "marker": "o"}
+    draw_curve(ax, pd.Series([10, 20]), estimates, look, "diffusion")
+    (line,) = ax.lines
+    assert line.get_label() == "diffusion"
+    np.testing.assert_allclose(line.get_xydata(), [[10, 20], [20, 50]])
+    (bars,) = ax.collections
+    bottom, top = bars.get_segments()[0]
+    np.testing.assert_allclose([bottom, top], [[10, 10], [10, 40]])
 
 
 @pytest.mark.parametrize(("number", "columns", "rows"), [(1, 1, 1), (5, 2, 3), (3, 0, 3)])
