@@ -15,8 +15,6 @@ import publishing
 import typst
 from agreement import AGAIN
 
-from plankton_study.probes.intervals import number_text
-from plankton_study.report.formatting import estimate_of
 from plankton_study.report.results import NOT_IN_PROFILE
 from plankton_study.report.stored import JOINED_RESULTS, PAPER, StoredRun
 from plankton_study.run.errors import StudyError
@@ -172,41 +170,18 @@ def with_results(readme: str, run: StoredRun) -> str:
 
 def results_section(run: StoredRun) -> str:
     """Return README's section about a published run, from the template readme_results.md."""
-    claims = run.values("joined_claims")
-    claims = claims[claims["quantity"] == "difference (points)"]
+    main = run.texts("main").set_index("encoder")
 
-    def difference(claim: str, place: str, rival: str) -> str:
-        is_row = (claims["claim"] == claim) & (claims["place"] == place)
-        (row,) = claims[is_row & (claims["rival"] == rival)].to_dict("records")
-        return estimate_of(row).text()
-
-    def score(setting: str, encoder: str) -> str:
-        scores = run.values("seeds")
-        is_score = (scores["encoder"] == encoder) & (scores["quantity"] == f"{setting} (%)")
-        (value,) = scores[is_score]["value"]
-        return number_text(100 * value, 1)
+    def score(encoder: str, column: str) -> str:
+        """Return a macro-F1 over all seeds with its interval, as the main table has it."""
+        return main.loc[encoder, f"{column} (%)"]
 
     def denoiser_minutes() -> str:
         costs = run.values("denoiser_cost")
         seconds = costs[costs["quantity"] == "seconds"]["value"].iloc[0]
         return f"{seconds / 60:.0f}"
 
-    def over_seeds(setting: str, encoder: str, head: str) -> str:
-        """Return the mean macro-F1 over all published seeds, in percent."""
-        values = []
-        for seed in (run, *_published_with_other_seeds(run.name).values()):
-            table = seed.values(setting)
-            is_row = (table["encoder"] == encoder) & (table["head"] == head)
-            (value,) = table[is_row & (table["quantity"] == "macro-F1 (%)")]["value"]
-            values.append(value)
-        return number_text(100 * sum(values) / len(values), 1)
-
-    words = {
-        "difference": difference,
-        "score": score,
-        "over_seeds": over_seeds,
-        "denoiser_minutes": denoiser_minutes,
-    }
+    words = {"score": score, "denoiser_minutes": denoiser_minutes}
     return pages.render(PAPER / "readme_results.md", run, **words).strip()
 
 

@@ -64,7 +64,7 @@ def publish_run(live: StoredRun, published: Path) -> Path:
         left_out = (*left_out, PICTURES.name)  # real images keep their own terms
     shutil.copytree(live.folder, partial, ignore=shutil.ignore_patterns(*left_out))
     _remove_stale(partial, origin)
-    shrink(partial)
+    shrink(partial, data_folder(live))
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     first = published / run_name(origin["profile"], 0)
@@ -214,18 +214,31 @@ def _replace_joined(live: StoredRun, first: Path) -> None:
     notebook = live.folder / "notebooks" / VERDICTS
     (partial / "notebooks").mkdir(exist_ok=True)
     shutil.copy(notebook, partial / "notebooks")
-    shrink(partial)
+    shrink(partial, data_folder(live))
     shutil.rmtree(first / JOINED, ignore_errors=True)
     partial.replace(first / JOINED)
     (first / "notebooks" / VERDICTS).unlink(missing_ok=True)
 
 
-def shrink(folder: Path) -> None:
+def data_folder(live: StoredRun) -> Path | None:
+    """Return the folder of the data sets that a run was made from; None if it needed none."""
+    settings = live.folder / ".settings"  # make writes "profile=…;data=…;"
+    text = settings.read_text(encoding="utf-8").strip() if settings.is_file() else ""
+    folder = text.partition(";data=")[2].removesuffix(";")
+    return Path(folder) if folder else None
+
+
+def shrink(folder: Path, data: Path | None = None) -> None:
     """Make a published folder smaller, and remove the paths of this machine.
 
     PNG files get a palette of 256 colours, without a visible difference. The code of notebooks is
     hidden, and the explorer of notebook 18, which holds pictures, is left to `make site`.
+
+    Args:
+        folder: of the published run.
+        data: the folder of the data sets, which messages in notebooks may name.
     """
+    places = [ROOT, Path(sys.prefix).parent, *([data] if data else [])]
     for path in (folder / "figures").glob("*.png"):
         path.write_bytes(with_palette(path.read_bytes()))
     for path in (folder / "notebooks").glob("*.ipynb"):
@@ -233,7 +246,7 @@ def shrink(folder: Path) -> None:
         for cell in book.cells:
             _shrink_cell(cell)
         text = nbformat.writes(book)
-        for place in (ROOT, Path(sys.prefix).parent):
+        for place in places:
             text = text.replace(f"{place}/", "")
         path.write_text(text + "\n", encoding="utf-8")
 

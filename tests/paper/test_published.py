@@ -21,13 +21,17 @@ PUBLISHED = ROOT / "paper" / "published"
 README = ROOT / "README.md"
 ENDINGS = {"figure": (".png", ".svg"), "table": (".csv", ".tex"), "number": (".json",)}
 
-#: README's answer is that the paper's two main claims are not supported, by three trainings;
+#: README's answer is that the paper's two main claims stay open, by three trainings, and that a
+#: network off the shelf is better with balanced labels;
 #: whoever publishes results that say otherwise writes it anew, and these words
 ANSWER = {
-    "competitive with supervised (balanced)": "refuted",
-    "competitive with supervised (natural)": "refuted",
-    "better than self-supervised (balanced)": "refuted",
-    "better than self-supervised (natural)": "refuted",
+    "competitive with supervised, as trained (balanced)": "undecided",
+    "competitive with supervised, as trained (natural)": "undecided",
+    "competitive with supervised, re-probed (balanced)": "undecided",
+    "competitive with supervised, re-probed (natural)": "undecided",
+    "better than self-supervised (balanced)": "undecided",
+    "better than self-supervised (natural)": "undecided",
+    "competitive with a network off the shelf (balanced)": "refuted",
 }
 ANSWER_SEEDS = "3 training seeds"
 
@@ -62,7 +66,7 @@ def executed_notebooks(folder: Path) -> dict[str, nbformat.NotebookNode]:
 
 
 def test_something_is_published():
-    assert {"demo", "overnight"} <= {folder.name for folder in FIRST_SEEDS}
+    assert {"demo", "season", "overnight"} <= {folder.name for folder in FIRST_SEEDS}
 
 
 # --- one seed and one revision
@@ -84,6 +88,16 @@ def test_every_result_of_a_published_run_has_the_same_origin(folder):
             path.name
         )
         assert "joined" not in made, f"{path.name} belongs into {JOINED}/"
+
+
+@of_first_seeds
+def test_published_notebooks_name_no_folder_of_a_machine(folder):
+    for path in folder.rglob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(
+            r"""(?<![\w.:/-])/(?:home|Users|root|work|tmp|mnt|data)/[^\s"']*""", text
+        )
+        assert not found, (path.name, found[:3])
 
 
 #: runs of a version whose executed notebooks did not state their revision
@@ -213,7 +227,7 @@ def test_the_predeclared_cell_of_real_images_was_chosen_on_drawn_ones():
         cells = cells[cells["quantity"] == "macro-F1 (%)"]
         scores.append(cells.set_index(cells["layer"] + "@t" + cells["timestep"])["value"])
     best = pd.concat(scores, axis=1).mean(axis=1).idxmax()
-    for name in ("quick", "overnight"):
+    for name in ("season", "quick", "overnight"):
         features = read_profile(name).features
         assert features.predeclared == best
         assert "synthetic images" in features.predeclared_in_words
@@ -297,7 +311,7 @@ def test_the_answer_in_the_readme_is_that_of_the_ledger():
     assert ledger[[*ANSWER]].to_dict() == ANSWER
     assert run.number_text("ledger_seeds") == ANSWER_SEEDS
     (answer,) = re.findall(r"^\*\*The answer.*?\n\n", readme, re.MULTILINE | re.DOTALL)
-    assert "claims of the paper are not supported" in " ".join(answer.split())
+    assert "claims of the paper stay open" in " ".join(answer.split())
 
 
 @of_every_run

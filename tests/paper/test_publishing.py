@@ -28,8 +28,8 @@ README = """Before. <!-- results: demo -->
 old words
 
 <!-- /results --> Behind."""
-TEMPLATE = """Over {{ number("ledger_seeds") }}: {{ score("balanced", "diffusion") }} %,
-{{ difference("k-means recovers classes", "", "SimCLR") }}, {{ denoiser_minutes() }} minutes.
+TEMPLATE = """Over {{ number("ledger_seeds") }}: {{ score("SimCLR", "balanced, one cell") }},
+{{ denoiser_minutes() }} minutes.
 """
 
 
@@ -325,9 +325,8 @@ def test_the_section_of_the_readme_is_renewed_and_the_rest_is_kept(live, paper):
     assert "old words" not in readme
     run = StoredRun(paper / "published" / "demo")
     assert build.results_section(run) in readme
-    claims = run.texts("joined_claims").set_index(["claim", "rival"])["difference (points)"]
-    assert f"{claims['k-means recovers classes', 'SimCLR']}, " in readme
-    assert f"Over {run.number_text('ledger_seeds')}: " in readme
+    scores = run.texts("main").set_index("encoder")["balanced, one cell (%)"]
+    assert f"Over {run.number_text('ledger_seeds')}: {scores['SimCLR']}," in readme
 
 
 def test_a_readme_about_another_run_stays_as_it_is(paper):
@@ -361,18 +360,26 @@ def test_a_picture_with_a_palette_stays_as_it_is(tmp_path):
     assert {path: path.read_bytes() for path in once} == once
 
 
+def test_a_run_that_needs_no_data_names_no_folder(tmp_path):
+    assert publishing.data_folder(StoredRun(tmp_path)) is None
+    (tmp_path / ".settings").write_text("profile=demo;\n", encoding="utf-8")
+    assert publishing.data_folder(StoredRun(tmp_path)) is None
+
+
 def test_published_notebooks_name_no_folder_of_this_machine_and_fold_their_code(tmp_path):
     shutil.copytree(PUBLISHED / "notebooks", tmp_path / "notebooks")
     path = tmp_path / "notebooks" / "02_denoiser.ipynb"
     book = nbformat.read(path, 4)
     cell = next(cell for cell in book.cells if cell.cell_type == "code")
-    warning = f"{ROOT}/plankton_study/models/rivals.py:3: a warning"
+    warning = f"{ROOT}/plankton_study/models/rivals.py:3: a warning\n/mnt/sets/pwssc has no times"
     cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text=warning)]
     nbformat.write(book, path)
     assert str(ROOT) in path.read_text(encoding="utf-8")
-    publishing.shrink(tmp_path)
-    assert str(ROOT) not in path.read_text(encoding="utf-8")
-    assert "plankton_study/models/rivals.py:3: a warning" in path.read_text(encoding="utf-8")
+    (tmp_path / ".settings").write_text("profile=season;data=/mnt/sets;\n", encoding="utf-8")
+    publishing.shrink(tmp_path, publishing.data_folder(StoredRun(tmp_path)))
+    text = path.read_text(encoding="utf-8")
+    assert str(ROOT) not in text and "/mnt/sets" not in text
+    assert "plankton_study/models/rivals.py:3: a warning" in text and "pwssc has no times" in text
     for path in (tmp_path / "notebooks").glob("*.ipynb"):
         book = nbformat.read(path, 4)
         nbformat.validate(book)
