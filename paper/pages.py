@@ -241,7 +241,7 @@ def answer(run: StoredRun) -> list[str]:
     return [
         f"A linear probe on the frozen denoiser, which saw {with_unit(run.number('images_seen'))} "
         f"without labels (many repeatedly), tells {with_unit(run.number('taxa'))} apart with a "
-        f"macro-F1 of {scores['diffusion']} ({seeds}); with random weights it is "
+        f"macro-F1 of {scores['diffusion']} (natural labels, {seeds}); with random weights it is "
         f"{scores['random U-Net']}.",
         f"Under the same rules, the best other encoder that learnt without labels, {without}, has "
         f"{scores[without]}, and the best that learnt from labels, {labels}, {scores[labels]}.",
@@ -259,7 +259,10 @@ def verdict_text(run: StoredRun) -> str:
     """Return what the rules say of the paper's claims, and whether the run may judge them."""
     verdicts = run.number_text("ledger_verdicts")
     if verdicts != "none":
-        return f"The verdicts on the paper's claims: {in_plain_words(verdicts)}."
+        words = in_plain_words(verdicts)
+        is_decided = "supported" in words  # or "not supported"
+        meaning = "" if is_decided else " So this run neither supports nor contradicts them."
+        return f"The verdicts on the paper's claims: {words}.{meaning}"
     by_rule = in_plain_words(run.number_text("ledger_summary"))
     return (
         "This run may judge none of the paper's claims (the ledger says why); by the rules alone "
