@@ -34,6 +34,7 @@ ANSWER = {
     "competitive with a network off the shelf (balanced)": "refuted",
 }
 ANSWER_SEEDS = "3 training seeds"
+READ_OUTS = ("one cell", "all layers")
 
 
 def folder_name(folder: Path) -> str:
@@ -310,6 +311,10 @@ def test_the_answer_in_the_readme_is_that_of_the_ledger():
     ledger = run.texts("ledger").set_index("claim")["by the rule"]
     assert ledger[[*ANSWER]].to_dict() == ANSWER
     assert run.number_text("ledger_seeds") == ANSWER_SEEDS
+    gaps = run.values("gaps").set_index(["setting", "read-out", "encoder", "quantity"])
+    to_simclr = {cells: gaps.loc["natural", cells, "SimCLR", "gap (points)"] for cells in READ_OUTS}
+    assert to_simclr["all layers"]["high"] < 0, "SimCLR is ahead with all layers"
+    assert to_simclr["one cell"]["low"] < 0 < to_simclr["one cell"]["high"], "but not with one"
     (answer,) = re.findall(r"^\*\*The answer.*?\n\n", readme, re.MULTILINE | re.DOTALL)
     assert "claims of the paper stay open" in " ".join(answer.split())
 

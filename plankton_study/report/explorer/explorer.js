@@ -230,6 +230,7 @@
     const found = numbers.filter((number) => keyOf(number) === key);
     const cut = found.length > MOST_IMAGES ? `, the first ${MOST_IMAGES} are shown` : "";
     const without = data.pictures ? "" : " The pictures are not part of these stored results: run the study to see them.";
+    // 12: IMAGES_OF_A_TAXON in questions/explorer.py
     place("count").textContent = `${found.length} of the ${numbers.length} test images that were kept, at most 12 of each taxon${cut}.${without}`;
     place("gallery").replaceChildren(...found.slice(0, MOST_IMAGES).map(imageCard));
   }
