@@ -16,7 +16,7 @@ import pandas as pd
 from agreement import AGAIN
 
 from plankton_study.report.explorer.page import DATA, explorer_fragment
-from plankton_study.report.formatting import minutes_text, with_unit
+from plankton_study.report.formatting import with_unit
 from plankton_study.report.results import CAPTIONS_FILE, SYNTHETIC
 from plankton_study.report.stored import JOINED, PAPER, StoredRun, executed_notebooks
 from plankton_study.run.errors import StudyError
@@ -180,22 +180,9 @@ def is_synthetic(run: StoredRun) -> bool:
 
 
 def cost_text(run: StoredRun) -> str:
-    """Return the cost of training a run's networks, as a clause.
-
-    The table of trainings has a network that learns without labels once for each draw of labels;
-    its first loss tells that it is the same network.
-    """
-    machine = run.number_text("machine")
-    if "trainings" not in run.names("values", ".csv"):  # of earlier versions
-        number, time = run.number_text("networks_trained"), run.number_text("training_time")
-        return f"training its {number} networks took {time} ({machine})"
-    values = run.values("trainings")
-    by_quantity = values.pivot_table(
-        index=["set", "encoder", "setting", "labels"], columns="quantity", values="value"
-    )
-    networks = by_quantity.reset_index().drop_duplicates(["set", "encoder", "first loss"])
-    time = minutes_text(networks["seconds"].sum() / 60)
-    return f"training its {len(networks)} networks took {time} ({machine})"
+    """Return the cost of training a run's networks, as a clause."""
+    number, time = run.number_text("networks_trained"), run.number_text("training_time")
+    return f"training its {number} networks took {time} ({run.number_text('machine')})"
 
 
 def _front_page(run: StoredRun, books: list[dict[str, Any]]) -> dict[str, Any]:

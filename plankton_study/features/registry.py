@@ -34,6 +34,8 @@ from plankton_study.run.study import Study
 
 #: your own encoders: name → function that creates one
 ENCODERS: dict[str, Callable[[Study, Splits], Encoder]] = {}
+#: families of encoders that saw no labels; of those from "elsewhere" it is not known
+SAW_NO_LABELS = ("diffusion", "nothing", "self-supervised")
 
 
 def make_encoder(

@@ -298,10 +298,9 @@ class _Probing:
         """
         is_known = np.isin(self.taxa["validation"], self.classes)
         codes = np.searchsorted(self.classes, self.taxa["validation"][is_known])
-        logits = scorer.scores(validation)[is_known] + scorer.log_shares
-        factor = np.float32(sharpness(logits, np.zeros_like(scorer.log_shares), codes))
-        bias = factor * (scorer.bias + scorer.log_shares)
-        model = LinearModel(penalty, factor * scorer.weights, bias, iterations=0, converged=True)
+        factor = np.float32(sharpness(scorer.logits(validation)[is_known], codes))
+        weights, bias = factor * scorer.weights, factor * scorer.bias
+        model = LinearModel(penalty, weights, bias, iterations=0, converged=True)
         return model, softmax(factor * scorer.log_shares.astype(np.float64))
 
     def _scaled(self, cell: Cell, scaler: Scaler, part: str) -> ScaledFeatures:

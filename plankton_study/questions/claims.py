@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from plankton_study.features.registry import encoder_family
+from plankton_study.features.registry import SAW_NO_LABELS, encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals
 from plankton_study.probes.probe import probe_encoder
@@ -60,8 +60,6 @@ GEOGRAPHY = "geographical shift, one instrument"
 COMPETITIVE = {AS_TRAINED: END_TO_END, RE_PROBED: "linear"}
 #: the claims about the one rival that is best on validation images, which may differ between seeds
 ABOUT_BEST = (*COMPETITIVE, OFF_THE_SHELF)
-#: families of encoders that saw no labels; of those from "elsewhere" it is not known
-UNLABELLED = ("diffusion", "nothing", "self-supervised")
 
 BEST_SIDE = 16  # px, of the maps that the paper found best
 MARGIN = 0.03  # of the score, that a competitive encoder may lose
@@ -208,7 +206,7 @@ def _share_of_best_maps(study: Study, splits: Splits) -> dict[str, Any]:
 
 def _cluster_differences(study: Study, splits: Splits) -> list[dict[str, Any]]:
     results = compare_encoders(study, splits, "natural").results
-    unlabelled = [name for name in results if encoder_family(study, name) in UNLABELLED]
+    unlabelled = [name for name in results if encoder_family(study, name) in SAW_NO_LABELS]
     clusters = {name: cluster_encoder(study, splits, name) for name in unlabelled}
     diffusion = clusters.pop("diffusion")
     return [
@@ -295,8 +293,9 @@ def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
     identifies a training: another seed, other images or other labels give another value.
 
     Returns:
-        Columns set, encoder, setting, labels (which random draw of them), first loss, made on (the
-        device, and the version of torch if it is recorded), and seconds.
+        One row for each network; columns set, encoder, labels ("none", or the setting and which
+        random draw of its labels), first loss, made on (the device, and the version of torch if
+        it is recorded), and seconds.
     """
     probes = {}
     for place in places(study, sets):
@@ -305,17 +304,17 @@ def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
                 probes[place.home, name, result.setting] = result
     of_maps = _probe_for_maps(study, sets)
     probes[title_for_maps(study), "diffusion", of_maps.setting] = of_maps
-    lines = []
-    for key, result in probes.items():
+    networks: dict[Path, tuple] = {}
+    for (home, name, setting), result in probes.items():
+        learns_from_labels = "labels" in encoder_family(study, name)
         for number, draw in enumerate(result.of_each_draw, start=1):
-            cost = draw.encoder.cost
-            if "first_loss" in cost:
-                made_on = _made_on(draw.encoder.folder)
-                lines.append(
-                    (*key, f"draw {number}", cost["first_loss"], made_on, round(cost["seconds"]))
-                )
-    columns = ["set", "encoder", "setting", "labels", "first loss", "made on", "seconds"]
-    return pd.DataFrame(lines, columns=columns)
+            cost, folder = draw.encoder.cost, draw.encoder.folder
+            if "first_loss" in cost and folder not in networks:
+                labels = f"{setting}, draw {number}" if learns_from_labels else "none"
+                made_on, seconds = _made_on(folder), round(cost["seconds"])
+                networks[folder] = (home, name, labels, cost["first_loss"], made_on, seconds)
+    columns = ["set", "encoder", "labels", "first loss", "made on", "seconds"]
+    return pd.DataFrame(networks.values(), columns=columns)
 
 
 def _made_on(folder: Path) -> str:

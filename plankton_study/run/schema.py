@@ -318,6 +318,8 @@ class Probes(Strict):
         1e-1,
         1.0,
         10.0,
+        100.0,
+        1000.0,
     )
     # scikit-learn's C
     logistic: Annotated[tuple[Positive, ...], AtLeastOne] = (

@@ -50,7 +50,7 @@ def test_a_bank_joins_features_in_the_order_of_the_layers(tmp_path):
 @pytest.mark.parametrize("penalty", [1e-5, 1e-3, 1.0])
 @pytest.mark.parametrize("images", [30, 120])
 @pytest.mark.parametrize("block_rows", [1000, 13])
-def test_scores_equal_scikit_learns_also_with_more_features_than_images(
+def test_logits_equal_scikit_learns_also_with_more_features_than_images(
     monkeypatch, images, penalty, block_rows
 ):
     rng = np.random.default_rng(0)
@@ -66,22 +66,21 @@ def test_scores_equal_scikit_learns_also_with_more_features_than_images(
     others = rng.normal(size=(50, 60)).astype(np.float32)
     weights, bias, _ = scorer = path.scorer(penalty)
     expected = model.decision_function(others)
-    scores = others @ weights + bias + path.log_shares
-    np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+    logits = others @ weights + bias
+    np.testing.assert_allclose(logits, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
     assert np.array_equal(scorer.predict([others]), expected.argmax(axis=1))
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e4])
 def test_the_sharpness_makes_the_probabilities_most_likely(scale):
-    """Also of scores that are far too certain, or far too uncertain."""
+    """Also of logits that are far too certain, or far too uncertain."""
     rng = np.random.default_rng(0)
-    log_shares = np.log([0.7, 0.1, 0.1, 0.1])
-    codes = rng.choice(4, 400, p=np.exp(log_shares))
-    scores = scale * (2 * np.eye(4)[codes] + rng.normal(0, 1.5, (400, 4)))
-    best = sharpness(scores, log_shares, codes)
+    codes = rng.integers(0, 4, 400)
+    logits = scale * (2 * np.eye(4)[codes] + rng.normal(0, 1.5, (400, 4)))
+    best = sharpness(logits, codes)
 
     def loss(factor):
-        return log_loss(codes, softmax(factor * scores + log_shares, axis=1))
+        return log_loss(codes, softmax(factor * logits, axis=1))
 
     assert loss(best) < min(loss(best / 1.3), loss(1.3 * best))
 
@@ -95,8 +94,8 @@ def test_the_probabilities_hold_the_class_shares_once(shared, splits):
         [result.linear.scaler.transform(bank.take(result.selected, splits["train"]))],
         np.searchsorted(result.classes, splits.taxa(splits["train"]).astype(str)),
     )
-    weights, bias, _ = path.scorer(result.linear.strength)
-    expected = result.classes[(features @ weights + bias).argmax(axis=1)]
+    weights, bias, log_shares = path.scorer(result.linear.strength)
+    expected = result.classes[(features @ weights + bias - log_shares).argmax(axis=1)]
     assert np.array_equal(result.predicted_taxa("test", adjusted=True), expected)
 
 

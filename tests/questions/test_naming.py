@@ -10,6 +10,7 @@ from conftest import draw_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import make_blobs
+from sklearn.metrics import log_loss
 
 from plankton_study.features.bank import JoinedBanks
 from plankton_study.features.interface import Cell
@@ -266,12 +267,63 @@ def test_a_class_that_a_fold_lacks_is_never_named_there_and_does_not_blur_the_ot
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
     assert (chances[:40, 2] == 0).all() and (chances[-5:, 2] == 0).all()
     without = folds.score_held_out(Bank(), Cell("x"), two[:2], labels, config)
-    assert held_out.sharpness == pytest.approx(without.sharpness, rel=0.05)
+    assert held_out.calibration == pytest.approx(without.calibration, rel=0.05)
     assert held_out.score < without.score  # what cannot be named counts as wrong
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_the_calibration_makes_the_classes_most_likely(scale):
+    """Also of logits that are far too certain, or far too uncertain."""
+    codes, logits, shares = contaminated_logits()
+    sharpness, doubt = folds.calibrate(scale * logits, shares, codes)
+    assert sharpness == pytest.approx(1 / scale, rel=0.15)
+    assert doubt == pytest.approx(0.3, abs=0.05)
+
+    def loss(*calibration):
+        own = folds.Calibration(*calibration)
+        return log_loss(codes, own.probabilities(scale * logits, shares))
+
+    best = loss(sharpness, doubt)
+    assert best < min(loss(sharpness / 1.3, doubt), loss(1.3 * sharpness, doubt))
+    assert best < min(loss(sharpness, doubt - 0.05), loss(sharpness, doubt + 0.05))
+
+
+def contaminated_logits():
+    """Return classes, true logits of 70 % of the images and chance ones of the others, and shares.
+
+    Logits of Gaussian features, by Bayes' rule, are certain; those of 30 % are as certain, but of
+    an image of another class.
+    """
+    rng = np.random.default_rng(0)
+    shares = np.array([0.85, 0.05, 0.05, 0.05])
+    codes = rng.choice(4, 4_000, p=shares)
+    is_chance = rng.random(4_000) < 0.3
+    seen = np.where(is_chance, rng.choice(4, 4_000, p=shares), codes)
+    features = 3 * np.eye(4)[seen] + rng.normal(size=(4_000, 4))
+    logits = 3 * features + np.log(shares)
+    return codes, np.float32(logits), np.tile(np.float32(shares), (4_000, 1))
+
+
+def test_a_few_blunders_do_not_make_every_image_the_commonest_class():
+    """By sharpness alone, the certain images would become uncertain for the sake of the others."""
+    codes, logits, shares = contaminated_logits()
+    names = folds.calibrate(logits, shares, codes).probabilities(logits, shares)
+    rare = codes > 0
+    assert (names.argmax(axis=1) == codes)[rare].mean() > 0.6
+    assert names.max(axis=1).mean() == pytest.approx(
+        (names.argmax(axis=1) == codes).mean(), abs=0.02
+    )
+
+
+def test_without_blunders_there_is_no_doubt():
+    codes, _, shares = contaminated_logits()
+    honest = np.float32(4 * np.eye(4)[codes] + np.random.default_rng(1).normal(size=(4_000, 4)))
+    sharpness, doubt = folds.calibrate(honest, shares, codes)
+    assert doubt < 0.01 and sharpness > 1
+
+
 def test_a_penalty_is_chosen_by_the_names_that_it_gives(named):
-    """Not by those of scores that are not sharpened yet, which may be others."""
+    """Also the score of a candidate is that of its calibrated names."""
     held, namer = named.held, named.namer
     taxa = held.labels.classes[namer.held_out.argmax(axis=1)]
     truth = held.labels.taxa[held.rows]

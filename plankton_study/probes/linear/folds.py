@@ -3,17 +3,24 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import softmax
 
 from plankton_study.features.bank import AnyBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
-from plankton_study.probes.linear.lda import LdaPath, LdaScorer, sharpness
+from plankton_study.probes.linear.lda import LdaPath, LdaScorer, best_penalty
 from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.run.schema import Probes
 
-#: score and log share of a class without training images in a fold: it is never predicted there
+#: logit of a class without training images in a fold: it is never predicted there
 ABSENT = np.float32(-np.inf)
+#: range of the logarithm of the factor of logits that have a standard deviation of 1
+LOG_SHARPNESS = (-7.0, 7.0)
+#: factors and doubts from which the fit of a calibration starts
+STARTS = ((1.0, 0.2), (5.0, 0.2))
+#: a probability below this counts as this much, so that its logarithm is finite
+SMALLEST_CHANCE = 1e-12
 
 
 class Fold(NamedTuple):
@@ -23,19 +30,46 @@ class Fold(NamedTuple):
     held_out: np.ndarray
 
 
+class Calibration(NamedTuple):
+    """How logits become probabilities: (1 - doubt) softmax(sharpness · logits) + doubt · shares.
+
+    Where there are many features and few images, some images are named wrongly with great
+    certainty. Sharpness alone would have to make all images uncertain for the sake of these few.
+    The doubt allows for them: with this probability, the features say nothing about the class
+    (a model for contaminated data, Copas 1988).
+
+    Attributes:
+        sharpness: the factor of the logits.
+        doubt: between 0 and 1.
+    """
+
+    sharpness: float
+    doubt: float
+
+    def probabilities(self, logits: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return probabilities (n, K) float32 of logits (n, K) and shares (n, K) or (K,)."""
+        chances = softmax(np.float32(self.sharpness) * logits, axis=1)
+        return self.with_doubt(chances, shares)
+
+    def with_doubt(self, chances: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return probabilities (n, K) float32 of those that the sharpened logits give."""
+        doubt = np.float32(self.doubt)
+        return (1 - doubt) * chances + doubt * shares
+
+
 class HeldOut(NamedTuple):
     """The scores of all held-out images, in the order of the folds.
 
     Attributes:
         penalty: the penalty with the best score over all held-out images.
         score: that score, the profile's metric.
-        sharpness: the factor of the scores that makes the images' classes most likely.
-        probabilities: (n, K) float32, of the scores with that factor.
+        calibration: what makes the images' classes most likely.
+        probabilities: (n, K) float32, calibrated.
     """
 
     penalty: float
     score: float
-    sharpness: float
+    calibration: Calibration
     probabilities: np.ndarray
 
 
@@ -63,20 +97,21 @@ def score_held_out(
             penalties it is the largest.
     """
     penalties = sorted(config.penalties, reverse=True)
-    scores: dict[float, list[np.ndarray]] = {penalty: [] for penalty in penalties}
-    log_shares = []
+    logits: dict[float, list[np.ndarray]] = {penalty: [] for penalty in penalties}
+    shares = []
     for fold in folds:
         present, codes = np.unique(labels.codes(fold.train), return_inverse=True)
         scaler = fit_scaler(bank, cell, fold.train)
         path = LdaPath(ScaledFeatures(bank, cell, fold.train, scaler), codes)
         held_out = ScaledFeatures(bank, cell, fold.held_out, scaler)
         for penalty in penalties:
-            own = path.scorer(penalty).scores(held_out)
-            scores[penalty].append(_for_all_classes(own, present, len(labels.classes)))
-        shares = np.tile(path.log_shares, (len(fold.held_out), 1))
-        log_shares.append(_for_all_classes(shares, present, len(labels.classes)))
-    joined = {penalty: np.concatenate(of_folds) for penalty, of_folds in scores.items()}
-    return _best_of(joined, np.concatenate(log_shares), folds, labels, config.metric)
+            own = path.scorer(penalty).logits(held_out)
+            logits[penalty].append(_for_all_classes(own, present, len(labels.classes)))
+        log_shares = np.tile(path.log_shares, (len(fold.held_out), 1))
+        shares.append(np.exp(_for_all_classes(log_shares, present, len(labels.classes))))
+    joined = {penalty: np.concatenate(of_folds) for penalty, of_folds in logits.items()}
+    rows = np.concatenate([fold.held_out for fold in folds])
+    return _best_of(joined, np.concatenate(shares), rows, labels, config.metric)
 
 
 def _for_all_classes(values: np.ndarray, present: np.ndarray, classes: int) -> np.ndarray:
@@ -87,40 +122,64 @@ def _for_all_classes(values: np.ndarray, present: np.ndarray, classes: int) -> n
 
 
 def _best_of(
-    scores: dict[float, np.ndarray],
-    log_shares: np.ndarray,
-    folds: list[Fold],
+    logits: dict[float, np.ndarray],
+    shares: np.ndarray,
+    rows: np.ndarray,
     labels: Labelled,
     metric: str,
 ) -> HeldOut:
-    """Return the penalty whose probabilities name the images best.
-
-    The scores are sharpened first, since the names depend on it: the less certain the scores, the
-    more the shares of the classes count.
-    """
-    rows = np.concatenate([fold.held_out for fold in folds])
+    """Return the penalty whose logits name the images best, and its calibrated probabilities."""
     truth, codes = labels.taxa[rows], labels.codes(rows)
-    candidates = []
-    for penalty, own in scores.items():
-        factor = _sharpness_of(own, log_shares, codes)
-        probabilities = softmax(np.float32(factor) * own + log_shares, axis=1)
-        predicted = labels.classes[probabilities.argmax(axis=1)]
-        score = metrics.scores(truth, predicted)[metric][0]
-        candidates.append(HeldOut(penalty, float(score), factor, probabilities))
-    return max(candidates, key=lambda candidate: candidate.score)
+    predicted = {penalty: labels.classes[own.argmax(axis=1)] for penalty, own in logits.items()}
+    penalty = best_penalty(predicted, truth, metric)
+    calibration = calibrate(logits[penalty], shares, codes)
+    probabilities = calibration.probabilities(logits[penalty], shares)
+    named = labels.classes[probabilities.argmax(axis=1)]
+    score = metrics.scores(truth, named)[metric][0]
+    return HeldOut(penalty, float(score), calibration, probabilities)
 
 
-def _sharpness_of(scores: np.ndarray, log_shares: np.ndarray, codes: np.ndarray) -> float:
-    """Return the factor of the scores that makes the held-out images' classes most likely.
+def calibrate(logits: np.ndarray, shares: np.ndarray, codes: np.ndarray) -> Calibration:
+    """Return the calibration that makes the held-out images' classes most likely.
 
     Images whose class had no training image in their fold say nothing about it, and are left out.
 
     Args:
-        scores, log_shares: (n, K).
-        codes: (n,) their classes.
+        logits: (n, K) of images that the probe was not fitted to; `ABSENT` for the classes without
+            training images.
+        shares: (n, K) of the classes among the training images, 0 for these classes.
+        codes: (n,) the classes of the images.
     """
-    is_possible = np.isfinite(scores[np.arange(len(codes)), codes])
-    return sharpness(scores[is_possible], log_shares[is_possible], codes[is_possible])
+    is_known = np.isfinite(logits[np.arange(len(codes)), codes])
+    logits, shares, codes = logits[is_known].astype(np.float64), shares[is_known], codes[is_known]
+    is_present = np.isfinite(logits)
+    spread = float(logits[is_present].std()) or 1.0
+    own = np.arange(len(codes)), codes
+    finite = np.where(is_present, logits, 0)
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the mean negative log-likelihood, and its slopes."""
+        factor, doubt = np.exp(values[0]) / spread, values[1]
+        chances = softmax(factor * logits, axis=1)
+        likelihood = (1 - doubt) * chances[own] + doubt * shares[own]
+        likelihood = likelihood.clip(SMALLEST_CHANCE)
+        surprise = finite[own] - (chances * finite).sum(axis=1)
+        by_factor = (1 - doubt) * chances[own] * factor * surprise / likelihood
+        by_doubt = (shares[own] - chances[own]) / likelihood
+        return -np.log(likelihood).mean(), -np.array([by_factor.mean(), by_doubt.mean()])
+
+    fits = [
+        minimize(
+            loss,
+            (np.log(factor), doubt),
+            jac=True,
+            bounds=(LOG_SHARPNESS, (0, 1)),
+            method="L-BFGS-B",
+        )
+        for factor, doubt in STARTS
+    ]
+    log_factor, doubt = min(fits, key=lambda fit: fit.fun).x
+    return Calibration(float(np.exp(log_factor) / spread), float(doubt))
 
 
 def fit_on_all(

@@ -23,40 +23,39 @@ from plankton_study.run.schema import Probes
 
 #: share of the largest eigenvalue below which a component is only rounding (of float64)
 SMALLEST_COMPONENT = 1e-10
-#: range of the logarithm of the factor that makes scores as certain as they are right
+#: range of the logarithm of the factor that makes logits as certain as they are right
 LOG_SHARPNESS = (-15.0, 6.0)
 NOT_SCORED_AWAY = ("train", "validation")
 
 
 class LdaScorer(NamedTuple):
-    """Linear scores of the classes for one penalty: features @ weights + bias.
+    """Logits of the classes for one penalty: features @ weights + bias.
 
     Attributes:
         weights: (C, K) float32.
-        bias: (K,) float32.
-        log_shares: (K,) float32, logarithms of the shares of the classes. A prediction adds them.
+        bias: (K,) float32; it holds the log shares.
+        log_shares: (K,) float32, logarithms of the shares of the classes among training images.
     """
 
     weights: np.ndarray
     bias: np.ndarray
     log_shares: np.ndarray
 
-    def scores(self, features: Iterable[np.ndarray]) -> np.ndarray:
-        """Return the scores (n, K) for blocks of features, without the shares of the classes."""
+    def logits(self, features: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the logits (n, K) for blocks of features."""
         return np.concatenate([block @ self.weights + self.bias for block in features])
 
     def predict(self, features: Iterable[np.ndarray]) -> np.ndarray:
         """Return the predicted class codes (n,) for blocks of features."""
-        bias = self.bias + self.log_shares
-        return np.concatenate([(block @ self.weights + bias).argmax(axis=1) for block in features])
+        return self.logits(features).argmax(axis=1)
 
 
 class LdaPath:
     """Linear discriminant analysis for every ridge penalty, from one eigendecomposition.
 
-    The score of a class with mean m is x'Wm - m'Wm / 2, where W = (S + penalty I)^-1 and S is the
-    covariance within classes (Friedman 1989). The class with the largest sum of score and log share
-    is predicted. Features are standardised, so penalties are comparable between cells.
+    The logit of a class with mean m is x'Wm - m'Wm / 2 + log share, where W = (S + penalty I)^-1
+    and S is the covariance within classes (Friedman 1989). The class with the largest logit is
+    predicted. Features are standardised, so penalties are comparable between cells.
 
     Args:
         features: blocks of standardised training features, (n, C) float32 in total; iterated
@@ -85,7 +84,7 @@ class LdaPath:
         along_vectors = 1 / (self.values + penalty) - 1 / penalty
         weights = (self.means @ self.vectors) * along_vectors @ self.vectors.T
         weights += self.means / penalty
-        bias = -(weights * self.means).sum(axis=1) / 2
+        bias = self.log_shares - (weights * self.means).sum(axis=1) / 2
         return LdaScorer(weights.T.astype(np.float32), bias.astype(np.float32), self.log_shares)
 
 
@@ -162,22 +161,21 @@ def principal_components(features: Iterable[np.ndarray], images: int, width: int
     return vectors[:, :width].astype(np.float32)
 
 
-def sharpness(scores: np.ndarray, log_shares: np.ndarray, codes: np.ndarray) -> float:
-    """Return the factor of the scores that makes the probabilities most likely.
+def sharpness(logits: np.ndarray, codes: np.ndarray) -> float:
+    """Return the factor of the logits that makes the classes most likely (Guo et al. 2017).
 
-    Scores are too certain where the covariance comes from few images, and too uncertain where the
+    Logits are too certain where the covariance comes from few images, and too uncertain where the
     penalty is large.
 
     Args:
-        scores: (n, K) scores of images that the probe was not fitted to.
-        log_shares: (K,) logarithms of the shares of the classes, which are not scaled.
+        logits: (n, K) of images that the probe was not fitted to.
         codes: (n,) int64, the classes of the images.
     """
 
     def loss(log_factor: float) -> float:
-        logits = np.exp(log_factor) * scores + log_shares
-        own = logits[np.arange(len(codes)), codes]
-        return float((logsumexp(logits, axis=1) - own).mean())
+        scaled = np.exp(log_factor) * logits
+        own = scaled[np.arange(len(codes)), codes]
+        return float((logsumexp(scaled, axis=1) - own).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_SHARPNESS, method="bounded").x))
 

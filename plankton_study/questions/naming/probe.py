@@ -11,7 +11,7 @@ from plankton_study.features.registry import encoder_family
 from plankton_study.images.splits import Splits
 from plankton_study.probes import intervals, metrics
 from plankton_study.probes.intervals import Estimate
-from plankton_study.probes.linear.folds import fit_on_all, score_held_out
+from plankton_study.probes.linear.folds import Calibration, fit_on_all, score_held_out
 from plankton_study.probes.linear.scaling import ScaledFeatures
 from plankton_study.probes.result import LinearProbe
 from plankton_study.questions.naming.choice import (
@@ -33,6 +33,8 @@ class Namer(NamedTuple):
         candidate: the encoder, the cell and the penalty.
         probe: linear discriminant analysis, fitted to all labelled images of home that are not
             for testing, with the sharpness that held-out images ask for.
+        calibration: this sharpness, and the doubt.
+        shares: (K,) of the classes among the labelled images.
         encoder: the encoder.
         bank: its features of the labelled images.
         held_out: (n, K) probabilities of the held-out images, by probes not fitted to them.
@@ -40,6 +42,8 @@ class Namer(NamedTuple):
 
     candidate: Candidate
     probe: LinearProbe
+    calibration: Calibration
+    shares: np.ndarray
     encoder: Encoder
     bank: JoinedBanks
     held_out: np.ndarray
@@ -51,10 +55,11 @@ class Namer(NamedTuple):
     def probabilities(self, bank: AnyBank, rows: np.ndarray) -> np.ndarray:
         """Return probabilities (n, K) for rows of a bank, as if all were of the classes."""
         blocks = [self.probe.probabilities_of_scaled(own) for own in self.features(bank, rows)]
-        return with_doubt(np.concatenate(blocks), len(self.held_out))
+        chances = self.calibration.with_doubt(np.concatenate(blocks), self.shares)
+        return never_certain(chances, len(self.held_out))
 
 
-def with_doubt(probabilities: np.ndarray, images: int) -> np.ndarray:
+def never_certain(probabilities: np.ndarray, images: int) -> np.ndarray:
     """Return probabilities (n, K) that allow for errors too rare to be seen.
 
     If none of n held-out images is named wrongly, the next one still may be, with a probability of
@@ -64,8 +69,8 @@ def with_doubt(probabilities: np.ndarray, images: int) -> np.ndarray:
         probabilities: (n, K).
         images: number of held-out images.
     """
-    doubt = 1 / (images + 2)
-    return (1 - doubt) * probabilities + doubt / probabilities.shape[1]
+    chance = 1 / (images + 2)
+    return (1 - chance) * probabilities + chance / probabilities.shape[1]
 
 
 def fit_namer(study: Study, held: Held, candidate: Candidate) -> Namer:
@@ -73,7 +78,7 @@ def fit_namer(study: Study, held: Held, candidate: Candidate) -> Namer:
     encoder, bank = candidate.features
     config, cell = study.profile.probes, candidate.cell
     held_out = score_held_out(bank, cell, held.folds, held.labels, config)
-    factor = np.float32(held_out.sharpness)
+    factor = np.float32(held_out.calibration.sharpness)
     rows = held.labelled_rows
     scaler, scorer = fit_on_all(bank, cell, rows, held.labels, candidate.penalty)
     probe = LinearProbe(
@@ -81,12 +86,13 @@ def fit_namer(study: Study, held: Held, candidate: Candidate) -> Namer:
         classes=held.labels.classes,
         scaler=scaler,
         weights=factor * scorer.weights,
-        bias=factor * scorer.bias + scorer.log_shares,
+        bias=factor * scorer.bias,
         method="LDA",
         strength=candidate.penalty,
     )
-    of_held_out = with_doubt(held_out.probabilities, len(held.rows))
-    return Namer(candidate, probe, encoder, bank, of_held_out)
+    shares = np.exp(scorer.log_shares)
+    of_held_out = never_certain(held_out.probabilities, len(held.rows))
+    return Namer(candidate, probe, held_out.calibration, shares, encoder, bank, of_held_out)
 
 
 def score_on_test(study: Study, splits: Splits, held: Held, namer: Namer) -> dict[str, Estimate]:
