@@ -306,11 +306,11 @@ def trainings_table(study: Study, sets: dict[str, Splits]) -> pd.DataFrame:
     probes[title_for_maps(study), "diffusion", of_maps.setting] = of_maps
     networks: dict[Path, tuple] = {}
     for (home, name, setting), result in probes.items():
-        learns_from_labels = "labels" in encoder_family(study, name)
+        saw_labels = encoder_family(study, name) not in SAW_NO_LABELS
         for number, draw in enumerate(result.of_each_draw, start=1):
             cost, folder = draw.encoder.cost, draw.encoder.folder
             if "first_loss" in cost and folder not in networks:
-                labels = f"{setting}, draw {number}" if learns_from_labels else "none"
+                labels = f"{setting}, draw {number}" if saw_labels else "none"
                 made_on, seconds = _made_on(folder), round(cost["seconds"])
                 networks[folder] = (home, name, labels, cost["first_loss"], made_on, seconds)
     columns = ["set", "encoder", "labels", "first loss", "made on", "seconds"]

@@ -63,8 +63,9 @@ def test_the_front_page_tells_the_claims_the_tables_and_how_to_cite(site):
 
 
 def test_the_front_page_tells_the_cost_of_the_networks():
-    number, time = RUN.number_text("networks_trained"), RUN.number_text("training_time")
-    assert f"training its {number} networks took {time} (" in pages.cost_text(RUN)
+    trainings = RUN.values("trainings")
+    number = (trainings["quantity"] == "first loss").sum()
+    assert f"training its {number} networks took " in pages.cost_text(RUN)
 
 
 def test_the_front_page_answers_in_three_sentences_with_the_stored_scores():

@@ -292,7 +292,7 @@ def contaminated_logits():
     """Return classes, true logits of 70 % of the images and chance ones of the others, and shares.
 
     Logits of Gaussian features, by Bayes' rule, are certain; those of 30 % are as certain, but of
-    an image of another class.
+    another image, whose class is drawn by the shares.
     """
     rng = np.random.default_rng(0)
     shares = np.array([0.85, 0.05, 0.05, 0.05])
@@ -322,8 +322,7 @@ def test_without_blunders_there_is_no_doubt():
     assert doubt < 0.01 and sharpness > 1
 
 
-def test_a_penalty_is_chosen_by_the_names_that_it_gives(named):
-    """Also the score of a candidate is that of its calibrated names."""
+def test_the_score_of_a_candidate_is_that_of_its_calibrated_names(named):
     held, namer = named.held, named.namer
     taxa = held.labels.classes[namer.held_out.argmax(axis=1)]
     truth = held.labels.taxa[held.rows]

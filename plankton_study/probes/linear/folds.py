@@ -9,14 +9,18 @@ from scipy.special import softmax
 from plankton_study.features.bank import AnyBank
 from plankton_study.features.interface import Cell
 from plankton_study.probes import metrics
-from plankton_study.probes.linear.lda import LdaPath, LdaScorer, best_penalty
+from plankton_study.probes.linear.lda import (
+    LOG_SHARPNESS,
+    LdaPath,
+    LdaScorer,
+    best_penalty,
+    spread,
+)
 from plankton_study.probes.linear.scaling import ScaledFeatures, Scaler, fit_scaler
 from plankton_study.run.schema import Probes
 
-#: logit of a class without training images in a fold: it is never predicted there
+#: logit and log share of a class without training images in a fold: it is never predicted there
 ABSENT = np.float32(-np.inf)
-#: range of the logarithm of the factor of logits that have a standard deviation of 1
-LOG_SHARPNESS = (-7.0, 7.0)
 #: factors and doubts from which the fit of a calibration starts
 STARTS = ((1.0, 0.2), (5.0, 0.2))
 #: a probability below this counts as this much, so that its logarithm is finite
@@ -35,8 +39,9 @@ class Calibration(NamedTuple):
 
     Where there are many features and few images, some images are named wrongly with great
     certainty. Sharpness alone would have to make all images uncertain for the sake of these few.
-    The doubt allows for them: with this probability, the features say nothing about the class
-    (a model for contaminated data, Copas 1988).
+    The doubt allows for them: with this probability, an image's features tell nothing about its
+    class (after the model for contaminated data of Copas 1988). Of uncertain images, the commonest
+    class then becomes the most probable one.
 
     Attributes:
         sharpness: the factor of the logits.
@@ -52,7 +57,7 @@ class Calibration(NamedTuple):
         return self.with_doubt(chances, shares)
 
     def with_doubt(self, chances: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """Return probabilities (n, K) float32 of those that the sharpened logits give."""
+        """Return chances (n, K), the softmax of sharpened logits, mixed with the shares."""
         doubt = np.float32(self.doubt)
         return (1 - doubt) * chances + doubt * shares
 
@@ -61,8 +66,8 @@ class HeldOut(NamedTuple):
     """The scores of all held-out images, in the order of the folds.
 
     Attributes:
-        penalty: the penalty with the best score over all held-out images.
-        score: that score, the profile's metric.
+        penalty: the one whose logits name the images best.
+        score: that of the calibrated names, the profile's metric.
         calibration: what makes the images' classes most likely.
         probabilities: (n, K) float32, calibrated.
     """
@@ -152,14 +157,13 @@ def calibrate(logits: np.ndarray, shares: np.ndarray, codes: np.ndarray) -> Cali
     """
     is_known = np.isfinite(logits[np.arange(len(codes)), codes])
     logits, shares, codes = logits[is_known].astype(np.float64), shares[is_known], codes[is_known]
-    is_present = np.isfinite(logits)
-    spread = float(logits[is_present].std()) or 1.0
+    finite = np.where(np.isfinite(logits), logits, 0)
+    unit = spread(logits)
     own = np.arange(len(codes)), codes
-    finite = np.where(is_present, logits, 0)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the mean negative log-likelihood, and its slopes."""
-        factor, doubt = np.exp(values[0]) / spread, values[1]
+        factor, doubt = np.exp(values[0]) / unit, values[1]
         chances = softmax(factor * logits, axis=1)
         likelihood = (1 - doubt) * chances[own] + doubt * shares[own]
         likelihood = likelihood.clip(SMALLEST_CHANCE)
@@ -179,7 +183,7 @@ def calibrate(logits: np.ndarray, shares: np.ndarray, codes: np.ndarray) -> Cali
         for factor, doubt in STARTS
     ]
     log_factor, doubt = min(fits, key=lambda fit: fit.fun).x
-    return Calibration(float(np.exp(log_factor) / spread), float(doubt))
+    return Calibration(float(np.exp(log_factor) / unit), float(doubt))
 
 
 def fit_on_all(

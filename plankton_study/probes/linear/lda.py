@@ -23,8 +23,9 @@ from plankton_study.run.schema import Probes
 
 #: share of the largest eigenvalue below which a component is only rounding (of float64)
 SMALLEST_COMPONENT = 1e-10
-#: range of the logarithm of the factor that makes logits as certain as they are right
-LOG_SHARPNESS = (-15.0, 6.0)
+#: range of the logarithm of the factor that makes logits as certain as they are right, if their
+#: standard deviation is 1
+LOG_SHARPNESS = (-7.0, 7.0)
 NOT_SCORED_AWAY = ("train", "validation")
 
 
@@ -171,13 +172,20 @@ def sharpness(logits: np.ndarray, codes: np.ndarray) -> float:
         logits: (n, K) of images that the probe was not fitted to.
         codes: (n,) int64, the classes of the images.
     """
+    unit = logits / spread(logits)
 
     def loss(log_factor: float) -> float:
-        scaled = np.exp(log_factor) * logits
+        scaled = np.exp(log_factor) * unit
         own = scaled[np.arange(len(codes)), codes]
         return float((logsumexp(scaled, axis=1) - own).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=LOG_SHARPNESS, method="bounded").x))
+    log_factor = minimize_scalar(loss, bounds=LOG_SHARPNESS, method="bounded").x
+    return float(np.exp(log_factor)) / spread(logits)
+
+
+def spread(logits: np.ndarray) -> float:
+    """Return the standard deviation of all finite logits (n, K); 1 if they are all equal."""
+    return float(logits[np.isfinite(logits)].std(dtype=np.float64)) or 1.0
 
 
 class LdaGrid(NamedTuple):

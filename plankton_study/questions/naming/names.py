@@ -132,8 +132,8 @@ def name_images(
 ) -> Names:
     """Name images with the probe of a candidate.
 
-    The probability of a taxon is that of the probe, times the probability that the taxon is one of
-    the classes at all. The probe is the one whose test scores are shown.
+    The probability of a taxon is that of the calibrated probe, times the probability that the taxon
+    is one of the classes at all. The probe is the one whose test scores are shown.
     """
     namer = fit_namer(study, held, candidate)
     bank = bank_of(study, splits, namer, images.rows)

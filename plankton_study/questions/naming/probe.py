@@ -32,7 +32,7 @@ class Namer(NamedTuple):
     Attributes:
         candidate: the encoder, the cell and the penalty.
         probe: linear discriminant analysis, fitted to all labelled images of home that are not
-            for testing, with the sharpness that held-out images ask for.
+            for testing, with the sharpness that held-out images ask for, without the doubt.
         calibration: this sharpness, and the doubt.
         shares: (K,) of the classes among the labelled images.
         encoder: the encoder.
@@ -80,7 +80,7 @@ def fit_namer(study: Study, held: Held, candidate: Candidate) -> Namer:
     held_out = score_held_out(bank, cell, held.folds, held.labels, config)
     factor = np.float32(held_out.calibration.sharpness)
     rows = held.labelled_rows
-    scaler, scorer = fit_on_all(bank, cell, rows, held.labels, candidate.penalty)
+    scaler, scorer = fit_on_all(bank, cell, rows, held.labels, held_out.penalty)
     probe = LinearProbe(
         cell=cell,
         classes=held.labels.classes,
@@ -88,7 +88,7 @@ def fit_namer(study: Study, held: Held, candidate: Candidate) -> Namer:
         weights=factor * scorer.weights,
         bias=factor * scorer.bias,
         method="LDA",
-        strength=candidate.penalty,
+        strength=held_out.penalty,
     )
     shares = np.exp(scorer.log_shares)
     of_held_out = never_certain(held_out.probabilities, len(held.rows))
